@@ -1,0 +1,59 @@
+# The front door: each target says in a line what it does, installs what it needs and lacks
+# (tools/setup), and does nothing twice. CMakeLists.txt is what builds.
+
+BUILD   ?= build
+WERROR  ?= OFF
+PREFIX  ?= /usr/local
+# What `make demo` runs, and what else `make test` gives to busted, such as ARGS="--tags=unit".
+DEMO    ?= lua/bin/tine run examples/lint.lua
+ARGS    ?=
+
+OPTIONS = -DTINE_TESTS=ON -DTINE_WERROR=$(WERROR)
+# Lua, with tine as built here.
+ENV     = LUA_PATH_5_4="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" \
+          LUA_CPATH_5_4="$(abspath $(BUILD))/?.so;;"
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench lint sanitize install clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+build: ## the library, the Lua module and tine-template, in build/
+	@tools/setup build
+	@tools/build $(BUILD) $(OPTIONS)
+
+demo: ## the main job: checks the system's Lua files on all CPUs, luacheck loaded once
+	@tools/setup build demo
+	@tools/build $(BUILD) $(OPTIONS)
+	@echo "demo: $(DEMO)"
+	@$(ENV) lua5.4 $(DEMO)
+
+test: ## C tests and specs
+	@tools/setup build test
+	@tools/build $(BUILD) all tine_tests $(OPTIONS)
+	@tools/run-tests --build $(BUILD) $(ARGS)
+
+sanitize: ## the same with address and undefined-behaviour sanitizers, in build-asan/
+	@tools/setup build test
+	@tools/build build-asan all tine_tests $(OPTIONS) -DTINE_SANITIZE=ON
+	@tools/run-sanitized build-asan $(ARGS)
+
+bench: ## measures against bare C and others, prints ratios
+	@tools/setup build run
+	@tools/setup bench || echo "bench: goes on without them"
+	@tools/build $(BUILD) all tine_bench $(OPTIONS)
+	@echo "bench: measuring"
+	@$(ENV) BUILD="$(abspath $(BUILD))" lua5.4 bench/run $(ARGS)
+
+lint: ## clang-format, clang-tidy, luacheck, luarocks lint
+	@tools/setup build lint
+	@tools/build $(BUILD) $(OPTIONS)
+	@tools/lint $(ARGS)
+
+install: build ## libtine, the Lua module and the command, below PREFIX=/usr/local
+	@cmake --install $(BUILD) --prefix "$(PREFIX)" >$(BUILD)/install.log || { cat $(BUILD)/install.log; exit 1; }
+	@echo "install: done, below $(PREFIX)"
+
+clean: ## removes what was built
+	@rm -rf $(BUILD) build-asan build.luarocks

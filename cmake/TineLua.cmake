@@ -1,0 +1,120 @@
+# What needs Lua: the module tine.core and the executable tine-template.
+
+# Headers: LuaRocks names their folder, else pkg-config does.
+if(LUA_INCDIR)
+  set(tine_lua_include ${LUA_INCDIR})
+endif()
+pkg_search_module(LUA54 lua5.4 lua-5.4 lua54)
+if(NOT tine_lua_include)
+  if(NOT LUA54_FOUND)
+    message(FATAL_ERROR "Lua 5.4 is not there (Debian: liblua5.4-dev); -DTINE_LUA=OFF builds libtine only")
+  endif()
+  set(tine_lua_include ${LUA54_INCLUDE_DIRS})
+endif()
+
+# Libraries for tine-template: static, since that starts faster, else shared.
+set(tine_lua_hints ${LUA_LIBDIR} ${LUA54_LIBRARY_DIRS})
+find_library(TINE_LUA_STATIC NAMES liblua5.4.a liblua-5.4.a liblua54.a HINTS ${tine_lua_hints})
+find_library(TINE_LUA_SHARED NAMES lua5.4 lua-5.4 lua54 lua HINTS ${tine_lua_hints})
+find_library(TINE_EVENT_STATIC NAMES libevent_core.a HINTS ${EVENT_LIBRARY_DIRS})
+mark_as_advanced(TINE_LUA_STATIC TINE_LUA_SHARED TINE_EVENT_STATIC)
+
+if(TINE_STATIC_DEPS AND TINE_LUA_STATIC)
+  # All of Lua, whether or not we use it: C modules that are loaded later may.
+  set(tine_lua_libs -Wl,--whole-archive ${TINE_LUA_STATIC} -Wl,--no-whole-archive m ${tine_system_libs})
+elseif(TINE_LUA_SHARED)
+  set(tine_lua_libs ${TINE_LUA_SHARED} m ${tine_system_libs})
+else()
+  message(FATAL_ERROR "no library of Lua 5.4 found; set TINE_LUA_SHARED or TINE_LUA_STATIC")
+endif()
+if(TINE_STATIC_DEPS AND TINE_EVENT_STATIC)
+  set(tine_event_libs ${TINE_EVENT_STATIC})
+else()
+  set(tine_event_libs PkgConfig::EVENT)
+endif()
+
+# The Lua side's objects, for the module, the executable and the tests alike.
+file(GLOB bind_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lua/bind/*.c)
+file(GLOB child_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/core/child/*.c)
+list(REMOVE_ITEM child_sources ${PROJECT_SOURCE_DIR}/core/child/main.c)
+
+# The binding sees of the core the public header only.
+add_library(tine_bind OBJECT ${bind_sources})
+tine_compile_options(tine_bind)
+target_include_directories(tine_bind PRIVATE
+  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
+target_include_directories(tine_bind SYSTEM PRIVATE ${tine_lua_include})
+
+set(tine_child_includes
+  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/core/child
+  ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
+add_library(tine_child OBJECT ${child_sources})
+tine_compile_options(tine_child)
+target_include_directories(tine_child PRIVATE ${tine_child_includes})
+target_include_directories(tine_child SYSTEM PRIVATE ${tine_lua_include})
+target_link_libraries(tine_child PRIVATE PkgConfig::EVENT)
+
+tine_lua_files(tine_all_lua)
+set(tine_template_lua ${tine_all_lua})
+list(FILTER tine_template_lua INCLUDE REGEX "^tine\\.template\\.")
+tine_embed(tine_embed_all ${tine_all_lua})
+tine_embed(tine_embed_templates ${tine_template_lua})
+
+# The module lies beside the executable, as when installed: one finds the other there.
+# It is not linked with Lua, whose symbols the interpreter that loads it has.
+add_library(tine_lua MODULE
+  $<TARGET_OBJECTS:tine_core> $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child>
+  $<TARGET_OBJECTS:tine_embed_templates>)
+tine_link_options(tine_lua)
+set_target_properties(tine_lua PROPERTIES
+  PREFIX "" OUTPUT_NAME core SUFFIX .so LINKER_LANGUAGE C
+  LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tine
+  LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/module.map)
+target_link_libraries(tine_lua PRIVATE PkgConfig::EVENT m ${tine_system_libs})
+target_link_options(tine_lua PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/module.map)
+
+if(TINE_SANITIZE)
+  # A leak is found after Lua has closed its modules; this keeps the names of its functions.
+  target_link_options(tine_lua PRIVATE -Wl,-z,nodelete)
+endif()
+
+add_executable(tine-template
+  $<TARGET_OBJECTS:tine_core> $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child>
+  $<TARGET_OBJECTS:tine_embed_all>)
+if(EXISTS ${PROJECT_SOURCE_DIR}/core/child/main.c)
+  target_sources(tine-template PRIVATE ${PROJECT_SOURCE_DIR}/core/child/main.c)
+endif()
+tine_compile_options(tine-template)
+tine_link_options(tine-template)
+set_target_properties(tine-template PROPERTIES
+  POSITION_INDEPENDENT_CODE OFF LINKER_LANGUAGE C
+  RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tine)
+target_include_directories(tine-template PRIVATE ${tine_child_includes})
+target_include_directories(tine-template SYSTEM PRIVATE ${tine_lua_include})
+target_compile_options(tine-template PRIVATE ${TINE_TEMPLATE_CFLAGS})
+target_link_libraries(tine-template PRIVATE ${tine_event_libs} ${tine_lua_libs})
+# C modules find Lua's symbols in the executable, and no others.
+target_link_options(tine-template PRIVATE
+  ${TINE_TEMPLATE_LDFLAGS} -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)
+set_target_properties(tine-template PROPERTIES
+  LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/template.map)
+
+# tine-template is looked for beside the module, and in tine/ beside libtine.
+if(TINE_LUAROCKS)
+  set(tine_cmod_dir ${LIBDIR})
+  set(tine_lmod_dir ${LUADIR})
+  install(TARGETS tine-template RUNTIME DESTINATION ${tine_cmod_dir}/tine)
+else()
+  set(tine_cmod_dir ${CMAKE_INSTALL_LIBDIR}/lua/5.4)
+  set(tine_lmod_dir ${CMAKE_INSTALL_DATADIR}/lua/5.4)
+  install(TARGETS tine-template RUNTIME DESTINATION ${CMAKE_INSTALL_LIBDIR}/tine)
+  install(CODE "
+    set(folder \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${tine_cmod_dir}/tine\")
+    file(MAKE_DIRECTORY \"\${folder}\")
+    file(CREATE_LINK ../../../tine/tine-template \"\${folder}/tine-template\" SYMBOLIC)")
+  # Under LuaRocks, build.install.bin of the rockspec does this.
+  install(PROGRAMS ${PROJECT_SOURCE_DIR}/lua/bin/tine DESTINATION ${CMAKE_INSTALL_BINDIR} OPTIONAL)
+endif()
+install(TARGETS tine_lua LIBRARY DESTINATION ${tine_cmod_dir}/tine)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/lua/tine/ DESTINATION ${tine_lmod_dir}/tine
+  FILES_MATCHING PATTERN "*.lua")

@@ -1,0 +1,55 @@
+# C tests: each spec/core/test_*.c is a program, and passes when it returns 0 (77: skipped).
+# Built by the target tine_tests, not by all. They may include private headers. test_child_*.c and test_bind_*.c have Lua too.
+file(GLOB test_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/spec/core/test_*.c)
+
+add_custom_target(tine_tests)
+
+foreach(source ${test_sources})
+  get_filename_component(name ${source} NAME_WE)
+  set(with_lua OFF)
+  if(name MATCHES "^test_(child|bind)_")
+    set(with_lua ON)
+  endif()
+  if(with_lua AND NOT TINE_LUA)
+    continue()
+  endif()
+
+  add_executable(${name} EXCLUDE_FROM_ALL ${source} $<TARGET_OBJECTS:tine_core>)
+  tine_compile_options(${name})
+  # assert() is for the library; a test must not lose its checks to NDEBUG.
+  target_compile_options(${name} PRIVATE -UNDEBUG)
+  tine_link_options(${name})
+  target_include_directories(${name} PRIVATE
+    ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/spec/core
+    ${PROJECT_BINARY_DIR}/include)
+  target_link_libraries(${name} PRIVATE PkgConfig::EVENT ${tine_system_libs})
+  if(with_lua)
+    target_sources(${name} PRIVATE
+      $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child> $<TARGET_OBJECTS:tine_embed_all>)
+    target_include_directories(${name} PRIVATE ${tine_child_includes})
+    target_include_directories(${name} SYSTEM PRIVATE ${tine_lua_include})
+    target_link_libraries(${name} PRIVATE ${tine_lua_libs})
+    target_link_options(${name} PRIVATE -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)
+  endif()
+  set_target_properties(${name} PROPERTIES
+    RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
+  add_dependencies(tine_tests ${name})
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES
+    TIMEOUT 120
+    SKIP_RETURN_CODE 77
+    ENVIRONMENT "TINE=${PROJECT_BINARY_DIR}/tine/tine-template;TINE_BUILD=${PROJECT_BINARY_DIR}")
+endforeach()
+
+# lua_host runs a Lua script as lua5.4 does, but has the sanitizers in it, which a module with
+# sanitizers needs of its host.
+if(TINE_LUA)
+  add_executable(lua_host EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/spec/core/lua_host.c)
+  tine_compile_options(lua_host)
+  tine_link_options(lua_host)
+  target_include_directories(lua_host SYSTEM PRIVATE ${tine_lua_include})
+  target_link_libraries(lua_host PRIVATE ${tine_lua_libs})
+  target_link_options(lua_host PRIVATE -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)
+  add_dependencies(tine_tests lua_host)
+  set_target_properties(lua_host PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
+endif()
