@@ -1,0 +1,50 @@
+#include "guard.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static pid_t guarded_parent;
+
+/* The kernel sends the parent-death signal when the *thread* that made us ends. While its
+ * process lives, another thread of it is our parent and the process id stays the same. */
+static void on_parent_thread_death(int signo)
+{
+    (void)signo;
+    if (getppid() != guarded_parent)
+        _exit(1);
+}
+
+void tine__guard_parent(pid_t parent)
+{
+    int signo = SIGRTMAX - 1;
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_parent_thread_death;
+    action.sa_flags = SA_RESTART;
+    guarded_parent = parent;
+    sigaction(signo, &action, NULL);
+    prctl(PR_SET_PDEATHSIG, signo);
+    if (getppid() != parent)
+        _exit(1);
+}
+
+void tine__guard_template(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(1);
+}
+
+void tine__signals_reset(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = SIG_DFL;
+    for (int signo = 1; signo <= SIGRTMAX; signo++)
+        sigaction(signo, &action, NULL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}

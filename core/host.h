@@ -1,0 +1,170 @@
+/* The host and what hangs on it, as the files of the host side share them:
+ * loop.c (libevent) <- host.c (ids, the report channel) <- process.c, birth.c, stdio.c. */
+#ifndef TINE_HOST_H
+#define TINE_HOST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "chan.h"
+#include "report.h"
+#include "tine.h"
+
+struct event;
+struct event_base;
+
+struct tine_host {
+    pid_t owner; /* the process that made it; in a fork of that, nothing works */
+    struct event_base *base;
+    bool own_base, running, stopped, draining;
+    struct event *later_event; /* active when `later` has entries */
+    tine_proc *later;          /* processes that want tine__proc_turn */
+    tine_proc *later_tail;
+    size_t nactive; /* timers, watchers and busy processes */
+
+    int report_rx, report_tx; /* children get duplicates of tx */
+    tine_io *report_io;
+    void *report_buf;
+
+    tine_proc **slots; /* processes by the low half of their id */
+    size_t nslots;
+    uint32_t free_hint;
+    uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
+    uint64_t nborn;
+
+    tine_proc *template_proc; /* the default template, or NULL */
+    bool early;               /* template_proc is the program's own fork */
+    char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
+    tine_error_cb on_error;
+    void *arg;
+    tine_timer *timers; /* all that live, for tine_host_free */
+    tine_io *ios;
+    tine_signal *signals;
+};
+
+/* An error that outlives the callback in which it arrived. */
+typedef struct tine__cause {
+    tine_error error;
+    char text[]; /* of its strings */
+} tine__cause;
+
+/* A pipe from a process's stdout or stderr. */
+typedef struct tine__capture {
+    tine_proc *proc;
+    int fd;
+    tine_io *io;
+    tine__buf line;
+    size_t scanned;
+    tine_line_cb cb;
+} tine__capture;
+
+/* The life of a process handle:
+ *   born       the handle exists; its birth is queued at its parent (fork) or under way (exec)
+ *   made       MADE or HELLO arrived: the process is there
+ *   consumed   run or to_fd was queued; when all is written the socket goes to `fd_cb`
+ *   dying      it is known to have failed or ended; `turn` will tell the callbacks
+ *   ended      on_exit has been delivered
+ * The struct goes when it is both closed by the user and ended. */
+struct tine_proc {
+    tine_host *host;
+    uint64_t id;
+    pid_t pid;
+    int pidfd;
+    tine_io *pidfd_io; /* direct children and orphans: their end is not reported */
+    tine_timer *timer; /* an answer is due, or a full system is tried again */
+    tine_proc *parent; /* whose reports tell of our birth and end; NULL: nobody's */
+    tine_proc *children, *next_sibling, *prev_sibling;
+
+    tine__chan chan;
+    tine_io *read_io, *write_io;
+    uint64_t sent, done; /* commands queued, and known to be carried out */
+
+    bool direct;   /* child of the host process itself: it reaps it */
+    bool adopted;  /* from_fd: somebody else reaps it */
+    bool made, consumed, running, given, closed, dying, ended, detach;
+    bool in_later, exit_late, error_late, was_busy, counted, blocked, eof;
+    bool error_told;
+    int pending_kill;
+    int asks; /* tries left to learn how it ended, see pidfd.c */
+    int refs;       /* callbacks under way */
+    tine_proc *next_later;
+
+    tine__cause *cause; /* why it failed, or NULL */
+    tine_exit info;
+    char *name;
+    tine__capture *captures[3];
+    void *line_arg;
+
+    tine_exit_cb exit_cb;
+    void *exit_arg;
+    tine_error_cb error_cb;
+    void *error_arg;
+    tine_ready_cb ready_cb;
+    void *ready_arg;
+    tine_fd_cb fd_cb;
+    void *fd_arg;
+    tine_idle_cb idle_cb;
+    void *idle_arg;
+};
+
+/* loop.c */
+int tine__loop_open(tine_host *host, struct event_base *base);
+void tine__loop_close(tine_host *host);
+/* Makes the loop call tine__host_turn soon. */
+void tine__loop_wake(tine_host *host);
+/* A watcher or timer that is nothing to wait for. */
+int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
+                      void *arg);
+int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
+                         tine_timer_cb cb, void *arg);
+
+/* host.c */
+bool tine__stale(const tine_host *host);
+/* Calls tine__proc_turn for all that asked for it. */
+void tine__host_turn(tine_host *host);
+/* Reads reports that have arrived, at most `most`. */
+void tine__host_reports(tine_host *host, int most);
+int tine__host_add(tine_host *host, tine_proc *p);
+void tine__host_remove(tine_host *host, tine_proc *p);
+tine_proc *tine__host_find(tine_host *host, uint64_t id);
+tine_proc *tine__host_find_pid(tine_host *host, pid_t pid);
+
+/* process.c */
+int tine__proc_alloc(tine_host *host, const tine_proc_options *options, tine_proc **out);
+void tine__proc_free(tine_proc *p);
+void tine__proc_adopt(tine_proc *parent, tine_proc *child);
+/* Queues a frame. Takes fds. */
+int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
+                   const int *fds, size_t nfds);
+void tine__proc_later(tine_proc *p);
+void tine__proc_turn(tine_proc *p);
+/* Brings watchers and counts in line with the state. */
+void tine__proc_update(tine_proc *p);
+int tine__proc_flush(tine_proc *p);
+void tine__proc_made(tine_proc *p, pid_t pid, int pidfd);
+void tine__proc_did(tine_proc *p, uint64_t seq);
+/* Remembers why p failed, if nothing was known before, and tells on_error. */
+void tine__proc_failed(tine_proc *p, const tine_error *err);
+/* p failed and is to be killed: it broke the protocol. */
+void tine__proc_broken(tine_proc *p, const char *what);
+/* p has ended, as wait() says; or was never made (pid 0). */
+void tine__proc_ended(tine_proc *p, int status, const struct rusage *rusage);
+void tine__proc_never(tine_proc *p, const tine_error *err);
+/* Watches the pidfd of a process whose end nobody reports. */
+int tine__proc_watch(tine_proc *p);
+
+/* cause.c */
+tine__cause *tine__cause_new(const tine_error *err);
+/* An error of kind "system"; the text is in the caller's buffer. */
+tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/* How a wait status reads, e.g. "was killed by signal 11 (SIGSEGV)". */
+void tine__status_text(int status, char *buf, size_t size);
+
+/* stdio.c */
+int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_end);
+/* Delivers what is left and closes. */
+void tine__captures_close(tine_proc *p, bool deliver);
+
+#endif

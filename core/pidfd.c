@@ -1,0 +1,129 @@
+/* Ends of processes that nobody reports to us: our own children, and those whose template
+ * died first. Never waits for a process that is not known to be ours. */
+#include <errno.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "host.h"
+
+enum { ASK_AGAIN_USEC = 2000, ASK_AGAIN = 50, STAT_EXIT_CODE = 52, UNKNOWN = -1, NOT_YET = -2 };
+
+/* linux/pidfd.h as of 6.15; Debian 12's headers are older. */
+struct pidfd_info_v0 {
+    uint64_t mask, cgroupid;
+    uint32_t ids[11];
+    int32_t exit_code;
+};
+#define PIDFD_GET_INFO_V0 _IOWR(0xFF, 11, struct pidfd_info_v0)
+#define PIDFD_INFO_EXIT_V0 (UINT64_C(1) << 3)
+
+/* The wait status of a process that somebody else reaps. It is there once that has
+ * happened. */
+static int status_from_info(const tine_proc *p)
+{
+    struct pidfd_info_v0 info = {.mask = PIDFD_INFO_EXIT_V0};
+    if (ioctl(p->pidfd, PIDFD_GET_INFO_V0, &info) < 0)
+        return errno == ESRCH ? NOT_YET : UNKNOWN;
+    return info.mask & PIDFD_INFO_EXIT_V0 ? info.exit_code : NOT_YET;
+}
+
+/* The same while it is a zombie that its new parent has not reaped yet: the last field of
+ * /proc/PID/stat. The pidfd then shows that the id was still its own. */
+static int status_from_proc(const tine_proc *p)
+{
+    char path[40], line[2048];
+    int field = 2, status = NOT_YET;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)p->pid);
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(line, 1, sizeof line - 1, f) : 0;
+    if (f)
+        fclose(f);
+    line[n] = 0;
+    char *at = strrchr(line, ')');
+    if (!at || strncmp(at, ") Z", 3) != 0)
+        return NOT_YET;
+    for (; *at && field < STAT_EXIT_CODE; at++)
+        field += *at == ' ';
+    if (sscanf(at, "%d", &status) != 1)
+        return NOT_YET;
+    return syscall(SYS_pidfd_send_signal, p->pidfd, 0, NULL, 0) < 0 ? NOT_YET : status;
+}
+
+static int status_of_orphan(const tine_proc *p)
+{
+    int status = status_from_info(p);
+    return status < 0 ? status_from_proc(p) : status;
+}
+
+/* Our own child; somebody else's waitpid(-1), or an ignored SIGCHLD, may have been faster. */
+static int status_from_wait(const tine_proc *p, struct rusage *rusage)
+{
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    long result;
+    do
+        result = syscall(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | WNOHANG, rusage);
+    while (result < 0 && errno == EINTR);
+    if (result < 0)
+        return status_of_orphan(p);
+    if (!info.si_pid)
+        return NOT_YET;
+    return info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status;
+}
+
+static void ask(tine_proc *p, int tries);
+
+static void on_ask_again(void *arg, tine_timer *timer)
+{
+    tine_proc *p = arg;
+    (void)timer;
+    tine_timer_free(p->timer);
+    p->timer = NULL;
+    ask(p, --p->asks);
+}
+
+static void ask(tine_proc *p, int tries)
+{
+    struct rusage rusage;
+    memset(&rusage, 0, sizeof rusage);
+    int status = p->direct ? status_from_wait(p, &rusage) : status_of_orphan(p);
+    if (status == NOT_YET && tries > 0) {
+        tine_timer_free(p->timer);
+        p->timer = NULL;
+        p->asks = tries;
+        if (tine__timer_internal(p->host, &p->timer, ASK_AGAIN_USEC, on_ask_again, p) == 0)
+            return;
+    }
+    tine__proc_ended(p, status < 0 ? UNKNOWN : status, &rusage);
+}
+
+static void on_pidfd(void *arg, tine_io *io, int events)
+{
+    tine_proc *p = arg;
+    (void)io;
+    (void)events;
+    tine_io_free(p->pidfd_io);
+    p->pidfd_io = NULL;
+    /* What it had reported comes before its end. */
+    p->refs++;
+    tine__host_reports(p->host, INT32_MAX);
+    p->refs--;
+    if (!p->ended && !p->dying)
+        ask(p, ASK_AGAIN);
+    else
+        tine__proc_later(p);
+}
+
+int tine__proc_watch(tine_proc *p)
+{
+    if (p->pidfd_io)
+        return 0;
+    return tine__io_internal(p->host, &p->pidfd_io, p->pidfd, TINE_READ, on_pidfd, p);
+}

@@ -1,0 +1,63 @@
+/* The numbers that a host and its processes agree on. Raise TINE__PROTOCOL with every
+ * change of anything in this file: both sides refuse another version.
+ *
+ * Command socket, host to process: a stream of frames, see frame.h for the header.
+ *   HELLO    u32 protocol, u64 id, u32 host pid, str host version, u32 flags, str name;
+ *            fd: report channel
+ *   FORK     u64 id, u32 flags, str name; fds: command socket, then the redirected ones
+ *            of stdin, stdout and stderr
+ *   EVAL     u32 tine_code, str code, u32 n, n x str
+ *   REQUIRE  u32 n, n x str
+ *   FDS      fds
+ *   ARGS     u32 n, n x str
+ *   RUN      u32 tine_code, str function; the stream is the user's from here on
+ *
+ * Report channel, processes to host: SOCK_SEQPACKET, one report a message, all begin with
+ * u32 magic, u32 type, u64 id of the process that it is about.
+ *   HELLO    u32 protocol, u32 0, str tine version, str Lua version
+ *   MADE     u64 commands its parent has carried out; fd: pidfd. The first that a new
+ *            process sends, so that all it says or makes later comes after it
+ *   IDLE     u64 commands carried out
+ *   FAILED   u32 tine_kind, u32 errno, str message, str traceback
+ *   EXITED   u64 commands its parent has carried out, u32 pid, u32 wait status,
+ *            struct rusage; from its parent
+ *
+ * Integers are little-endian; str is u32 length and octets. */
+#ifndef TINE_PROTOCOL_H
+#define TINE_PROTOCOL_H
+
+#define TINE__PROTOCOL 1
+
+enum tine__frame_type {
+    TINE__FRAME_HELLO = 1,
+    TINE__FRAME_FORK,
+    TINE__FRAME_EVAL,
+    TINE__FRAME_REQUIRE,
+    TINE__FRAME_FDS,
+    TINE__FRAME_ARGS,
+    TINE__FRAME_RUN,
+    TINE__FRAME_TYPES
+};
+
+enum tine__report_type {
+    TINE__REPORT_HELLO = 1,
+    TINE__REPORT_MADE,
+    TINE__REPORT_IDLE,
+    TINE__REPORT_FAILED,
+    TINE__REPORT_EXITED
+};
+
+#define TINE__REPORT_MAGIC 0x74696e65u
+
+/* Flags of FORK and HELLO: for descriptor n = 0, 1, 2 two bits TINE__STDIO_x << 2 * n; then: */
+enum { TINE__STDIO_KEEP = 0, TINE__STDIO_NULL = 1, TINE__STDIO_FD = 2 };
+#define TINE__FORK_DETACH (1u << 6)
+#define TINE__FORK_LINES(n) (1u << (7 + (n))) /* n 1 or 2: line-buffered for a callback */
+#define TINE__FORK_FLAGS 0x37fu
+
+/* Bytes. A report must fit into one message of the default socket buffer. */
+#define TINE__REPORT_MAX 65536
+#define TINE__REPORT_TEXT_MAX 30000 /* of a message, and of a traceback */
+#define TINE__NAME_MAX 200
+
+#endif

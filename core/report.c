@@ -1,0 +1,106 @@
+#include "report.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "protocol.h"
+
+static void put_text(tine__buf *b, tine_str text)
+{
+    static const char cut[] = "\n... (cut)";
+    size_t most = TINE__REPORT_TEXT_MAX;
+    if (text.len <= most) {
+        tine__buf_str(b, text.data, text.len);
+        return;
+    }
+    tine__buf_u32(b, (uint32_t)(most + sizeof cut - 1));
+    tine__buf_put(b, text.data, most);
+    tine__buf_put(b, cut, sizeof cut - 1);
+}
+
+void tine__report_encode(tine__buf *b, const tine__report *r)
+{
+    tine__buf_u32(b, TINE__REPORT_MAGIC);
+    tine__buf_u32(b, (uint32_t)r->type);
+    tine__buf_u64(b, r->id);
+    switch (r->type) {
+    case TINE__REPORT_HELLO:
+        tine__buf_u32(b, r->protocol);
+        tine__buf_u32(b, 0);
+        put_text(b, r->version);
+        put_text(b, r->lua);
+        break;
+    case TINE__REPORT_MADE:
+    case TINE__REPORT_IDLE:
+        tine__buf_u64(b, r->seq);
+        break;
+    case TINE__REPORT_FAILED:
+        tine__buf_u32(b, (uint32_t)r->kind);
+        tine__buf_u32(b, (uint32_t)r->sys_errno);
+        put_text(b, r->message);
+        put_text(b, r->traceback);
+        break;
+    case TINE__REPORT_EXITED:
+        tine__buf_u64(b, r->seq);
+        tine__buf_u32(b, (uint32_t)r->pid);
+        tine__buf_u32(b, (uint32_t)r->status);
+        tine__buf_put(b, &r->rusage, sizeof r->rusage);
+        break;
+    default:
+        break;
+    }
+}
+
+static void decode_exited(tine__report *r, tine__cursor *c)
+{
+    r->seq = tine__get_u64(c);
+    r->pid = (pid_t)tine__get_u32(c);
+    r->status = (int)tine__get_u32(c);
+    if ((size_t)(c->end - c->at) != sizeof r->rusage) {
+        c->bad = true;
+        return;
+    }
+    memcpy(&r->rusage, c->at, sizeof r->rusage);
+    c->at = c->end;
+}
+
+int tine__report_decode(tine__report *r, const void *data, size_t len)
+{
+    const unsigned char *at = data;
+    tine__cursor c = {at, at + len, false};
+    memset(r, 0, sizeof *r);
+    if (tine__get_u32(&c) != TINE__REPORT_MAGIC)
+        return -EPROTO;
+    r->type = (int)tine__get_u32(&c);
+    r->id = tine__get_u64(&c);
+    switch (r->type) {
+    case TINE__REPORT_HELLO:
+        r->protocol = tine__get_u32(&c);
+        tine__get_u32(&c);
+        r->version = tine__get_str(&c);
+        r->lua = tine__get_str(&c);
+        /* Another protocol may go on differently. */
+        if (r->protocol != TINE__PROTOCOL)
+            c.at = c.end;
+        break;
+    case TINE__REPORT_MADE:
+    case TINE__REPORT_IDLE:
+        r->seq = tine__get_u64(&c);
+        break;
+    case TINE__REPORT_FAILED:
+        r->kind = (tine_kind)tine__get_u32(&c);
+        r->sys_errno = (int)tine__get_u32(&c);
+        r->message = tine__get_str(&c);
+        r->traceback = tine__get_str(&c);
+        if ((unsigned)r->kind > TINE_KIND_SYSTEM || r->sys_errno < 0)
+            c.bad = true;
+        break;
+    case TINE__REPORT_EXITED:
+        decode_exited(r, &c);
+        break;
+    default:
+        c.bad = true;
+        break;
+    }
+    return tine__get_done(&c) ? 0 : -EPROTO;
+}

@@ -1,0 +1,28 @@
+/* Exec of an interpreter from a host of any size and with any number of threads. */
+#ifndef TINE_SPAWN_H
+#define TINE_SPAWN_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* In place of a descriptor for stdio. */
+enum { TINE__SPAWN_NULL = -1, TINE__SPAWN_INHERIT = -2 };
+
+typedef struct tine__spawn_args {
+    const char *path;
+    int command_fd; /* becomes TINE__SPAWN_FD */
+    int stdio[3];   /* a descriptor, or one of the above */
+    bool detach;    /* a session of its own, and no tie to this process's life */
+    const char *lua_path, *lua_cpath; /* or NULL */
+} tine__spawn_args;
+
+#define TINE__SPAWN_FD 3
+
+/* Blocks until the exec has happened. Gives *pidfd. On failure returns a negative errno and
+ * sets *step to what could not be done, a static text. */
+int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd, const char **step);
+/* Where the interpreter is when nobody says: beside the library, $TINE, PATH. Gives a
+ * malloc'ed path, or NULL when there is none. */
+char *tine__spawn_find(void);
+
+#endif

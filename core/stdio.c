@@ -1,0 +1,123 @@
+/* Lines of a process's stdout and stderr, read from a pipe in the host. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fd.h"
+#include "host.h"
+
+/* A line longer than this comes in pieces, so that a process cannot fill the host. */
+enum { READ_SIZE = 16384, MAX_LINE = 1 << 20, READS_PER_WAKE = 16 };
+
+static void deliver(tine__capture *c, const unsigned char *line, size_t len)
+{
+    if (c->cb)
+        c->cb(c->proc->line_arg, c->proc, (const char *)line, len);
+}
+
+/* A callback may close the process, but the capture lives until the caller is done. */
+static void split(tine__capture *c, bool at_end)
+{
+    size_t start = 0;
+    unsigned char *data = c->line.data;
+    while (start < c->line.len) {
+        size_t from = start > c->scanned ? start : c->scanned;
+        unsigned char *nl = memchr(data + from, '\n', c->line.len - from);
+        if (!nl)
+            break;
+        deliver(c, data + start, (size_t)(nl - data) - start);
+        start = (size_t)(nl - data) + 1;
+        c->scanned = start;
+    }
+    size_t rest = c->line.len - start;
+    if (rest && (at_end || rest >= MAX_LINE)) {
+        deliver(c, data + start, rest);
+        rest = 0;
+    } else if (rest && start) {
+        memmove(data, data + start, rest);
+    }
+    c->line.len = c->scanned = rest;
+}
+
+/* Returns whether more may come. */
+static bool read_lines(tine__capture *c, int reads)
+{
+    while (reads-- > 0) {
+        unsigned char *room = tine__buf_room(&c->line, READ_SIZE);
+        if (!room) {
+            c->line.failed = false;
+            c->line.len = c->scanned = 0;
+            continue;
+        }
+        ssize_t n = read(c->fd, room, READ_SIZE);
+        if (n > 0) {
+            c->line.len += (size_t)n;
+            split(c, false);
+        } else if (n == 0) {
+            return false;
+        } else if (errno != EINTR) {
+            return errno == EAGAIN;
+        }
+    }
+    return true;
+}
+
+static void on_readable(void *arg, tine_io *io, int events)
+{
+    tine__capture *c = arg;
+    tine_proc *p = c->proc;
+    (void)io;
+    (void)events;
+    p->refs++;
+    if (!read_lines(c, READS_PER_WAKE)) {
+        tine_io_free(c->io);
+        c->io = NULL;
+        split(c, true);
+    }
+    p->refs--;
+    tine__proc_update(p);
+}
+
+int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_end)
+{
+    int pair[2];
+    tine__capture *c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    int err = tine__fd_pipe(pair);
+    if (err < 0) {
+        free(c);
+        return err;
+    }
+    c->proc = p;
+    c->cb = how->on_line;
+    c->fd = pair[0];
+    err = tine__io_internal(p->host, &c->io, c->fd, TINE_READ, on_readable, c);
+    if (err < 0) {
+        tine__fd_close_all(pair, 2);
+        free(c);
+        return err;
+    }
+    p->captures[n] = c;
+    *write_end = pair[1];
+    return 0;
+}
+
+void tine__captures_close(tine_proc *p, bool deliver_rest)
+{
+    for (int n = 0; n < 3; n++) {
+        tine__capture *c = p->captures[n];
+        if (!c)
+            continue;
+        p->captures[n] = NULL;
+        if (c->io && deliver_rest) {
+            read_lines(c, 64 * READS_PER_WAKE);
+            split(c, true);
+        }
+        tine_io_free(c->io);
+        tine__fd_close(&c->fd);
+        tine__buf_free(&c->line);
+        free(c);
+    }
+}
