@@ -1,0 +1,88 @@
+/* What the files of the child side share. A process of tine is one `tine__child`: its
+ * command socket, the report channel, the interpreter, and the workers forked from it.
+ * Knows of the host only what protocol.h says. */
+#ifndef TINE_CHILD_H
+#define TINE_CHILD_H
+
+#include <lua.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "frame.h"
+#include "report.h"
+#include "tine.h"
+
+typedef struct tine__worker {
+    pid_t pid; /* 0: free */
+    uint64_t id;
+} tine__worker;
+
+/* The workers that live, by pid: a hash table of open addressing. */
+typedef struct tine__workers {
+    tine__worker *slots;
+    size_t nslots, n;
+} tine__workers;
+
+typedef struct tine__child {
+    lua_State *L;
+    int cmd;     /* -1 after run, and when the host has dropped us */
+    int report;  /* -1 before HELLO */
+    uint64_t id; /* the host's name for us */
+    uint64_t seq, told; /* commands carried out, and known to the host to be */
+    bool detach;
+    bool named;  /* it was given a name of its own, to be kept when it runs */
+    bool failed; /* nothing more is carried out; `why` is what later forks are told */
+    tine_kind why_kind;
+    char *why;
+    sigset_t waiting_mask; /* while asleep: SIGCHLD gets through */
+    tine__reader reader;
+    tine__workers workers;
+    int randomseed; /* registry reference of math.randomseed */
+} tine__child;
+
+/* serve.c */
+extern tine__child tine__self;
+/* Ends the process, stdio flushed, nothing finalized. */
+void tine__leave(int code) __attribute__((noreturn));
+void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
+                size_t len, const char *traceback, size_t traceback_len);
+
+/* say.c: reports. A host that is gone takes us with it. */
+void tine__say(tine__child *c, const tine__report *r, int fd);
+void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
+                      tine_str message, tine_str traceback);
+
+/* workers.c */
+int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id);
+void tine__workers_forget(tine__workers *w);
+/* Reaps workers that have ended and reports how. Other children are left alone. Async-
+ * signal-safe as long as no worker is added meanwhile. */
+void tine__reap(tine__child *c);
+/* From now on workers are reaped in a signal handler: the process runs the user's code. */
+void tine__reap_by_signal(void);
+
+/* fork.c */
+/* Carries out a FORK frame. In the new process c is its own afterwards. */
+void tine__fork(tine__child *c, tine__reader *frame);
+/* Redirections as the flags of FORK and HELLO say; fds may be NULL. Takes what it uses. */
+void tine__redirect(uint32_t flags, int *fds, size_t nfds);
+
+/* interp.c: all that is done in the interpreter, protected. */
+void tine__interp_open(tine__child *c);
+void tine__interp_reseed(tine__child *c);
+/* Carries out EVAL, REQUIRE, FDS or ARGS; an error ends in tine__fail. */
+void tine__interp_command(tine__child *c, tine__reader *frame);
+/* Carries out RUN. Returns the exit code. */
+int tine__interp_run(tine__child *c, tine__reader *frame);
+
+/* lookup.c: pushes the function of that name, or raises an error that says what is there. */
+void tine__push_function(lua_State *L, const char *name, size_t len);
+
+/* title.c */
+/* The environment's place may be written over: it has been moved. Only in our own main. */
+void tine__title_own_environ(void);
+void tine__title_set(const char *name, size_t len);
+
+#endif

@@ -1,0 +1,119 @@
+/* Forking a worker off this process, and what the new one has to put right, in order. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "fd.h"
+#include "guard.h"
+#include "protocol.h"
+
+void tine__redirect(uint32_t flags, int *fds, size_t nfds)
+{
+    size_t next = 0;
+    for (int n = 0; n < 3; n++) {
+        int fd = -1;
+        uint32_t how = flags >> 2 * n & 3;
+        if (how == TINE__STDIO_FD && next < nfds)
+            dup2(fds[next++], n);
+        else if (how == TINE__STDIO_NULL && (fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0)
+            dup2(fd, n);
+        tine__fd_close(&fd);
+    }
+    /* A callback in the host wants lines as they are written. */
+    if (flags & TINE__FORK_LINES(1))
+        setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+}
+
+/* The new process's first word. It carries its parent's count, which is still at hand. */
+static void announce(tine__child *c, uint64_t id)
+{
+    tine__report r = {.type = TINE__REPORT_MADE, .id = id, .seq = c->seq};
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    tine__say(c, &r, pidfd);
+    tine__fd_close(&pidfd);
+}
+
+/* All that a process must do to be its own after a fork. */
+static void become_worker(tine__child *c, tine__reader *frame, pid_t parent, uint64_t id,
+                          uint32_t flags, tine_str name)
+{
+    c->detach = (flags & TINE__FORK_DETACH) != 0;
+    if (c->detach)
+        setsid();
+    else
+        setpgid(0, 0); /* a group of its own, to be killed with all that it starts */
+    if (!c->detach)
+        tine__guard_template(parent);
+    announce(c, id);
+    tine__fd_close(&c->cmd);
+    c->cmd = frame->fds[0];
+    frame->fds[0] = -1;
+    tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
+    tine__workers_forget(&c->workers); /* those are its parent's */
+    c->id = id;
+    c->seq = c->told = 0;
+    tine__interp_reseed(c);
+    c->named = name.len > 0;
+    if (name.len)
+        tine__title_set(name.data, name.len);
+}
+
+static void refuse(tine__child *c, uint64_t id, int err, const char *text)
+{
+    char message[400];
+    snprintf(message, sizeof message, "%s: %s (%s)", text, tine_strerror(-err),
+             tine_errname(-err));
+    tine_str m = {message, strlen(message)}, none = {"", 0};
+    tine__say_failed(c, id, TINE_KIND_SYSTEM, err, m, none);
+}
+
+/* A fork of a process that has failed fails for the same reason. */
+static void refuse_failed(tine__child *c, uint64_t id)
+{
+    char message[500];
+    snprintf(message, sizeof message, "the process to fork from failed: %s",
+             c->why ? c->why : "");
+    tine_str m = {message, strlen(message)}, none = {"", 0};
+    tine__say_failed(c, id, c->why_kind, 0, m, none);
+}
+
+void tine__fork(tine__child *c, tine__reader *frame)
+{
+    tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
+    uint64_t id = tine__get_u64(&cur);
+    uint32_t flags = tine__get_u32(&cur);
+    tine_str name = tine__get_str(&cur);
+    size_t redirected = 0;
+    for (int n = 0; n < 3; n++)
+        redirected += (flags >> 2 * n & 3) == TINE__STDIO_FD;
+    if (!tine__get_done(&cur) || flags & ~TINE__FORK_FLAGS) {
+        static const char text[] = "garbage in a fork command";
+        tine__fail(c, TINE_KIND_PROTOCOL, 0, text, sizeof text - 1, "", 0);
+        return;
+    }
+    if (c->failed) {
+        refuse_failed(c, id);
+        return;
+    }
+    if (frame->fds_lost || frame->nfds != redirected + 1) {
+        refuse(c, id, EMFILE, "the template cannot take the new process's descriptors");
+        return;
+    }
+    /* What is buffered now would be written by both. */
+    fflush(NULL);
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid < 0)
+        refuse(c, id, errno, "the template cannot fork");
+    else if (pid == 0)
+        become_worker(c, frame, parent, id, flags, name);
+    else if (tine__workers_add(&c->workers, pid, id) < 0)
+        kill(pid, SIGKILL); /* nobody would tell its end */
+    else
+        c->told = c->seq;
+}

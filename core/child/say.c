@@ -1,0 +1,80 @@
+/* Sending of reports. Blocks while the host is busy: that keeps its memory bounded. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "child.h"
+#include "protocol.h"
+
+static ssize_t send_once(int to, const tine__buf *b, int fd)
+{
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec iov = {b->data, b->len};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        memset(&control, 0, sizeof control);
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof control;
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(cmsg), &fd, sizeof fd);
+    }
+    return sendmsg(to, &msg, MSG_NOSIGNAL);
+}
+
+static void send_report(tine__child *c, const tine__buf *b, int fd)
+{
+    while (c->report >= 0 && send_once(c->report, b, fd) < 0) {
+        struct pollfd p = {c->report, POLLOUT, 0};
+        switch (errno) {
+        case EINTR:
+            break;
+        case EAGAIN: /* somebody who shares the socket made it nonblocking */
+            poll(&p, 1, -1);
+            break;
+        case ENOBUFS:
+        case ENOMEM:
+            poll(NULL, 0, 5);
+            break;
+        case ETOOMANYREFS:
+            fd = -1;
+            break;
+        default:
+            if (!c->detach)
+                tine__leave(1);
+            return;
+        }
+    }
+}
+
+void tine__say(tine__child *c, const tine__report *r, int fd)
+{
+    /* Short reports are made without malloc: this is called in signal handlers too. */
+    unsigned char space[512];
+    tine__buf b = {.data = space, .cap = sizeof space};
+    if (r->type == TINE__REPORT_FAILED || r->type == TINE__REPORT_HELLO)
+        b = (tine__buf){0};
+    tine__report_encode(&b, r);
+    if (!b.failed)
+        send_report(c, &b, fd);
+    if (b.data != space)
+        tine__buf_free(&b);
+}
+
+void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
+                      tine_str message, tine_str traceback)
+{
+    tine__report r = {.type = TINE__REPORT_FAILED,
+                      .id = id,
+                      .kind = kind,
+                      .sys_errno = sys_errno,
+                      .message = message,
+                      .traceback = traceback};
+    tine__say(c, &r, -1);
+}

@@ -1,0 +1,252 @@
+/* The command loop of a process. The same loop serves a template, and after a fork each of
+ * its workers until that is told to run. It uses no event loop: what a process inherits is
+ * the user's choice alone. */
+#include <errno.h>
+#include <lauxlib.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "fd.h"
+#include "protocol.h"
+
+tine__child tine__self = {.cmd = -1, .report = -1};
+
+void tine__leave(int code)
+{
+    fflush(NULL);
+    _exit(code);
+}
+
+/* The host hears of the first failure only: what follows are its consequences. */
+void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
+                size_t len, const char *traceback, size_t traceback_len)
+{
+    if (c->failed)
+        return;
+    c->failed = true;
+    c->why_kind = kind;
+    c->why = strndup(message, len < 400 ? len : 400);
+    fflush(NULL);
+    tine__say_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
+                     (tine_str){traceback, traceback_len});
+}
+
+static void protocol_failure(tine__child *c, const char *problem)
+{
+    char text[200];
+    snprintf(text, sizeof text, "the command socket brought %s", problem);
+    tine__fail(c, TINE_KIND_PROTOCOL, 0, text, strlen(text), "", 0);
+    tine__fd_close(&c->cmd);
+}
+
+static void on_sigchld(int signo)
+{
+    (void)signo; /* it only ends the sleep in ppoll */
+}
+
+static void say_idle(tine__child *c)
+{
+    if (c->told == c->seq || c->report < 0)
+        return;
+    tine__report r = {.type = TINE__REPORT_IDLE, .id = c->id, .seq = c->seq};
+    fflush(NULL);
+    tine__say(c, &r, -1);
+    c->told = c->seq;
+}
+
+/* Sleeps until there is something to read, a worker has ended, or the host has gone. */
+static void wait_for_news(tine__child *c)
+{
+    struct pollfd fds[2] = {{c->cmd, POLLIN, 0}, {c->report, 0, 0}};
+    tine__reap(c);
+    if ((c->failed || c->cmd < 0) && !c->workers.n)
+        tine__leave(c->failed);
+    if (ppoll(fds, 2, NULL, &c->waiting_mask) < 0)
+        return;
+    if (fds[1].revents && !c->detach)
+        tine__leave(1);
+}
+
+/* One recvmsg. Returns octets, 0 at the end, or a negative errno. */
+static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds, size_t *nfds,
+                       bool *lost)
+{
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(TINE_MAX_FDS * sizeof(int))];
+    } control;
+    struct iovec iov = {to, room};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof control};
+    ssize_t n = recvmsg(c->cmd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    *nfds = 0;
+    if (n < 0)
+        return -errno;
+    for (struct cmsghdr *m = CMSG_FIRSTHDR(&msg); m; m = CMSG_NXTHDR(&msg, m)) {
+        if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS)
+            continue;
+        *nfds = (m->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(m), *nfds * sizeof(int));
+    }
+    /* Out of descriptors, the kernel delivers the octets all the same. */
+    *lost = (msg.msg_flags & MSG_CTRUNC) != 0;
+    return n;
+}
+
+/* Returns when a whole frame is there, or the stream has ended (false). */
+static bool next_frame(tine__child *c)
+{
+    tine__reader *r = &c->reader;
+    int fds[TINE_MAX_FDS];
+    while (c->cmd >= 0) {
+        size_t room, nfds;
+        bool lost = false;
+        unsigned char *to = tine__reader_room(r, &room);
+        if (!to) {
+            static const char text[] = "out of memory for a command";
+            tine__fail(c, TINE_KIND_SYSTEM, ENOMEM, text, sizeof text - 1, "", 0);
+            tine__fd_close(&c->cmd);
+            return false;
+        }
+        ssize_t n = receive(c, to, room, fds, &nfds, &lost);
+        if (n == -EINTR)
+            continue;
+        if (n == -EAGAIN) {
+            if (tine__reader_between(r))
+                say_idle(c);
+            wait_for_news(c);
+            continue;
+        }
+        if (n <= 0) {
+            if (!tine__reader_between(r))
+                protocol_failure(c, "a truncated command");
+            tine__fd_close(&c->cmd);
+            return false;
+        }
+        int done = tine__reader_got(r, (size_t)n, fds, nfds, lost);
+        if (done < 0)
+            protocol_failure(c, r->problem);
+        else if (done)
+            return true;
+    }
+    return false;
+}
+
+static void on_hello(tine__child *c, tine__reader *frame)
+{
+    tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
+    uint32_t protocol = tine__get_u32(&cur);
+    tine__report hello = {.type = TINE__REPORT_HELLO, .protocol = TINE__PROTOCOL};
+    hello.id = c->id = tine__get_u64(&cur);
+    tine__get_u32(&cur);
+    tine__get_str(&cur);
+    uint32_t flags = tine__get_u32(&cur);
+    tine_str name = tine__get_str(&cur);
+    hello.version = (tine_str){tine_version(), strlen(tine_version())};
+    hello.lua = (tine_str){LUA_RELEASE, strlen(LUA_RELEASE)};
+    if (frame->nfds != 1)
+        tine__leave(1);
+    tine__fd_close(&c->report);
+    c->report = frame->fds[0];
+    frame->fds[0] = -1;
+    if (protocol == TINE__PROTOCOL && tine__get_done(&cur)) {
+        c->detach = (flags & TINE__FORK_DETACH) != 0;
+        tine__redirect(flags & TINE__FORK_LINES(1), NULL, 0);
+        c->named = name.len > 0;
+        if (name.len)
+            tine__title_set(name.data, name.len);
+    }
+    c->seq = c->told = 1;
+    /* Also to a host of another version: it is the one that can say so. */
+    tine__say(c, &hello, -1);
+    if (protocol != TINE__PROTOCOL)
+        tine__leave(1);
+}
+
+static void name_after(const tine__reader *frame)
+{
+    tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
+    uint32_t kind = tine__get_u32(&cur);
+    tine_str func = tine__get_str(&cur);
+    if (kind == TINE_TEXT && !cur.bad)
+        tine__title_set(func.data, func.len);
+}
+
+static void run(tine__child *c, tine__reader *frame)
+{
+    if (!c->named)
+        name_after(frame);
+    int code = tine__interp_run(c, frame);
+    if (!c->workers.n)
+        tine__leave(code);
+    /* Workers that were forked before still do their jobs: stay until the last has gone. */
+    sigset_t chld;
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &chld, NULL);
+    tine__fd_close(&c->cmd);
+    while (c->workers.n)
+        wait_for_news(c);
+    tine__leave(code);
+}
+
+static void carry_out(tine__child *c, tine__reader *frame)
+{
+    c->seq++;
+    switch (frame->type) {
+    case TINE__FRAME_HELLO:
+        on_hello(c, frame);
+        break;
+    case TINE__FRAME_FORK:
+        tine__fork(c, frame);
+        break;
+    case TINE__FRAME_RUN:
+        if (!c->failed)
+            run(c, frame);
+        break;
+    default:
+        if (!c->failed)
+            tine__interp_command(c, frame);
+        break;
+    }
+    tine__reader_next(frame);
+}
+
+static void catch_sigchld(tine__child *c)
+{
+    struct sigaction action;
+    sigset_t chld;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_sigchld;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGCHLD, &action, NULL);
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &chld, &c->waiting_mask);
+    sigdelset(&c->waiting_mask, SIGCHLD);
+}
+
+void tine_serve(struct lua_State *L, int fd)
+{
+    tine__child *c = &tine__self;
+    memset(c, 0, sizeof *c);
+    c->L = L;
+    c->cmd = fd;
+    c->report = -1;
+    tine__reader_init(&c->reader);
+    tine__interp_open(c);
+    catch_sigchld(c);
+    for (;;) {
+        if (next_frame(c))
+            carry_out(c, &c->reader);
+        else
+            wait_for_news(c);
+    }
+}

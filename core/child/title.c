@@ -1,0 +1,83 @@
+/* The process title: what ps shows. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "protocol.h"
+
+enum { FIRST_FIELD = 48, FIELDS = 4 }; /* arg_start, arg_end, env_start, env_end */
+
+static char *place;
+static size_t room, written;
+static bool own_environ;
+
+void tine__title_own_environ(void)
+{
+    own_environ = true;
+}
+
+/* Moves the environment's strings away, so that their place can be written over. */
+static bool move_environ(void)
+{
+    size_t n = 0;
+    while (environ[n])
+        n++;
+    char **moved = malloc((n + 1) * sizeof *moved);
+    if (!moved)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!(moved[i] = strdup(environ[i])))
+            return false;
+    moved[n] = NULL;
+    environ = moved;
+    return true;
+}
+
+/* /proc tells where the kernel looks for the title; argv is not ours in a library. */
+static void find_place(void)
+{
+    unsigned long at[FIELDS] = {0};
+    char line[2048];
+    FILE *f = fopen("/proc/self/stat", "re");
+    size_t n = f ? fread(line, 1, sizeof line - 1, f) : 0;
+    if (f)
+        fclose(f);
+    line[n] = 0;
+    char *p = strrchr(line, ')');
+    for (int field = 2; p && *p && field < FIRST_FIELD; p++)
+        field += *p == ' ';
+    if (!p || sscanf(p, "%lu %lu %lu %lu", &at[0], &at[1], &at[2], &at[3]) != FIELDS)
+        return;
+    place = (char *)at[0];
+    room = at[1] - at[0];
+    written = room;
+    if (own_environ && at[2] == at[1] && at[3] > at[2] && move_environ())
+        room = at[3] - at[0];
+}
+
+void tine__title_set(const char *name, size_t len)
+{
+    static bool looked;
+    static const char prefix[] = "tine: ";
+    char title[sizeof prefix + TINE__NAME_MAX];
+    if (len > TINE__NAME_MAX)
+        len = TINE__NAME_MAX;
+    size_t n = sizeof prefix - 1;
+    memcpy(title, prefix, n);
+    memcpy(title + n, name, len);
+    title[n += len] = 0;
+    prctl(PR_SET_NAME, title);
+    if (!looked) {
+        looked = true;
+        find_place();
+    }
+    if (!place || room < 2)
+        return;
+    size_t use = n < room ? n : room - 1;
+    memcpy(place, title, use);
+    memset(place + use, 0, (written > use ? written : use + 1) - use);
+    written = use + 1;
+}

@@ -1,0 +1,133 @@
+/* The workers forked from this process: who they are, and how they end. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "child.h"
+#include "protocol.h"
+
+static size_t home(const tine__workers *w, pid_t pid)
+{
+    return ((size_t)pid * 2654435761u) & (w->nslots - 1);
+}
+
+static tine__worker *find(const tine__workers *w, pid_t pid)
+{
+    if (!w->n)
+        return NULL;
+    for (size_t i = home(w, pid); w->slots[i].pid; i = (i + 1) & (w->nslots - 1))
+        if (w->slots[i].pid == pid)
+            return &w->slots[i];
+    return NULL;
+}
+
+static void insert(tine__workers *w, pid_t pid, uint64_t id)
+{
+    size_t i = home(w, pid);
+    while (w->slots[i].pid)
+        i = (i + 1) & (w->nslots - 1);
+    w->slots[i] = (tine__worker){pid, id};
+    w->n++;
+}
+
+int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id)
+{
+    if (w->n * 2 >= w->nslots) {
+        tine__workers bigger = {.nslots = w->nslots ? w->nslots * 2 : 16};
+        bigger.slots = calloc(bigger.nslots, sizeof *bigger.slots);
+        if (!bigger.slots)
+            return -ENOMEM;
+        for (size_t i = 0; i < w->nslots; i++)
+            if (w->slots[i].pid)
+                insert(&bigger, w->slots[i].pid, w->slots[i].id);
+        free(w->slots);
+        *w = bigger;
+    }
+    insert(w, pid, id);
+    return 0;
+}
+
+/* Closes the gap, so that a search may stop at the first free slot. */
+static void take_out(tine__workers *w, tine__worker *worker)
+{
+    size_t mask = w->nslots - 1, gap = (size_t)(worker - w->slots);
+    for (size_t i = (gap + 1) & mask; w->slots[i].pid; i = (i + 1) & mask) {
+        size_t wish = home(w, w->slots[i].pid);
+        if (((i - wish) & mask) >= ((i - gap) & mask)) {
+            w->slots[gap] = w->slots[i];
+            gap = i;
+        }
+    }
+    w->slots[gap].pid = 0;
+    w->n--;
+}
+
+/* The table is not freed: that would write to memory that is shared with the parent. */
+void tine__workers_forget(tine__workers *w)
+{
+    memset(w, 0, sizeof *w);
+}
+
+/* Whether the worker has ended. */
+static bool reap_one(tine__child *c, tine__worker *worker)
+{
+    tine__report r = {
+        .type = TINE__REPORT_EXITED, .id = worker->id, .pid = worker->pid, .seq = c->seq};
+    pid_t pid;
+    do
+        pid = wait4(worker->pid, &r.status, WNOHANG, &r.rusage);
+    while (pid < 0 && errno == EINTR);
+    if (pid == 0)
+        return false;
+    /* ECHILD: the user's code waited for any child. How it ended went there. */
+    if (pid < 0)
+        r.status = 0;
+    take_out(&c->workers, worker);
+    tine__say(c, &r, -1);
+    return true;
+}
+
+static void reap_each(tine__child *c)
+{
+    for (size_t i = 0; i < c->workers.nslots; i++)
+        while (c->workers.slots[i].pid && reap_one(c, &c->workers.slots[i]))
+            ; /* another may have moved in */
+}
+
+void tine__reap(tine__child *c)
+{
+    while (c->workers.n) {
+        siginfo_t info;
+        info.si_pid = 0;
+        /* Only a look: a child of io.popen is not ours to reap. */
+        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
+            return;
+        tine__worker *worker = find(&c->workers, info.si_pid);
+        if (!worker) {
+            reap_each(c);
+            return;
+        }
+        reap_one(c, worker);
+    }
+}
+
+static void on_sigchld(int signo)
+{
+    int saved = errno;
+    (void)signo;
+    reap_each(&tine__self);
+    errno = saved;
+}
+
+void tine__reap_by_signal(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = tine__self.workers.n ? on_sigchld : SIG_DFL;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGCHLD, &action, NULL);
+    if (tine__self.workers.n)
+        reap_each(&tine__self);
+}
