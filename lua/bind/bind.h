@@ -1,0 +1,58 @@
+/* What the files of the Lua binding share. The binding knows of the core only tine.h.
+ * Files that also go into tine-template (error.c, fd*.c, sock.c, addr.c, plain.c) know
+ * nothing of it at all: they need Lua and the system. */
+#ifndef TINE_BIND_H
+#define TINE_BIND_H
+
+#include <lua.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* error.c: the err tables of the Lua API, with the metatable "tine.error". */
+
+/* Makes the metatable. Leaves the stack as it was; needs no module table. */
+void bind_error_open(lua_State *L);
+/* Pushes {kind=, message=} with the metatable; further fields are the caller's to set. */
+void bind_push_error(lua_State *L, const char *kind, const char *message, size_t len);
+/* Pushes nil and an err of kind "system" with errno and a message "WHAT: strerror". Returns 2. */
+int bind_fail_errno(lua_State *L, const char *what, int err);
+
+/* fd.c and its like (see fd.h): the userdata "tine.fd".
+ *
+ * A method that would have to wait asks the function in the registry at "tine.fd.wait", if
+ * there is one: wait(fd, "r" or "w") returns true when it has waited, perhaps by yielding,
+ * nil or false where it cannot wait, and nil, err to make the method fail with err. When an
+ * object on which wait has been called is closed or gives up its descriptor, the function
+ * at "tine.fd.closing" is called as closing(fd, number): the object is closed by then, the
+ * descriptor still open. It must wake those who wait, and must not raise. */
+#define BIND_FD_WAIT "tine.fd.wait"
+#define BIND_FD_CLOSING "tine.fd.closing"
+
+/* Registers the metatable and sets listen, connect and socketpair in the table on top. */
+void bind_fd_open(lua_State *L);
+/* Pushes a tine.fd that owns fd. If that raises (no memory), fd has been closed. */
+void bind_fd_push(lua_State *L, int fd);
+/* The open descriptor behind the value at idx: an integer, a Lua file, a tine.fd, or an
+ * object with a method fileno() or getfd(). Borrowed. Raises an argument error for arg
+ * (at the caller's line) for anything else and for a closed one; an integer is checked
+ * with fcntl. */
+int bind_fd_check(lua_State *L, int idx, int arg);
+/* In a process forked from this state: every tine.fd made before is closed, except those
+ * whose descriptor is in keep. Nothing is closed in the system: that was the fork's. */
+void bind_fd_forked(const int *keep, size_t nkeep);
+/* Whether objects made from now on, in any state of this process, block where no "wait"
+ * helps, and whether the sockets made for them do. At first they do not. */
+void bind_fd_set_default_blocking(int blocking);
+
+/* plain.c: plain Lua data as octets and back, see there for what is plain. */
+
+/* Pushes a string that encodes the n values from index first. With functions != 0, Lua
+ * functions are plain too. On failure pushes a message that names the value, such as
+ * "upvalue 'conf'.list[7]: a userdata". Returns 1 for success, else 0. */
+int bind_plain_encode(lua_State *L, int first, int n, int functions);
+/* Pushes the values encoded in data and returns how many. -1 with a message pushed when
+ * the data is malformed, or holds a function and functions is 0. */
+int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions);
+int bind_plain_open(lua_State *L); /* sets encode and decode in the table on top */
+
+#endif

@@ -1,0 +1,98 @@
+/* The link between a Lua state and the core: the state's host, the userdata that stand
+ * for things of the core, and calls from the core into Lua. Only files that use tine.h
+ * see it. */
+#ifndef TINE_BIND_LINK_H
+#define TINE_BIND_LINK_H
+
+#include <lua.h>
+
+#include "tine.h"
+
+typedef struct bind_link bind_link;
+typedef struct bind_object bind_object;
+
+/* The head of each userdata that stands for something of the core. */
+struct bind_object {
+    bind_link *link;
+    bind_object *next, **prev; /* in link->objects while core is not NULL */
+    void *core;   /* the tine_proc, tine_timer, ...; NULL: none (any more) */
+    int anchored; /* in the registry */
+    int stale;    /* core went with a fork of the process */
+};
+
+/* One for each Lua state. */
+struct bind_link {
+    lua_State *L;         /* the main state, in which callbacks run */
+    tine_host *host;      /* NULL until it is needed */
+    bind_object *objects; /* all with a core */
+    size_t watchers;      /* active timers and descriptors */
+    lua_Unsigned calls;   /* from the core so far */
+    int depth;            /* polls under way */
+    int nerrors;          /* errors of callbacks that are to be raised */
+    int closed;           /* the state is being closed */
+};
+
+/* Makes the state's link, unless it is there. */
+void bind_link_open(lua_State *L);
+/* The state's link, with a host for this very process, or without (NULL) if making it
+ * failed: then nil and an err are pushed. Raises when the state is being closed. */
+bind_link *bind_link_host(lua_State *L);
+/* The state's link, which may have no host. If the process was forked off the one that
+ * made the host, the host is gone after this call, and its objects are stale. */
+bind_link *bind_link_check(lua_State *L);
+/* In a process forked by the core: forgets the host and all that belongs to it. */
+void bind_link_forked(lua_State *L);
+
+/* Initialises the object on top of the stack, which has no core yet. */
+void bind_object_init(bind_link *link, bind_object *o);
+/* Gives o its core, or takes it away. */
+void bind_object_attach(bind_object *o, void *core);
+void bind_object_detach(bind_object *o);
+/* Keeps the userdata at idx from being collected. */
+void bind_object_anchor(lua_State *L, int idx, bind_object *o);
+/* Lets it be collected again; raises nothing. */
+void bind_object_release(bind_object *o);
+/* Makes a userdata that is not anchored known to bind_object_push. */
+void bind_object_know(lua_State *L, int idx, bind_object *o);
+/* Pushes the userdata of o. Gives nil if it is not anchored, and the collector has found
+ * that it is garbage. Raises nothing. */
+void bind_object_push(lua_State *L, bind_object *o);
+
+/* Calls f with arg as a light userdata, from a callback of the core: an error in it
+ * goes where bind_call puts it. Returns 0 when f could not even be called. */
+int bind_enter(bind_link *link, lua_CFunction f, void *arg);
+/* Inside of bind_enter: calls the function under the nargs values on top. An error that
+ * it raises is kept, with the traceback if it is a string, and stops the loop. */
+void bind_call(bind_link *link, int nargs);
+/* Keeps the error on top, pops it, and stops the loop. */
+void bind_keep_error(lua_State *L, bind_link *link);
+/* Raises the oldest error kept, if there is one. */
+void bind_raise_kept(lua_State *L, bind_link *link);
+
+/* Pushes the err table for a failure that the core tells of. */
+void bind_push_failure(lua_State *L, const tine_error *err);
+/* Pushes nil and an err for a negative result of the core, with a message "WHAT: text".
+ * Returns 2. */
+int bind_fail(lua_State *L, const char *what, int rc);
+/* Raises a message that blames the function at a level: 1 is the caller of the running
+ * C function, 2 the caller of that. */
+int bind_raise(lua_State *L, int level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* signals.c: the signal at idx: a number, "TERM" or "SIGTERM". Raises if it is none. */
+int bind_signal_check(lua_State *L, int idx);
+
+/* cpus.c: the processors that this process may use, at least 1. root is put before the
+ * paths of proc and sys, for tests: "" for the system's own. */
+int bind_cpus(const char *root);
+
+/* files.c: after a fork that has closed all descriptors but 0, 1, 2 and some, keeps
+ * only those Lua files usable that have one of these. keep, nkeep: the others that are
+ * open; idx: a list of values, of which some may be Lua files for them. */
+void bind_files_forked(lua_State *L, const int *keep, size_t nkeep, int idx);
+
+/* Each pushes a table of its functions. */
+void bind_loop_open(lua_State *L);
+void bind_process_open(lua_State *L);
+
+#endif

@@ -1,0 +1,354 @@
+/* tine.core.loop: turns of the host's loop; timers, descriptors and signals, as
+ * userdata that are anchored in the registry from the start until they are closed or
+ * have fired. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "link.h"
+
+#include <math.h>
+#include <time.h>
+
+#include <lauxlib.h>
+
+#include "bind.h"
+
+/* User values of a watcher. */
+enum { CALLBACK = 1, DESCRIPTOR };
+
+/* A longer time is no different from this one, which fits 64 bits in microseconds. */
+#define MAX_SECONDS 1e12
+
+typedef enum watcher_kind { TIMER, IO, SIGNAL } watcher_kind;
+
+static const char *const type_names[] = {"tine.timer", "tine.io", "tine.signal"};
+
+typedef struct watcher {
+    bind_object object;
+    watcher_kind kind;
+    int once;
+} watcher;
+
+/* What a watcher's callback is told. */
+typedef struct event {
+    watcher *watcher;
+    int value; /* the events, or the signal's number */
+} event;
+
+static int64_t check_usec(lua_State *L, int idx)
+{
+    double seconds = luaL_checknumber(L, idx);
+
+    luaL_argcheck(L, seconds >= 0, idx, "a time of 0 or more seconds expected");
+    if (seconds > MAX_SECONDS)
+        seconds = MAX_SECONDS;
+    return (int64_t)ceil(seconds * 1e6);
+}
+
+/* ---------------------------------------------------------------- watchers */
+
+/* Pushes a new watcher of which callback is the value at idx. */
+static watcher *push_watcher(lua_State *L, bind_link *link, watcher_kind kind, int idx)
+{
+    watcher *w = lua_newuserdatauv(L, sizeof *w, 2);
+
+    bind_object_init(link, &w->object);
+    w->kind = kind;
+    w->once = 0;
+    luaL_setmetatable(L, type_names[kind]);
+    lua_pushvalue(L, idx);
+    lua_setiuservalue(L, -2, CALLBACK);
+    return w;
+}
+
+static int start_failed(lua_State *L, watcher *w, const char *what, int rc)
+{
+    bind_object_release(&w->object);
+    return bind_fail(L, what, rc);
+}
+
+static void started(watcher *w, void *core)
+{
+    bind_object_attach(&w->object, core);
+    if (w->kind != SIGNAL)
+        w->object.link->watchers++;
+}
+
+static void stop(watcher *w)
+{
+    void *core = w->object.core;
+
+    if (core) {
+        bind_object_detach(&w->object);
+        if (w->kind != SIGNAL)
+            w->object.link->watchers--;
+        if (w->kind == TIMER)
+            tine_timer_free(core);
+        else if (w->kind == IO)
+            tine_io_free(core);
+        else
+            tine_signal_free(core);
+    }
+    bind_object_release(&w->object);
+}
+
+static const char *mode_name(int events)
+{
+    static const char *const names[] = {"", "r", "w", "rw"};
+
+    return names[events & (TINE_READ | TINE_WRITE)];
+}
+
+static int deliver(lua_State *L)
+{
+    event *e = lua_touserdata(L, 1);
+    watcher *w = e->watcher;
+
+    bind_object_push(L, &w->object);
+    if (w->once)
+        stop(w);
+    lua_getiuservalue(L, -1, CALLBACK);
+    lua_insert(L, -2);
+    if (w->kind == TIMER) {
+        bind_call(w->object.link, 1);
+        return 0;
+    }
+    if (w->kind == IO)
+        lua_pushstring(L, mode_name(e->value));
+    else
+        lua_pushinteger(L, e->value);
+    lua_insert(L, -2);
+    bind_call(w->object.link, 2);
+    return 0;
+}
+
+static void on_timer(void *arg, tine_timer *timer)
+{
+    watcher *w = arg;
+    event e = {w, 0};
+
+    (void)timer;
+    bind_enter(w->object.link, deliver, &e);
+}
+
+static void on_io(void *arg, tine_io *io, int events)
+{
+    watcher *w = arg;
+    event e = {w, events};
+
+    (void)io;
+    bind_enter(w->object.link, deliver, &e);
+}
+
+static void on_signal(void *arg, tine_signal *sig, int signo)
+{
+    watcher *w = arg;
+    event e = {w, signo};
+
+    (void)sig;
+    bind_enter(w->object.link, deliver, &e);
+}
+
+/*** Calls a function later.
+@function loop.timer
+@tparam number after seconds
+@tparam[opt] number every seconds between further calls; default: one call only
+@tparam function cb `cb(timer)`
+@treturn[1] timer an object with a method `close()`, which may be called at any time
+@treturn[2] nil
+@treturn[2] err */
+static int loop_timer(lua_State *L)
+{
+    bind_link *link;
+    int64_t after = check_usec(L, 1), every = -1;
+    tine_timer *timer;
+    watcher *w;
+    int rc;
+
+    if (lua_gettop(L) >= 3) {
+        every = lua_isnil(L, 2) ? -1 : check_usec(L, 2);
+        lua_remove(L, 2);
+    }
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    link = bind_link_host(L);
+    if (!link)
+        return 2;
+    w = push_watcher(L, link, TIMER, 2);
+    w->once = every < 0;
+    bind_object_anchor(L, -1, &w->object);
+    rc = tine_timer_new(link->host, &timer, after, every, on_timer, w);
+    if (rc < 0)
+        return start_failed(L, w, "timer", rc);
+    started(w, timer);
+    return 1;
+}
+
+/* io(fd, object, mode, cb): as loop.io, with the descriptor of the object. */
+static int loop_io(lua_State *L)
+{
+    int fd = (int)luaL_checkinteger(L, 1);
+    const char *mode = luaL_checkstring(L, 3);
+    int events = 0, rc;
+    bind_link *link = bind_link_host(L);
+    tine_io *io;
+    watcher *w;
+
+    for (; *mode; mode++)
+        events |= *mode == 'r' ? TINE_READ : TINE_WRITE;
+    if (!link)
+        return 2;
+    w = push_watcher(L, link, IO, 4);
+    lua_pushvalue(L, 2);
+    lua_setiuservalue(L, -2, DESCRIPTOR);
+    bind_object_anchor(L, -1, &w->object);
+    rc = tine_io_new(link->host, &io, fd, events, on_io, w);
+    if (rc < 0)
+        return start_failed(L, w, "io", rc);
+    started(w, io);
+    return 1;
+}
+
+/*** Calls a function each time a signal has come.
+@function loop.signal
+@tparam string|integer name `"INT"`, `"SIGINT"` or a number
+@tparam function cb `cb(number, signal)`, called in the loop
+@treturn[1] signal an object with a method `close()`, which restores what was before
+@treturn[2] nil
+@treturn[2] err for KILL, STOP and CHLD, among others */
+static int loop_signal(lua_State *L)
+{
+    int signo = bind_signal_check(L, 1), rc;
+    bind_link *link;
+    tine_signal *sig;
+    watcher *w;
+
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    link = bind_link_host(L);
+    if (!link)
+        return 2;
+    w = push_watcher(L, link, SIGNAL, 2);
+    bind_object_anchor(L, -1, &w->object);
+    rc = tine_signal_new(link->host, &sig, signo, on_signal, w);
+    if (rc < 0)
+        return start_failed(L, w, "signal", rc);
+    started(w, sig);
+    return 1;
+}
+
+static int watcher_close(lua_State *L)
+{
+    int i;
+
+    for (i = TIMER; i <= SIGNAL; i++) {
+        watcher *w = luaL_testudata(L, 1, type_names[i]);
+
+        if (w) {
+            stop(w);
+            return 0;
+        }
+    }
+    return luaL_typeerror(L, 1, "timer, io or signal");
+}
+
+/* -------------------------------------------------------------------- loop */
+
+static int64_t now_usec(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* poll(seconds): handles what is ready, waiting at most so long for it. Returns whether
+ * something is left to wait for, whether callbacks were called, and whether all the
+ * time went by. Raises the first error of a callback. */
+static int loop_poll(lua_State *L)
+{
+    int64_t max = check_usec(L, 1), before;
+    bind_link *link = bind_link_host(L);
+    lua_Unsigned calls;
+    int depth, rc;
+
+    if (!link)
+        return 2;
+    bind_raise_kept(L, link);
+    calls = link->calls;
+    before = now_usec();
+    depth = link->depth++;
+    rc = tine_host_poll(link->host, max);
+    link->depth = depth; /* a fork in a callback has set it to 0 in the new process */
+    bind_raise_kept(L, link);
+    if (rc < 0)
+        return bind_fail(L, "loop", rc);
+    lua_pushboolean(L, rc > 0);
+    lua_pushboolean(L, link->calls != calls);
+    lua_pushboolean(L, now_usec() - before >= max);
+    return 3;
+}
+
+/* Whether something is left to wait for, or an error to be raised. */
+static int loop_active(lua_State *L)
+{
+    bind_link *link = bind_link_check(L);
+
+    lua_pushboolean(L, link->nerrors > 0 ||
+                           (link->host && tine_host_active(link->host) > 0));
+    return 1;
+}
+
+/* Whether a timer or a descriptor may end the wait. */
+static int loop_watching(lua_State *L)
+{
+    lua_pushboolean(L, bind_link_check(L)->watchers > 0);
+    return 1;
+}
+
+/* Whether this is called from a callback. */
+static int loop_running(lua_State *L)
+{
+    lua_pushboolean(L, bind_link_check(L)->depth > 0);
+    return 1;
+}
+
+static int loop_stop(lua_State *L)
+{
+    bind_link *link = bind_link_check(L);
+
+    if (link->host && link->depth > 0)
+        tine_host_stop(link->host);
+    return 0;
+}
+
+/* fail(error): the poll under way, or else the next, raises it. */
+static int loop_fail(lua_State *L)
+{
+    lua_settop(L, 1);
+    bind_keep_error(L, bind_link_check(L));
+    return 0;
+}
+
+void bind_loop_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"timer", loop_timer},       {"io", loop_io},
+        {"signal", loop_signal},     {"poll", loop_poll},
+        {"stop", loop_stop},         {"active", loop_active},
+        {"watching", loop_watching}, {"running", loop_running},
+        {"fail", loop_fail},         {NULL, NULL}};
+    int i;
+
+    for (i = TIMER; i <= SIGNAL; i++) {
+        luaL_newmetatable(L, type_names[i]);
+        lua_createtable(L, 0, 1);
+        lua_pushcfunction(L, watcher_close);
+        lua_setfield(L, -2, "close");
+        lua_setfield(L, -2, "__index");
+        lua_pushcfunction(L, watcher_close);
+        lua_setfield(L, -2, "__gc");
+        lua_pushcfunction(L, watcher_close);
+        lua_setfield(L, -2, "__close");
+        lua_pop(L, 1);
+    }
+    luaL_newlib(L, functions);
+}

@@ -1,0 +1,116 @@
+--- The command line: `tine run`, `tine serve`.
+-- @module tine.cli
+local cli = {}
+
+local FAILED <const>, USAGE <const> = 1, 2
+
+local function complain(...)
+  io.stderr:write("tine: ", ...)
+  io.stderr:write("\n")
+end
+
+-- As for lua: the script at 0, what follows it from 1.
+local function set_arg(script, args)
+  local list = table.move(args, 1, #args, 1, { [0] = script })
+  list[-1], list[-2] = "run", "tine"
+  _G.arg = list
+end
+
+local function run(options)
+  local tine = require "tine"
+  local path = options.script ~= "-" and options.script or nil
+  local chunk, problem = loadfile(path)
+  if not chunk then
+    complain(problem)
+    return FAILED
+  end
+  set_arg(options.script, options.arg)
+  local ok, err = pcall(tine.main, chunk, table.unpack(options.arg))
+  if not ok then
+    complain(tostring(err))
+    return FAILED
+  end
+  return 0
+end
+
+local function serve(options)
+  local process = require "tine.process"
+  local fd = options.stdio and 0 or options.fd
+  if not process.is_socket(fd) then
+    if options.stdio then
+      complain("serve: stdin is not a socket; remote processes over pipes are not available yet")
+    else
+      complain("serve: descriptor ", fd, " is not a socket")
+    end
+    return FAILED
+  end
+  local _, err = process.serve(fd)
+  complain(tostring(err))
+  return FAILED
+end
+
+local function descriptor(text)
+  local fd = math.tointeger(tonumber(text))
+  if not fd or fd < 0 then
+    return nil, "a descriptor number expected, got '" .. text .. "'"
+  end
+  return fd
+end
+
+local function show_version()
+  print("tine " .. require("tine.core")._VERSION)
+  os.exit(0, true)
+end
+
+local function make_parser(argparse)
+  local parser = argparse("tine", "Lua workers in many processes, forked from loaded templates.")
+  parser:flag("--version", "Show the version and leave."):action(show_version)
+  parser:command_target("command")
+  local command = parser:command("run", "Run a Lua script with the loop.",
+    "In the script every wait works, as inside of tine.go. It ends when the script\n"
+    .. "has ended and the loop has nothing left to wait for.")
+  command:argument("script", "A file, or - for stdin.")
+  command:argument("arg", "What the script gets as its arguments."):args("*")
+  command = parser:command("serve", "Be a process that a host commands over a socket.")
+  command:mutex(
+    command:option("--fd", "The socket's descriptor."):argname("N"):convert(descriptor),
+    command:flag("--stdio", "The socket is stdin."))
+  return parser
+end
+
+-- All that follows the script is the script's, options too.
+local function guard_script_args(args)
+  local list, guarded = {}, false
+  for i, value in ipairs(args) do
+    if args[1] == "run" and i > 1 and not guarded and (value == "-" or value:sub(1, 1) ~= "-") then
+      list[#list + 1] = "--"
+      guarded = true
+    end
+    list[#list + 1] = value
+    guarded = guarded or value == "--"
+  end
+  return list
+end
+
+--- Runs a command line.
+-- @tparam {string,...} args
+-- @treturn integer the exit code
+function cli.main(args)
+  local found, argparse = pcall(require, "argparse")
+  if not found then
+    complain("the command line needs argparse: luarocks install argparse")
+    return FAILED
+  end
+  local parser = make_parser(argparse)
+  local ok, options = parser:pparse(guard_script_args(args))
+  if ok and options.command == "serve" and not (options.fd or options.stdio) then
+    ok, options = false, "one of --fd and --stdio is needed"
+  end
+  if not ok then
+    io.stderr:write(parser:get_usage(), "\n\nError: ", options, "\n")
+    return USAGE
+  end
+  return options.command == "run" and run(options) or serve(options)
+end
+
+return cli

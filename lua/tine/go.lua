@@ -1,0 +1,93 @@
+--- tine.go and tine.main, and how a `tine.fd` waits inside of them.
+-- @module tine.go
+local core = require "tine.core"
+local loop = require "tine.loop"
+local task = require "tine.task"
+
+local go = {}
+
+-- tine.fd -> the waits for it, each a waker with its watcher.
+local parked <const> = setmetatable({}, { __mode = "k" })
+
+local function wait(fd, mode)
+  local wake = task.waker()
+  if not wake then
+    return false
+  end
+  local waits = parked[fd]
+  if not waits then
+    waits = {}
+    parked[fd] = waits
+  end
+  local io, err = core.loop.io(fd:fileno(), fd, mode, function(_, io)
+    io:close()
+    waits[wake] = nil
+    wake(true)
+  end)
+  if not io then
+    return nil, err
+  end
+  waits[wake] = io
+  return task.suspend()
+end
+
+-- Somebody else may be closing it: the tasks that wait for it go on in the next turn.
+local function closing(fd)
+  local waits = parked[fd]
+  parked[fd] = nil
+  for wake, io in pairs(waits or {}) do
+    io:close()
+    pcall(loop.timer, 0, function()
+      wake(nil, core.error("closed", "the descriptor was closed"))
+    end)
+  end
+end
+
+core.hook_fd(wait, closing)
+
+--- Starts a coroutine in which all that takes a callback can wait instead.
+-- An error that nobody catches is raised here if it comes before the first wait; later it is
+-- raised in those who await the task, or else ends the loop.
+-- @tparam function fn
+-- @param ... its arguments
+-- @treturn task with a method `await()`, which waits for its end, returns what fn returned, and
+-- raises what fn raised
+function go.go(fn, ...)
+  if type(fn) ~= "function" then
+    error("go: a function expected, got " .. type(fn), 2)
+  end
+  local me, err = task.start(fn, ...)
+  if not me then
+    error(err, 0)
+  end
+  return me
+end
+
+--- Runs a function as a coroutine, and the loop, until both have ended. When the loop is
+-- stopped, the function is given up.
+-- @tparam function fn
+-- @param ... its arguments
+-- @return what fn returned
+-- @raise what fn raised, or a callback, or another coroutine; or that fn waits in vain
+function go.main(fn, ...)
+  if type(fn) ~= "function" then
+    error("main: a function expected, got " .. type(fn), 2)
+  end
+  local me = go.go(fn, ...)
+  if not task.current() then
+    local ok, left, err = pcall(loop.run)
+    local trace = not me.done and task.abandon(me)
+    if not ok or left == nil then
+      error(ok and err or left, 0)
+    end
+    if trace and left then
+      error("deadlock: main waits for something that cannot happen\n" .. trace, 0)
+    end
+    if trace then
+      return
+    end
+  end
+  return me:await()
+end
+
+return go

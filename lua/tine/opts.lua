@@ -1,0 +1,109 @@
+--- Checks of option tables. An error blames the caller of the function that calls these:
+-- two frames up. What comes out is flat and needs no further check in C.
+-- @module tine.opts
+local core = require "tine.core"
+
+local opts = {}
+
+local known <const> = {
+  name = true, stdin = true, stdout = true, stderr = true, detach = true,
+}
+
+local function fail(format, ...)
+  error(format:format(...), 5)
+end
+
+-- The open descriptor behind a value, or nil and why there is none.
+local function descriptor(value)
+  local ok, fd = pcall(core.fileno, value)
+  if ok then
+    return fd
+  end
+  local message = tostring(fd)
+  return nil, message:match("^bad argument.-%((.*)%)$") or message
+end
+
+--- The descriptor behind a value.
+-- @param value an integer, a Lua file, a `tine.fd`, or an object with `fileno()` or `getfd()`
+-- @tparam string what names the function in an error
+-- @treturn integer
+function opts.fileno(value, what)
+  local fd, problem = descriptor(value)
+  if not fd then
+    error(("%s: %s"):format(what, problem), 3)
+  end
+  return fd
+end
+
+local function stream(options, key, what)
+  local value = options[key]
+  if value == nil or value == "inherit" or value == "null" then
+    return value
+  end
+  if type(value) == "function" and key ~= "stdin" then
+    return value
+  end
+  local fd, problem = descriptor(value)
+  if not fd then
+    fail("%s: %s: \"inherit\", \"null\", %sor a descriptor expected (%s)", what, key,
+         key == "stdin" and "" or "a function ", problem)
+  end
+  return fd
+end
+
+local function check_name(name, what)
+  if name ~= nil and (type(name) ~= "string" or name:find("\0", 1, true)) then
+    fail("%s: name: a string without zero bytes expected", what)
+  end
+  return name
+end
+
+local function check_keys(options, keep, what)
+  if type(options) ~= "table" then
+    fail("%s: a table of options expected, got %s", what, type(options))
+  end
+  for key in pairs(options) do
+    if not known[key] and not (keep and key == "keep") then
+      fail("%s: unknown option '%s'", what, tostring(key))
+    end
+  end
+end
+
+--- The options of a process.
+-- @tparam ?table options
+-- @tparam string what names the function in an error
+-- @tparam[opt] boolean keep whether the option `keep` is known
+-- @return name, stdin, stdout, stderr, detach; a stream is nil, `"inherit"`, `"null"`, an
+-- integer, or a function
+function opts.process(options, what, keep)
+  if options == nil then
+    return nil, nil, nil, nil, false
+  end
+  check_keys(options, keep, what)
+  return check_name(options.name, what), stream(options, "stdin", what),
+    stream(options, "stdout", what), stream(options, "stderr", what),
+    options.detach and true or false
+end
+
+--- The option `keep`.
+-- @tparam ?table options checked with opts.process
+-- @tparam string what names the function in an error
+-- @treturn {integer,...} descriptors
+-- @treturn table the values that they came from
+function opts.keep(options, what)
+  local keep = options and options.keep or {}
+  if type(keep) ~= "table" then
+    error(("%s: keep: a list of descriptors expected, got %s"):format(what, type(keep)), 3)
+  end
+  local fds = {}
+  for i, value in ipairs(keep) do
+    local fd, problem = descriptor(value)
+    if not fd then
+      error(("%s: keep[%d]: %s"):format(what, i, problem), 3)
+    end
+    fds[i] = fd
+  end
+  return fds, keep
+end
+
+return opts

@@ -1,0 +1,114 @@
+--- Process handles: the methods that take a callback, or wait in its place.
+-- @module tine.process
+local core = require "tine.core"
+local opts = require "tine.opts"
+local task = require "tine.task"
+
+local process = core.process
+local methods = process.methods
+
+-- The function to be called: cb, or without one a waker.
+local function listener(cb, what)
+  if type(cb) == "function" then
+    return cb
+  end
+  if cb ~= nil then
+    error(("%s: a function expected, got %s"):format(what, type(cb)), 3)
+  end
+  local wake = task.waker()
+  if not wake then
+    error(what .. ": a callback is needed outside of tine.go", 3)
+  end
+  return wake
+end
+
+-- The process had already ended: its end says why there is no descriptor.
+local function tell_why(p, listen)
+  process.on_exit(p, function(err)
+    listen(nil, err or core.error("closed", "the process has ended"))
+  end)
+end
+
+--- A new process, forked from this one, with its state and what was sent to it so far.
+-- @function process:fork
+-- @tparam[opt] table options as for `tine.new`
+-- @treturn process
+function methods:fork(options)
+  local p, err = process.fork(self, opts.process(options, "fork"))
+  return p, err
+end
+
+--- Enters a function in the process, as `func(sock, ...)` with the descriptors and strings sent
+-- so far. Consumes the handle: then only `pid`, `kill`, `on_exit`, `on_error` and `close` work.
+-- @function process:run
+-- @tparam string|function func a name, `"my.module.fn"` or `"fn"`, or a Lua function
+-- @tparam[opt] function cb `cb(sock)` with this end as a `tine.fd`, or `cb(nil, err)`. Inside of
+-- tine.go it can be left out: then the same is returned
+function methods:run(func, cb)
+  local listen = listener(cb, "run")
+  if not process.run(self, func, listen) then
+    tell_why(self, listen)
+  end
+  if not cb then
+    return task.suspend()
+  end
+end
+
+--- Flushes, then gives the command socket, which can be passed on, for `tine.from_fd`. Consumes
+-- the handle.
+-- @function process:to_fd
+-- @tparam[opt] function cb `cb(fd)` with a `tine.fd`, or `cb(nil, err)`; see `process:run`
+function methods:to_fd(cb)
+  local listen = listener(cb, "to_fd")
+  if not process.to_fd(self, listen) then
+    tell_why(self, listen)
+  end
+  if not cb then
+    return task.suspend()
+  end
+end
+
+--- Tells of the end of the process.
+-- @function process:on_exit
+-- @tparam[opt] function cb `cb(err, info)`: err is nil for exit code 0; info has `pid`, `code`
+-- or `signal`, and `rusage` (`utime` and `stime` in seconds, `maxrss` in bytes, `minflt`,
+-- `majflt`, `nvcsw`, `nivcsw`, `inblock`, `oublock`). Inside of tine.go it can be left out: then
+-- the same is returned
+-- @treturn process itself
+function methods:on_exit(cb)
+  process.on_exit(self, listener(cb, "on_exit"))
+  if not cb then
+    return task.suspend()
+  end
+  return self
+end
+
+--- Tells of a failed eval, require, fork or entry function.
+-- @function process:on_error
+-- @tparam[opt] function cb `cb(err)`. Inside of tine.go it can be left out: then the next err is
+-- returned, or nil when the process has ended without one
+-- @treturn process itself
+function methods:on_error(cb)
+  local listen = listener(cb, "on_error")
+  process.on_error(self, listen)
+  if not cb then
+    process.on_exit(self, function() listen(nil) end)
+    return task.suspend()
+  end
+  return self
+end
+
+--- Waits until the process is there.
+-- @function process:await_ready
+-- @tparam[opt] function cb `cb(pid)` or `cb(nil, err)`. Inside of tine.go it can be left out:
+-- then the same is returned
+-- @treturn process itself
+function methods:await_ready(cb)
+  process.on_ready(self, listener(cb, "await_ready"))
+  if not cb then
+    return task.suspend()
+  end
+  return self
+end
+
+return process

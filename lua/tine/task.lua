@@ -1,0 +1,154 @@
+--- Coroutines that wait in the loop. A wait is a waker, handed to whoever will have the
+-- answer, and then suspend().
+-- @module tine.task
+local core = require "tine.core"
+
+local task = {}
+
+-- coroutine -> its task. A coroutine that a task makes by itself is not in here.
+local tasks <const> = setmetatable({}, { __mode = "k" })
+-- The tasks that wait: maybe nothing else holds them.
+local waiting <const> = {} -- luacheck: ignore 241
+-- What a coroutine yields to wait, so that a stray yield is found.
+local SUSPENDED <const> = {}
+
+local Task = { __name = "tine.task" }
+Task.__index = Task
+
+-- Calls functions in the next turn of the loop, in no caller's way.
+local function later(functions)
+  core.loop.timer(0, function()
+    for _, fn in ipairs(functions) do
+      fn()
+    end
+  end)
+end
+
+-- The task has ended: tells those who wait for it. Returns whether there are any.
+local function finish(me)
+  local waiters = me.waiters
+  me.done, me.waiters = true, nil
+  if waiters then
+    later(waiters)
+  end
+  return waiters ~= nil
+end
+
+-- Returns true if somebody waits for the task and gets the error, else nil and the error,
+-- a string with the traceback.
+local function break_off(me, err)
+  local trace = debug.traceback(me.co)
+  local _, last = coroutine.close(me.co)
+  me.failed, me.err = true, last == nil and err or last
+  if finish(me) then
+    return true
+  end
+  if type(me.err) == "string" then
+    return nil, me.err .. "\n" .. trace
+  end
+  return nil, me.err
+end
+
+local function settle(me, ok, ...)
+  if not ok then
+    return break_off(me, (...))
+  end
+  if coroutine.status(me.co) ~= "suspended" then
+    me.results = table.pack(...)
+    finish(me)
+    return true
+  end
+  if ... ~= SUSPENDED then
+    return break_off(me, "a coroutine of tine.go yielded by itself")
+  end
+  waiting[me] = true
+  return true
+end
+
+local function step(me, ...)
+  waiting[me] = nil
+  return settle(me, coroutine.resume(me.co, ...))
+end
+
+--- The task that runs.
+-- @treturn ?task nil outside of one, and in a coroutine that a task made by itself
+function task.current()
+  return tasks[coroutine.running()]
+end
+
+--- A function that ends the next wait of the running task. It only works once, and may not be
+-- called before the task waits. An error that the task raises then ends the loop.
+-- @treturn ?function nil outside of a task
+function task.waker()
+  local me = task.current()
+  if not me then
+    return nil
+  end
+  local used = false
+  return function(...)
+    if used or me.done then
+      return
+    end
+    used = true
+    local ok, err = step(me, ...)
+    if not ok then
+      core.loop.fail(err)
+    end
+  end
+end
+
+--- Waits for the waker to be called.
+-- @return its arguments
+function task.suspend()
+  return coroutine.yield(SUSPENDED)
+end
+
+--- Starts a task, up to its first wait.
+-- @treturn[1] task
+-- @treturn[2] nil
+-- @return[2] the error that it raised
+function task.start(fn, ...)
+  local me = setmetatable({ co = coroutine.create(fn), done = false }, Task)
+  tasks[me.co] = me
+  local ok, err = step(me, ...)
+  if not ok then
+    return nil, err
+  end
+  return me
+end
+
+--- Gives a waiting task up.
+-- @treturn string where it was
+function task.abandon(me)
+  local trace = debug.traceback(me.co)
+  waiting[me] = nil
+  me.failed, me.err = true, "this coroutine was given up"
+  coroutine.close(me.co)
+  finish(me)
+  return trace
+end
+
+--- Waits for the task to end.
+-- @function task:await
+-- @return what its function returned
+-- @raise what its function raised
+function Task:await()
+  if not self.done then
+    local wake = task.waker()
+    if not wake then
+      error("await: only inside of tine.go", 2)
+    end
+    if task.current() == self then
+      error("await: a coroutine cannot wait for itself", 2)
+    end
+    self.waiters = self.waiters or {}
+    table.insert(self.waiters, wake)
+    task.suspend()
+  end
+  if self.failed then
+    error(self.err, 0)
+  end
+  return table.unpack(self.results, 1, self.results.n)
+end
+
+return task
