@@ -1,0 +1,166 @@
+--- Measures the variants of a family against each other, and judges its targets.
+--
+-- A family is a table, one in each file of bench/families:
+--   title      heading of its table
+--   key, unit  what is compared: the name of a number that the programs answer with
+--              (default "rate"), and its unit, for the heading
+--   base       id of the variant that the others are shown as multiples of
+--   variants   a list; its programs are all started, and then measured in turns:
+--     id, label   its name in this file, and for the reader
+--     command     for sh, with {bin} (the C programs), {bench} (this folder), {lua} and
+--                 {host_mb} filled in; speaks with interleave as bench.h says
+--     cpus        on how many CPUs it may run, 1 or 2
+--     host_mb     about how much memory it takes, if much
+--     ours        true: it is tine's, and a failure fails the benchmark
+--     full        true: left out by QUICK
+--   targets    a list of what is promised:
+--     what        in words
+--     of, over    ids: the promise is about the ratio of these; without over, of the figure
+--     at_least, at_most
+local machine = require "machine"
+
+local measure = {}
+
+local function fill(command, names)
+  return (command:gsub("{([%w_]+)}", function(name)
+    return assert(names[name], "unknown name in a family: " .. name)
+  end))
+end
+
+--- Why a variant cannot be measured here, or nil; given the memory that others take, in MB.
+local function obstacle(variant, settings, taken)
+  if settings.quick and variant.full then return "not with QUICK" end
+  if variant.cpus > #settings.cpus then return "needs " .. variant.cpus .. " CPUs" end
+  if variant.host_mb and taken + variant.host_mb * 1.2 > machine.available_mb() - 512 then
+    return ("not enough memory for a host of %d MB"):format(variant.host_mb)
+  end
+  return nil
+end
+
+--- What the variant's command needs and has not, or nil.
+local function not_built(variant, settings)
+  local path = variant.command:match("{bin}/[%w_]+")
+  path = path and fill(path, settings.names)
+  return path and not machine.exists(path) and "not built: " .. path or nil
+end
+
+--- The variants that can be measured; notes in the others why not.
+local function measurable(variants, settings)
+  local present, taken = {}, 0
+  for _, variant in ipairs(variants) do
+    variant.answers, variant.values = {}, {}
+    variant.skip = obstacle(variant, settings, taken)
+    variant.fail = not variant.skip and not_built(variant, settings) or nil
+    if not variant.skip and not variant.fail then
+      taken = taken + (variant.host_mb or 0) * 1.2
+      present[#present + 1] = variant
+    end
+  end
+  return present
+end
+
+local function command_of(variant, settings)
+  local cpus = table.concat(settings.cpus, ",", 1, variant.cpus)
+  return ("exec env %s taskset -c %s %s"):format(settings.environment, cpus,
+    fill(variant.command, settings.names))
+end
+
+--- Median, least and greatest of a list of numbers.
+local function summary(values)
+  local sorted, n = table.move(values, 1, #values, 1, {}), #values
+  table.sort(sorted)
+  local median = (sorted[(n + 1) // 2] + sorted[n // 2 + 1]) / 2
+  return { median = median, min = sorted[1], max = sorted[n], rounds = n }
+end
+
+local function numbers(words)
+  local result = {}
+  for name, value in words:gmatch("([%w_]+)=(%S+)") do result[name] = tonumber(value) end
+  return result
+end
+
+--- Runs the programs of the variants in turns; notes in each its answers or its failure.
+local function interleave(variants, settings)
+  local command = { settings.names.bin .. "/interleave", settings.rounds, settings.seconds,
+    settings.deadline }
+  for _, variant in ipairs(variants) do
+    command[#command + 1] = machine.quote(command_of(variant, settings))
+  end
+  local pipe = assert(io.popen(table.concat(command, " ")))
+  for line in pipe:lines() do
+    local index, kind, rest = line:match("^(%d+) (%a+) (.*)")
+    local variant = variants[tonumber(index)]
+    if variant and kind == "result" then
+      variant.answers[#variant.answers + 1] = numbers(rest)
+    elseif variant then
+      variant[kind] = rest
+    end
+  end
+  if not pipe:close() then error("bench/interleave failed", 0) end
+end
+
+--- The ratios of two variants' figures, round by round.
+local function ratios(of, over, key)
+  local result = {}
+  for i, answer in ipairs(of.answers) do
+    local other = over.answers[i]
+    if other and other[key] > 0 then result[#result + 1] = answer[key] / other[key] end
+  end
+  return result
+end
+
+local function why_missing(variant)
+  return variant.fail or variant.skip or "not measured"
+end
+
+--- Sets in target: result, a summary of the ratio or the figure, and reached; or missing.
+local function judge(target, by_id, key)
+  local of, over = by_id[target.of], target.over and by_id[target.over]
+  for _, variant in ipairs { of, over } do
+    if variant.fail or #variant.answers == 0 then
+      target.missing = variant.label .. ": " .. why_missing(variant)
+      return
+    end
+  end
+  if over then
+    target.result = summary(ratios(of, over, key))
+  else
+    target.result = summary(of.values)
+  end
+  local median = target.result.median
+  target.reached = median >= (target.at_least or -math.huge)
+    and median <= (target.at_most or math.huge)
+end
+
+local function check(family, by_id)
+  for _, target in ipairs(family.targets) do
+    assert(by_id[target.of], "a target of an unknown variant")
+    assert(not target.over or by_id[target.over], "a target over an unknown variant")
+  end
+  assert(not family.base or by_id[family.base], "an unknown base")
+end
+
+--- Measures a family, filling in its variants (figure, ratio, or skip or fail with the
+-- reason) and its targets.
+-- @tparam table family
+-- @tparam table settings rounds, seconds, deadline, quick, cpus (a list), environment (for
+-- env), names (for the commands)
+function measure.family(family, settings)
+  local key, by_id = family.key or "rate", {}
+  family.targets = family.targets or {}
+  for _, variant in ipairs(family.variants) do by_id[variant.id] = variant end
+  local present = measurable(family.variants, settings)
+  check(family, by_id)
+  if #present > 0 then interleave(present, settings) end
+
+  local base = by_id[family.base]
+  for _, variant in ipairs(present) do
+    for i, answer in ipairs(variant.answers) do variant.values[i] = answer[key] end
+    if #variant.values > 0 then variant.figure = summary(variant.values) end
+    local against = base and ratios(variant, base, key) or {}
+    if #against > 0 then variant.ratio = summary(against) end
+  end
+  for _, target in ipairs(family.targets) do judge(target, by_id, key) end
+end
+
+return measure

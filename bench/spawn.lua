@@ -1,0 +1,40 @@
+-- New workers: made, told to run a function that returns at once, and seen to end.
+--   lua5.4 spawn.lua [-k UNDER_WAY] [-m HOST_MB] [-d | -x]
+-- -d: from the default template, a C function that is there in any case; -x: each by exec of
+-- a fresh interpreter, to its first line of Lua; else forked from a template.
+package.path = (arg[0]:match("^(.*/)[^/]*$") or "./") .. "lib/?.lua;" .. package.path
+local program = require "program"
+local tine = require "tine"
+
+local options = program.options { k = 1, m = 0, d = false, x = false }
+
+local function close(sock) sock:close() end
+
+local make
+if options.d then
+  function make(ended)
+    local p = tine.new()
+    p:on_exit(ended)
+    p:run("type", close)
+  end
+elseif options.x then
+  function make(ended)
+    local p = tine.new_exec()
+    p:on_exit(ended)
+    p:eval("function noop() end"):run("noop", close)
+  end
+else
+  local template = tine.new():eval("function noop() end")
+  function make(ended)
+    local p = template:fork()
+    p:on_exit(ended)
+    p:run("noop", close)
+  end
+end
+
+local host = program.touch(options.m)
+for seconds in program.rounds() do
+  program.keep_busy(tine.loop, seconds, options.k, make)
+end
+-- Held to the end: the memory is what makes the host big.
+assert(#host == options.m * 16)
