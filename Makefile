@@ -14,7 +14,7 @@ ENV     = LUA_PATH_5_4="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" \
           LUA_CPATH_5_4="$(abspath $(BUILD))/?.so;;"
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint sanitize install clean
+.PHONY: help build demo test bench lint sanitize env install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -50,6 +50,9 @@ lint: ## clang-format, clang-tidy, luacheck, luarocks lint
 	@tools/setup build lint
 	@tools/build $(BUILD) $(OPTIONS)
 	@tools/lint $(ARGS)
+
+env: ## Lua's paths to what was built here, for eval "$(make env)"
+	@echo 'export $(ENV)'
 
 install: build ## libtine, the Lua module and the command, below PREFIX=/usr/local
 	@cmake --install $(BUILD) --prefix "$(PREFIX)" >$(BUILD)/install.log || { cat $(BUILD)/install.log; exit 1; }

@@ -21,7 +21,7 @@ mark_as_advanced(TINE_LUA_STATIC TINE_LUA_SHARED TINE_EVENT_STATIC)
 
 if(TINE_STATIC_DEPS AND TINE_LUA_STATIC)
   # All of Lua, whether or not we use it: C modules that are loaded later may.
-  set(tine_lua_libs -Wl,--whole-archive ${TINE_LUA_STATIC} -Wl,--no-whole-archive m ${tine_system_libs})
+  set(tine_lua_libs -Wl,--whole-archive ${TINE_LUA_STATIC} -Wl,--no-whole-archive -Wl,--as-needed c m -Wl,--no-as-needed ${tine_system_libs})
 elseif(TINE_LUA_SHARED)
   set(tine_lua_libs ${TINE_LUA_SHARED} m ${tine_system_libs})
 else()
@@ -36,7 +36,10 @@ endif()
 # The Lua side's objects, for the module, the executable and the tests alike.
 file(GLOB bind_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lua/bind/*.c)
 file(GLOB child_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/core/child/*.c)
-list(REMOVE_ITEM child_sources ${PROJECT_SOURCE_DIR}/core/child/main.c)
+# Of the executable alone: its main, and what keeps libm out of it.
+set(template_sources ${PROJECT_SOURCE_DIR}/core/child/main.c ${PROJECT_SOURCE_DIR}/core/child/libm.c)
+list(REMOVE_ITEM child_sources ${template_sources})
+set_source_files_properties(${PROJECT_SOURCE_DIR}/core/child/libm.c PROPERTIES COMPILE_OPTIONS -fno-builtin)
 
 # The binding sees of the core the public header only.
 add_library(tine_bind OBJECT ${bind_sources})
@@ -73,17 +76,13 @@ set_target_properties(tine_lua PROPERTIES
 target_link_libraries(tine_lua PRIVATE PkgConfig::EVENT m ${tine_system_libs})
 target_link_options(tine_lua PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/module.map)
 
-if(TINE_SANITIZE)
-  # A leak is found after Lua has closed its modules; this keeps the names of its functions.
-  target_link_options(tine_lua PRIVATE -Wl,-z,nodelete)
-endif()
+# Closing the Lua state does not unload it: a fork of the program serves in here, and may close
+# the state as it leaves; and leaks are found after that, with the names of our functions.
+target_link_options(tine_lua PRIVATE -Wl,-z,nodelete)
 
-add_executable(tine-template
+add_executable(tine-template ${template_sources}
   $<TARGET_OBJECTS:tine_core> $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child>
   $<TARGET_OBJECTS:tine_embed_all>)
-if(EXISTS ${PROJECT_SOURCE_DIR}/core/child/main.c)
-  target_sources(tine-template PRIVATE ${PROJECT_SOURCE_DIR}/core/child/main.c)
-endif()
 tine_compile_options(tine-template)
 tine_link_options(tine-template)
 set_target_properties(tine-template PROPERTIES

@@ -23,6 +23,13 @@ foreach(source ${test_sources})
     ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/spec/core
     ${PROJECT_BINARY_DIR}/include)
   target_link_libraries(${name} PRIVATE PkgConfig::EVENT ${tine_system_libs})
+  # Failures on demand, see there.
+  file(STRINGS ${source} faults REGEX "^#include \"fault\\.h\"")
+  if(faults)
+    foreach(symbol malloc calloc realloc strdup strndup sendmsg)
+      target_link_options(${name} PRIVATE -Wl,--wrap=${symbol})
+    endforeach()
+  endif()
   if(with_lua)
     target_sources(${name} PRIVATE
       $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child> $<TARGET_OBJECTS:tine_embed_all>)
@@ -40,6 +47,14 @@ foreach(source ${test_sources})
     SKIP_RETURN_CODE 77
     ENVIRONMENT "TINE=${PROJECT_BINARY_DIR}/tine/tine-template;TINE_BUILD=${PROJECT_BINARY_DIR}")
 endforeach()
+
+# C programs against what `cmake --install` installs, by pkg-config and find_package. They are
+# linked without sanitizers, and so cannot use a library that needs them.
+if(TINE_LUA AND NOT TINE_SANITIZE AND NOT TINE_LUAROCKS)
+  add_test(NAME test_install
+    COMMAND ${PROJECT_SOURCE_DIR}/tools/test-install --build ${PROJECT_BINARY_DIR} --only c)
+  set_tests_properties(test_install PROPERTIES TIMEOUT 120)
+endif()
 
 # lua_host runs a Lua script as lua5.4 does, but has the sanitizers in it, which a module with
 # sanitizers needs of its host.

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,8 +18,9 @@
 #include "protocol.h"
 #include "spawn.h"
 
-/* How long an interpreter may take until it answers. */
-enum { HELLO_USEC = 10000000 };
+/* How long an interpreter may take until it answers. It is counted in steps: of a time that
+ * the host spends away from its loop, only one counts. */
+enum { HELLO_USEC = 500000, HELLO_STEPS = 20 };
 
 /* The redirections of a birth: flags for the FORK or HELLO frame, and descriptors. */
 typedef struct redirect {
@@ -94,12 +94,20 @@ static void on_no_hello(void *arg, tine_timer *timer)
     (void)timer;
     tine_timer_free(p->timer);
     p->timer = NULL;
+    if (++p->hello_steps < HELLO_STEPS &&
+        tine__timer_internal(p->host, &p->timer, HELLO_USEC, on_no_hello, p) == 0)
+        return;
     tine_error err = {.kind = TINE_KIND_TIMEOUT, .pid = p->pid, .code = -1};
     err.message = p->adopted ? "no process of tine answers behind the descriptor"
                              : "the interpreter did not answer: is it a tine-template?";
     err.message_len = strlen(err.message);
+    if (!p->direct) {
+        tine__proc_never(p, &err);
+        return;
+    }
+    /* Its end, when it has been reaped, brings the error. */
     tine_proc_kill(p, SIGKILL);
-    tine__proc_never(p, &err);
+    tine__proc_failed(p, &err);
 }
 
 static int put_hello(tine_proc *p, uint32_t flags)
@@ -157,7 +165,10 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
     if (err < 0)
         return never(p, err, step, args.path);
     p->direct = true;
-    return tine__proc_watch(p);
+    err = tine__proc_watch(p);
+    if (err < 0)
+        tine__proc_end_direct(p);
+    return err;
 }
 
 static void default_stdin(redirect *r, const tine_proc_options *options)
@@ -199,10 +210,13 @@ static int spawn_proc(tine_host *host, const tine_proc_options *options, tine_pr
 static int default_template(tine_host *host)
 {
     static const tine_proc_options options = {.name = "template"};
-    if (host->template_proc && !tine_proc_ended(host->template_proc))
+    const tine_proc *known = host->template_proc;
+    if (known && !tine_proc_ended(known) && !known->eof)
         return 0;
-    host->template_proc = NULL;
-    return spawn_proc(host, &options, &host->template_proc);
+    int err = spawn_proc(host, &options, &host->template_proc);
+    if (!err)
+        host->template_proc->hidden = true;
+    return err;
 }
 
 int tine_proc_new_exec(tine_host *host, const tine_proc_options *options, tine_proc **out)
@@ -324,7 +338,8 @@ static int threads(void)
 
 static int by_number(const void *a, const void *b)
 {
-    return *(const int *)a - *(const int *)b;
+    int x = *(const int *)a, y = *(const int *)b;
+    return (x > y) - (x < y);
 }
 
 static void child_stdio(const redirect *r)
@@ -384,16 +399,19 @@ static pid_t fork_program(const redirect *r, const tine_proc *p,
 static int born_here(tine_proc *p, pid_t pid)
 {
     p->pid = pid;
-    p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (p->pidfd < 0) {
-        int err = -errno;
+    int fd = tine__pidfd_open(pid);
+    if (fd < 0) {
         kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
-        return err;
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+        return fd;
     }
-    fcntl(p->pidfd, F_SETFD, FD_CLOEXEC);
+    p->pidfd = fd;
     p->direct = true;
-    return tine__proc_watch(p);
+    int err = tine__proc_watch(p);
+    if (err < 0)
+        tine__proc_end_direct(p);
+    return err;
 }
 
 int tine_proc_here(tine_host *host, const tine_proc_options *options, tine_proc **out,
@@ -442,6 +460,7 @@ int tine_host_early(tine_host *host, int *command_fd)
     if (result != 1)
         return result;
     tine_host_reset(host);
+    p->hidden = true;
     host->template_proc = p;
     host->early = true;
     return 1;

@@ -3,7 +3,10 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+enum { KERNEL_SIGSET = 8 }; /* octets, see rt_sigaction(2) */
 
 static pid_t guarded_parent;
 
@@ -39,11 +42,11 @@ void tine__guard_template(pid_t parent)
 
 void tine__signals_reset(void)
 {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_DFL;
+    /* The kernel's struct sigaction: all zeros is SIG_DFL. libc's sigaction would leave out
+     * two signals that it keeps for itself, and that may have been ignored before. */
+    unsigned long action[8] = {0};
     for (int signo = 1; signo <= SIGRTMAX; signo++)
-        sigaction(signo, &action, NULL);
+        syscall(SYS_rt_sigaction, signo, action, NULL, KERNEL_SIGSET);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -87,15 +87,25 @@ int tine_host_new(tine_host **out, const tine_host_options *options)
     return 0;
 }
 
-/* Our own children are killed and reaped here; theirs go with them (see guard.h). */
-static void end_direct_child(tine_proc *p)
+void tine__proc_end_direct(tine_proc *p)
 {
-    if (!p->direct || p->ended || p->detach || p->pidfd < 0)
-        return;
-    tine_proc_kill(p, SIGKILL);
     siginfo_t info;
+    if (!p->direct || p->ended || p->pidfd < 0)
+        return;
+    tine__pidfd_signal(p, SIGKILL);
     while (waitid((idtype_t)P_PIDFD, (id_t)p->pidfd, &info, WEXITED) < 0 && errno == EINTR)
         ;
+}
+
+/* Our own children are killed and reaped here; theirs go with them (see guard.h), but for
+ * those of a detached one. */
+static void end_proc(tine_proc *p)
+{
+    if (p->detach)
+        return;
+    tine__proc_end_direct(p);
+    if (!p->direct && !p->adopted && p->pidfd >= 0)
+        tine__pidfd_signal(p, SIGKILL);
 }
 
 static void free_strings(tine_host *host)
@@ -117,7 +127,7 @@ void tine_host_free(tine_host *host)
         return;
     for (size_t i = 0; i < host->nslots; i++)
         if (host->slots[i])
-            end_direct_child(host->slots[i]);
+            end_proc(host->slots[i]);
     for (size_t i = 0; i < host->nslots; i++)
         if (host->slots[i])
             tine__proc_free(host->slots[i]);
@@ -278,7 +288,8 @@ static void read_control(struct msghdr *msg, arrival *a)
             memcpy(&cred, CMSG_DATA(c), sizeof cred);
             a->sender = cred.pid;
         } else if (c->cmsg_type == SCM_RIGHTS) {
-            a->nfds = size / sizeof(int);
+            a->nfds = size / sizeof(int) < MAX_REPORT_FDS ? size / sizeof(int)
+                                                          : MAX_REPORT_FDS;
             memcpy(a->fds, CMSG_DATA(c), a->nfds * sizeof(int));
         }
     }
@@ -308,13 +319,22 @@ static int receive(tine_host *host, arrival *a)
     return 1;
 }
 
+/* The descriptor of the sender that came with the report, or -1. */
+static int take_pidfd(arrival *a)
+{
+    if (a->nfds != 1)
+        return -1;
+    a->nfds = 0;
+    return tine__fd_above_stdio(a->fds[0]);
+}
+
 static void on_hello(tine_proc *p, arrival *a, const tine__report *r)
 {
     if (r->protocol == TINE__PROTOCOL) {
         if (p->made)
             return;
         p->done = 1; /* our greeting */
-        tine__proc_made(p, a->sender, -1);
+        tine__proc_made(p, a->sender, p->adopted ? take_pidfd(a) : -1);
         return;
     }
     char text[200];
@@ -383,13 +403,9 @@ static void dispatch(tine_host *host, arrival *a)
     case TINE__REPORT_HELLO:
         on_hello(p, a, &r);
         break;
-    case TINE__REPORT_MADE: {
-        int pidfd = a->nfds == 1 ? a->fds[0] : -1;
-        if (a->nfds == 1)
-            a->nfds = 0;
-        tine__proc_made(p, a->sender, pidfd);
+    case TINE__REPORT_MADE:
+        tine__proc_made(p, a->sender, take_pidfd(a));
         break;
-    }
     case TINE__REPORT_IDLE:
         tine__proc_did(p, r.seq);
         break;
@@ -398,6 +414,8 @@ static void dispatch(tine_host *host, arrival *a)
         break;
     case TINE__REPORT_EXITED:
         p->pid = r.pid;
+        if (r.status < 0) /* somebody else's wait in the parent was faster */
+            r.status = tine__pidfd_status(p);
         tine__proc_ended(p, r.status, &r.rusage);
         break;
     default:
@@ -407,16 +425,18 @@ static void dispatch(tine_host *host, arrival *a)
         tine__proc_did(p, r.seq);
 }
 
-void tine__host_reports(tine_host *host, int most)
+bool tine__host_reports(tine_host *host, int most)
 {
     arrival a;
+    bool more = true;
     /* A callback may end in here again; the buffer is in use then. */
     if (host->draining)
-        return;
+        return false;
     host->draining = true;
-    while (most-- > 0 && !host->stopped && receive(host, &a)) {
+    while (most-- > 0 && !host->stopped && (more = receive(host, &a))) {
         dispatch(host, &a);
         tine__fd_close_all(a.fds, a.nfds);
     }
     host->draining = false;
+    return !more;
 }

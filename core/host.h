@@ -72,7 +72,9 @@ struct tine_proc {
     pid_t pid;
     int pidfd;
     tine_io *pidfd_io; /* direct children and orphans: their end is not reported */
-    tine_timer *timer; /* an answer is due, or a full system is tried again */
+    tine_timer *timer; /* an answer is due */
+    int hello_steps;   /* of the time for it, gone by */
+    tine_timer *retry; /* a system that is short of something is tried again */
     tine_proc *parent; /* whose reports tell of our birth and end; NULL: nobody's */
     tine_proc *children, *next_sibling, *prev_sibling;
 
@@ -84,13 +86,15 @@ struct tine_proc {
     bool adopted;  /* from_fd: somebody else reaps it */
     bool made, consumed, running, given, closed, dying, ended, detach;
     bool in_later, exit_late, error_late, was_busy, counted, blocked, eof;
-    bool error_told;
+    bool error_told, failed;
+    bool hidden; /* the default template: no user has a handle of it */
+    bool killed; /* by us, with a signal that hardly any process survives */
     int pending_kill;
     int asks; /* tries left to learn how it ended, see pidfd.c */
     int refs;       /* callbacks under way */
     tine_proc *next_later;
 
-    tine__cause *cause; /* why it failed, or NULL */
+    tine__cause *cause; /* why it failed; NULL also for want of memory, see `failed` */
     tine_exit info;
     char *name;
     tine__capture *captures[3];
@@ -123,8 +127,8 @@ int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
 bool tine__stale(const tine_host *host);
 /* Calls tine__proc_turn for all that asked for it. */
 void tine__host_turn(tine_host *host);
-/* Reads reports that have arrived, at most `most`. */
-void tine__host_reports(tine_host *host, int most);
+/* Reads reports that have arrived, at most `most`. Returns whether none is left. */
+bool tine__host_reports(tine_host *host, int most);
 int tine__host_add(tine_host *host, tine_proc *p);
 void tine__host_remove(tine_host *host, tine_proc *p);
 tine_proc *tine__host_find(tine_host *host, uint64_t id);
@@ -151,8 +155,18 @@ void tine__proc_broken(tine_proc *p, const char *what);
 /* p has ended, as wait() says; or was never made (pid 0). */
 void tine__proc_ended(tine_proc *p, int status, const struct rusage *rusage);
 void tine__proc_never(tine_proc *p, const tine_error *err);
+/* Kills and reaps p if it is our own child, without a word to anybody. */
+void tine__proc_end_direct(tine_proc *p);
+
+/* pidfd.c */
 /* Watches the pidfd of a process whose end nobody reports. */
 int tine__proc_watch(tine_proc *p);
+/* Signals p, which has a pidfd. Returns 0 or a negative errno. */
+int tine__pidfd_signal(const tine_proc *p, int signo);
+/* A pidfd above 2, or a negative errno. */
+int tine__pidfd_open(pid_t pid);
+/* How a process ended that somebody else has reaped, as wait() says; -1 if nobody knows. */
+int tine__pidfd_status(const tine_proc *p);
 
 /* cause.c */
 tine__cause *tine__cause_new(const tine_error *err);

@@ -2,10 +2,18 @@
  * signals. Knows nothing of processes, but that the host has turns to take. */
 #include <errno.h>
 #include <event2/event.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "fd.h"
 #include "host.h"
+
+/* What an event_base opens: epoll, timerfd, a pair for signals, one for threads; a spare. */
+enum { BASE_FDS = 6 };
 
 /* What timers, watchers and signals share. */
 typedef struct handle {
@@ -75,16 +83,37 @@ static void on_later(evutil_socket_t fd, short events, void *arg)
     tine__host_turn(arg);
 }
 
+/* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
+ * take these: so first see that there are as many as it needs, all above 2. */
+static int open_base(tine_host *host)
+{
+    int fds[3 + BASE_FDS], n = 0, above = 0, err = 0;
+    while (above < BASE_FDS && !err) {
+        fds[n] = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (fds[n] < 0)
+            err = -errno;
+        else
+            above += fds[n++] > 2;
+    }
+    int low = n - above;
+    tine__fd_close_all(fds + low, (size_t)above);
+    struct event_config *config = err ? NULL : event_config_new();
+    if (config) {
+        event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+        host->base = event_base_new_with_config(config);
+        event_config_free(config);
+    }
+    tine__fd_close_all(fds, (size_t)low);
+    return err;
+}
+
 int tine__loop_open(tine_host *host, struct event_base *base)
 {
     host->base = base;
     if (!base) {
-        struct event_config *config = event_config_new();
-        if (config) {
-            event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
-            host->base = event_base_new_with_config(config);
-            event_config_free(config);
-        }
+        int err = open_base(host);
+        if (err < 0)
+            return err;
         host->own_base = true;
     }
     if (!host->base)
@@ -115,8 +144,6 @@ void tine__loop_wake(tine_host *host)
 /* Between the rounds of a loop: one round waits for at most one thing to happen. */
 static int loop_once(tine_host *host, int flags)
 {
-    if (host->running)
-        return -EBUSY;
     host->running = true;
     host->stopped = false;
     int result = event_base_loop(host->base, flags);
@@ -128,7 +155,9 @@ int tine_host_run(tine_host *host)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    while (!host->stopped && tine_host_active(host)) {
+    if (host->running)
+        return -EBUSY;
+    while (!host->stopped && tine_host_active(host) > 0) {
         int err = loop_once(host, EVLOOP_ONCE);
         if (err < 0)
             return err;
@@ -157,6 +186,8 @@ int tine_host_poll(tine_host *host, int64_t max_usec)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
+    if (host->running)
+        return -EBUSY;
     struct event *timeout = NULL;
     if (max_usec > 0) {
         struct timeval tv = {max_usec / 1000000, max_usec % 1000000};
@@ -176,6 +207,8 @@ int tine_host_poll(tine_host *host, int64_t max_usec)
 
 int tine_host_active(const tine_host *host)
 {
+    if (tine__stale(host))
+        return -TINE_ESTALE;
     return host->nactive > 0 || host->later;
 }
 
@@ -278,6 +311,23 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
     return 0;
 }
 
+/* Whether epoll takes the descriptor. libevent is not asked: it prints when it does not. */
+static int check_fd(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode))
+        return 0;
+    int probe = epoll_create1(EPOLL_CLOEXEC);
+    if (probe < 0)
+        return -errno;
+    struct epoll_event event = {.events = EPOLLIN};
+    int err = epoll_ctl(probe, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+    close(probe);
+    return err;
+}
+
 int tine_io_new(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
                 void *arg)
 {
@@ -285,7 +335,9 @@ int tine_io_new(tine_host *host, tine_io **out, int fd, int events, tine_io_cb c
         return -TINE_ESTALE;
     if (!(events & (TINE_READ | TINE_WRITE)) || events & ~(TINE_READ | TINE_WRITE))
         return -EINVAL;
-    int err = tine__io_internal(host, out, fd, events, cb, arg);
+    int err = check_fd(fd);
+    if (!err)
+        err = tine__io_internal(host, out, fd, events, cb, arg);
     if (!err)
         count(&(*out)->h, true);
     return err;

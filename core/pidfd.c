@@ -1,6 +1,7 @@
 /* Ends of processes that nobody reports to us: our own children, and those whose template
  * died first. Never waits for a process that is not known to be ours. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,9 +12,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fd.h"
 #include "host.h"
 
 enum { ASK_AGAIN_USEC = 2000, ASK_AGAIN = 50, STAT_EXIT_CODE = 52, UNKNOWN = -1, NOT_YET = -2 };
+enum { REPORTS_FIRST = 4096 };
 
 /* linux/pidfd.h as of 6.15; Debian 12's headers are older. */
 struct pidfd_info_v0 {
@@ -53,7 +56,7 @@ static int status_from_proc(const tine_proc *p)
         field += *at == ' ';
     if (sscanf(at, "%d", &status) != 1)
         return NOT_YET;
-    return syscall(SYS_pidfd_send_signal, p->pidfd, 0, NULL, 0) < 0 ? NOT_YET : status;
+    return tine__pidfd_signal(p, 0) == -ESRCH ? NOT_YET : status;
 }
 
 static int status_of_orphan(const tine_proc *p)
@@ -109,16 +112,41 @@ static void on_pidfd(void *arg, tine_io *io, int events)
     tine_proc *p = arg;
     (void)io;
     (void)events;
+    /* What it had reported comes before its end, also when a callback stops the loop. */
+    p->refs++;
+    bool drained = tine__host_reports(p->host, REPORTS_FIRST);
+    p->refs--;
+    if (!drained)
+        return;
     tine_io_free(p->pidfd_io);
     p->pidfd_io = NULL;
-    /* What it had reported comes before its end. */
-    p->refs++;
-    tine__host_reports(p->host, INT32_MAX);
-    p->refs--;
     if (!p->ended && !p->dying)
         ask(p, ASK_AGAIN);
-    else
-        tine__proc_later(p);
+}
+
+int tine__pidfd_signal(const tine_proc *p, int signo)
+{
+    if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, 0) == 0)
+        return 0;
+    if (errno != ENOSYS)
+        return -errno;
+    /* Under valgrind, or in a container that does not know the call: the next best. */
+    struct pollfd ended = {p->pidfd, POLLIN, 0};
+    if (poll(&ended, 1, 0) > 0)
+        return -ESRCH;
+    return kill(p->pid, signo) < 0 ? -errno : 0;
+}
+
+int tine__pidfd_open(pid_t pid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    return fd < 0 ? -errno : tine__fd_above_stdio(fd);
+}
+
+int tine__pidfd_status(const tine_proc *p)
+{
+    int status = p->pidfd < 0 ? UNKNOWN : status_from_info(p);
+    return status < 0 ? UNKNOWN : status;
 }
 
 int tine__proc_watch(tine_proc *p)

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fd.h"
@@ -82,8 +81,9 @@ static void free_watchers(tine_proc *p)
     tine_io_free(p->write_io);
     tine_io_free(p->pidfd_io);
     tine_timer_free(p->timer);
+    tine_timer_free(p->retry);
     p->read_io = p->write_io = p->pidfd_io = NULL;
-    p->timer = NULL;
+    p->timer = p->retry = NULL;
 }
 
 static void leave_later(tine_proc *p)
@@ -150,10 +150,44 @@ int tine_proc_busy(const tine_proc *p)
     return 0;
 }
 
-/* A closed process that has no workers is on its way out: its end is worth waiting for. */
+/* It is on its way out, and its end is worth waiting for: it was killed, or it was closed or
+ * has failed and has no workers. */
 static bool is_leaving(const tine_proc *p)
 {
-    return p->closed && !p->ended && !p->children && !p->detach && !p->given;
+    if (p->ended || p->killed)
+        return !p->ended;
+    return (p->closed || p->failed) && !p->children && !p->detach && !p->given;
+}
+
+/* Nobody reads the command socket. Of a process that is not ours, no other news will come. */
+static void socket_ended(tine_proc *p)
+{
+    p->eof = true;
+    if (!p->adopted || p->made)
+        return;
+    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
+    err.message = "the process behind the descriptor is gone";
+    err.message_len = strlen(err.message);
+    tine__proc_never(p, &err);
+}
+
+static void data_came(tine_proc *p)
+{
+    if (!p->made) {
+        /* The answer to our greeting came before. */
+        p->refs++;
+        tine__host_reports(p->host, INT32_MAX);
+        p->refs--;
+        tine__proc_later(p);
+    }
+    if (p->made && !p->consumed) {
+        tine__proc_broken(p, "it sent data before it was told to run");
+    } else if (!p->made) {
+        tine_error err = {.kind = TINE_KIND_PROTOCOL, .code = -1};
+        err.message = "something else than a process of tine is behind the descriptor";
+        err.message_len = strlen(err.message);
+        tine__proc_never(p, &err);
+    }
 }
 
 static void on_command_socket(void *arg, tine_io *io, int events)
@@ -168,14 +202,10 @@ static void on_command_socket(void *arg, tine_io *io, int events)
     tine_io_free(p->read_io);
     p->read_io = NULL;
     p->eof = true;
-    if (n > 0) {
-        tine__proc_broken(p, "it sent data before it was told to run");
-    } else if (p->adopted && !p->made) {
-        tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
-        err.message = "the process behind the descriptor is gone";
-        err.message_len = strlen(err.message);
-        tine__proc_never(p, &err);
-    }
+    if (n > 0)
+        data_came(p);
+    else
+        socket_ended(p);
 }
 
 static void on_writable(void *arg, tine_io *io, int events)
@@ -189,16 +219,18 @@ static void on_retry(void *arg, tine_timer *timer)
 {
     tine_proc *p = arg;
     (void)timer;
-    tine_timer_free(p->timer);
-    p->timer = NULL;
+    tine_timer_free(p->retry);
+    p->retry = NULL;
     tine__proc_turn(p);
 }
 
 static void watch(tine_proc *p, tine_io **io, bool wanted, int events, tine_io_cb cb)
 {
-    if (wanted && !*io)
-        tine__io_internal(p->host, io, p->chan.fd, events, cb, p);
-    else if (!wanted && *io) {
+    if (wanted && !*io) {
+        int err = tine__io_internal(p->host, io, p->chan.fd, events, cb, p);
+        if (err < 0 && events == TINE_WRITE)
+            tine__proc_later(p); /* short of memory: try again for as long as it takes */
+    } else if (!wanted && *io) {
         tine_io_free(*io);
         *io = NULL;
     }
@@ -210,11 +242,14 @@ void tine__proc_update(tine_proc *p)
     if (open && p->closed && !p->consumed && tine__chan_empty(&p->chan)) {
         watch(p, &p->read_io, false, 0, NULL);
         watch(p, &p->write_io, false, 0, NULL);
+        /* Also where a fork of the program holds a duplicate of the socket. */
+        shutdown(p->chan.fd, SHUT_WR);
         tine__fd_close(&p->chan.fd);
         open = false;
     }
     bool idle = p->adopted || (p->made && p->sent <= p->done);
-    watch(p, &p->read_io, open && !p->consumed && !p->eof && (idle || p->read_io), TINE_READ,
+    bool ours = !p->consumed || (p->adopted && !p->made);
+    watch(p, &p->read_io, open && ours && !p->eof && (idle || p->read_io), TINE_READ,
           on_command_socket);
     watch(p, &p->write_io, open && p->blocked, TINE_WRITE, on_writable);
     count(p, tine_proc_busy(p) || is_leaving(p));
@@ -227,25 +262,28 @@ int tine__proc_flush(tine_proc *p)
     int err = tine__chan_flush(&p->chan);
     p->blocked = err == -EAGAIN;
     if (err == -ENOBUFS) {
-        if (!p->timer)
-            tine__timer_internal(p->host, &p->timer, RETRY_USEC, on_retry, p);
+        if (!p->retry &&
+            tine__timer_internal(p->host, &p->retry, RETRY_USEC, on_retry, p) < 0)
+            tine__proc_later(p);
     } else if (err < 0 && err != -EAGAIN) {
         /* Nobody reads any more. How it ended, the reports or the pidfd will tell. */
-        p->eof = true;
         watch(p, &p->read_io, false, 0, NULL);
         watch(p, &p->write_io, false, 0, NULL);
         int fd = p->chan.fd;
         p->chan.fd = -1;
         tine__chan_free(&p->chan);
         p->chan.fd = fd;
+        shutdown(fd, SHUT_WR); /* if somebody does read, that was all */
+        socket_ended(p);
     }
     return err;
 }
 
-/* Hands the socket over as soon as all is sent to a process that is there. */
+/* Hands the socket over as soon as all is sent to a process that is there. At eof what was
+ * queued is lost: the end of the process will tell. */
 static void give(tine_proc *p)
 {
-    if (!p->consumed || p->given || !p->made || !tine__chan_empty(&p->chan))
+    if (!p->consumed || p->given || !p->made || p->eof || !tine__chan_empty(&p->chan))
         return;
     p->given = true;
     watch(p, &p->read_io, false, 0, NULL);
@@ -343,6 +381,8 @@ static void orphaned(tine_proc *p)
 {
     struct rusage none;
     leave_parent(p);
+    if (p->pidfd < 0)
+        p->pidfd = tine__pidfd_open(p->pid);
     if (p->pidfd >= 0 && tine__proc_watch(p) == 0)
         return;
     /* Its parent-death signal has killed it, or will at once. */
@@ -359,12 +399,12 @@ static void bereave(tine_proc *p)
             orphaned(child);
             continue;
         }
-        tine_error err = p->cause ? p->cause->error
-                                  : (tine_error){.kind = TINE_KIND_CLOSED, .code = -1};
+        tine_error err = p->failed ? *cause_of(p)
+                                   : (tine_error){.kind = TINE_KIND_CLOSED, .code = -1};
         int n = snprintf(text, sizeof text, "the process to fork from %s%.*s",
-                         p->cause ? "failed: " : "has ended",
-                         p->cause ? (int)err.message_len : 0,
-                         p->cause ? err.message : "");
+                         p->failed ? "failed: " : "has ended",
+                         p->failed ? (int)err.message_len : 0,
+                         p->failed ? err.message : "");
         err.message = text;
         err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
         leave_parent(child);
@@ -382,10 +422,13 @@ static void finish(tine_proc *p)
     leave_parent(p);
     if (parent)
         tine__proc_update(parent);
+    /* It may have ended before our turn came, and left its last words in the socket. */
+    if (p->running)
+        give(p);
     tine__captures_close(p, true);
     bool carried = p->fd_cb || p->ready_cb || (!p->made && p->exit_cb) ||
-                   (p->host->template_proc == p && !p->made);
-    if (p->cause)
+                   (p->hidden && !p->made);
+    if (p->failed)
         tell_error(p, carried);
     bereave(p);
     tine__chan_free(&p->chan);
@@ -393,7 +436,7 @@ static void finish(tine_proc *p)
     tine_error closed = {.kind = TINE_KIND_CLOSED, .code = -1, .pid = p->pid};
     closed.message = "the process ended before the socket could be handed over";
     closed.message_len = strlen(closed.message);
-    const tine_error *err = p->cause ? &p->cause->error : &closed;
+    const tine_error *err = p->failed ? cause_of(p) : &closed;
     tine_fd_cb fd_cb = p->fd_cb;
     p->fd_cb = NULL;
     if (fd_cb)
@@ -402,8 +445,8 @@ static void finish(tine_proc *p)
     if (p->host->template_proc == p) {
         p->host->template_proc = NULL;
         p->host->early = false;
-        p->closed = true;
     }
+    p->closed = p->closed || p->hidden;
     if (p->idle_cb)
         p->idle_cb(p->idle_arg, p);
     p->exit_late = false;
@@ -412,7 +455,7 @@ static void finish(tine_proc *p)
 
 static void tell_late(tine_proc *p)
 {
-    if (p->error_late && p->cause) {
+    if (p->error_late && p->failed) {
         p->error_late = false;
         tell_error(p, false);
     }
@@ -426,8 +469,10 @@ static void tell_late(tine_proc *p)
 
 void tine__proc_turn(tine_proc *p)
 {
-    if (p->refs)
-        return; /* below us on the stack; it looks again when it is done */
+    if (p->refs) { /* a callback of p is below us on the stack */
+        tine__proc_later(p);
+        return;
+    }
     p->refs++;
     bool was_busy = p->was_busy;
     if (!p->ended && !p->dying)
@@ -453,37 +498,64 @@ static int signal_now(tine_proc *p, int signo)
     if (p->pidfd < 0 && p->pid) {
         /* There was no descriptor to spare when it was made. Take one now, and see that
          * its end was not reported meanwhile. */
-        p->pidfd = (int)syscall(SYS_pidfd_open, p->pid, 0);
-        if (p->pidfd < 0)
-            return -errno;
+        int fd = tine__pidfd_open(p->pid);
+        if (fd < 0)
+            return fd;
+        p->pidfd = fd;
+        p->refs++;
         tine__host_reports(p->host, INT32_MAX);
+        p->refs--;
         if (p->ended || p->dying)
             return -ESRCH;
     }
-    return syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, 0) < 0 ? -errno : 0;
+    int err = tine__pidfd_signal(p, signo);
+    if (err < 0)
+        return err;
+    p->killed = p->killed || signo == SIGKILL || signo == SIGTERM;
+    tine__proc_update(p);
+    return 0;
+}
+
+/* Nobody but its pidfd will tell of its end. -ESRCH: it has ended since it answered. */
+static int watch_adopted(tine_proc *p, pid_t pid, int pidfd)
+{
+    char text[200];
+    int fd = pidfd >= 0 ? pidfd : tine__pidfd_open(pid);
+    if (fd >= 0)
+        p->pidfd = fd;
+    int err = fd < 0 ? fd : tine__proc_watch(p);
+    if (err < 0 && err != -ESRCH) {
+        tine_error error = tine__error_system(
+            err, text, sizeof text, "cannot watch the process behind the descriptor");
+        tine__proc_never(p, &error);
+    }
+    return err;
 }
 
 void tine__proc_made(tine_proc *p, pid_t pid, int pidfd)
 {
-    p->made = true;
-    p->pid = p->info.pid = pid;
-    if (pidfd >= 0)
-        p->pidfd = pidfd;
     tine_timer_free(p->timer);
     p->timer = NULL;
-    if (p->adopted) {
-        p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-        if (p->pidfd >= 0)
-            tine__proc_watch(p);
-    }
+    int err = p->adopted ? watch_adopted(p, pid, pidfd) : 0;
+    if (err < 0 && err != -ESRCH)
+        return;
+    p->made = true;
+    p->pid = p->info.pid = pid;
+    if (pidfd >= 0 && !p->adopted)
+        p->pidfd = pidfd;
     p->refs++;
     if (p->pending_kill)
         signal_now(p, p->pending_kill);
     tell_ready(p, NULL);
-    if (p->cause)
+    if (p->failed)
         tell_error(p, false);
     p->refs--;
-    tine__proc_turn(p);
+    if (err < 0) {
+        static const struct rusage none;
+        tine__proc_ended(p, -1, &none); /* how, nobody can know */
+    } else {
+        tine__proc_turn(p);
+    }
 }
 
 void tine__proc_did(tine_proc *p, uint64_t seq)
@@ -497,16 +569,18 @@ void tine__proc_did(tine_proc *p, uint64_t seq)
 
 static void remember(tine_proc *p, const tine_error *err)
 {
-    if (!p->cause)
-        p->cause = tine__cause_new(err);
+    if (p->failed)
+        return;
+    p->failed = true;
+    p->cause = tine__cause_new(err);
 }
 
 void tine__proc_failed(tine_proc *p, const tine_error *err)
 {
-    if (p->cause)
+    if (p->failed)
         return;
     remember(p, err);
-    if (!p->made || !p->cause)
+    if (!p->made)
         return; /* of a direct child that dies in its start: told when it has ended */
     p->refs++;
     tell_error(p, false);
@@ -520,6 +594,7 @@ void tine__proc_never(tine_proc *p, const tine_error *err)
         return;
     free(p->cause);
     p->cause = NULL;
+    p->failed = false;
     remember(p, err);
     p->dying = true;
     tine__proc_later(p);
@@ -543,7 +618,10 @@ void tine__proc_broken(tine_proc *p, const char *what)
 static void never_ready(tine_proc *p, int status)
 {
     char text[128], message[400];
-    tine__status_text(status, text, sizeof text);
+    if (status < 0)
+        snprintf(text, sizeof text, "ended");
+    else
+        tine__status_text(status, text, sizeof text);
     snprintf(message, sizeof message, "the new process %s before it was ready", text);
     tine_error err = {
         .kind = p->info.signal ? TINE_KIND_CRASH : TINE_KIND_EXIT,
@@ -567,12 +645,10 @@ void tine__proc_ended(tine_proc *p, int status, const struct rusage *rusage)
     }
     p->info.pid = p->pid;
     p->info.rusage = *rusage;
-    if (!p->made && !p->cause)
+    if (!p->made && !p->failed)
         never_ready(p, status);
     p->dying = true;
     tine__proc_turn(p);
-    if (p->dying)
-        tine__proc_later(p);
 }
 
 /* ---------------------------------------------------------------- commands */
@@ -607,6 +683,10 @@ int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
 /* A counted list of strings, with a prefix of b's content so far. */
 static int put_strings(tine_proc *p, int type, tine__buf *b, const tine_str *strs, size_t n)
 {
+    if (n > UINT32_MAX) {
+        tine__buf_free(b);
+        return -EMSGSIZE;
+    }
     tine__buf_u32(b, (uint32_t)n);
     size_t fixed = b->len;
     tine_str *parts = malloc((2 * n + 1) * sizeof *parts);
@@ -722,7 +802,7 @@ int tine_proc_on_error(tine_proc *p, tine_error_cb cb, void *arg)
         return -TINE_ESTALE;
     p->error_cb = cb;
     p->error_arg = arg;
-    if (p->cause && !p->error_told && cb && (p->made || p->ended)) {
+    if (p->failed && !p->error_told && cb && (p->made || p->ended)) {
         p->error_late = true;
         tine__proc_later(p);
     }

@@ -14,7 +14,7 @@
  *
  * Report channel, processes to host: SOCK_SEQPACKET, one report a message, all begin with
  * u32 magic, u32 type, u64 id of the process that it is about.
- *   HELLO    u32 protocol, u32 0, str tine version, str Lua version
+ *   HELLO    u32 protocol, u32 0, str tine version, str Lua version; fd: pidfd
  *   MADE     u64 commands its parent has carried out; fd: pidfd. The first that a new
  *            process sends, so that all it says or makes later comes after it
  *   IDLE     u64 commands carried out

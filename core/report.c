@@ -68,6 +68,7 @@ int tine__report_decode(tine__report *r, const void *data, size_t len)
 {
     const unsigned char *at = data;
     tine__cursor c = {at, at + len, false};
+    bool cut;
     memset(r, 0, sizeof *r);
     if (tine__get_u32(&c) != TINE__REPORT_MAGIC)
         return -EPROTO;
@@ -76,12 +77,15 @@ int tine__report_decode(tine__report *r, const void *data, size_t len)
     switch (r->type) {
     case TINE__REPORT_HELLO:
         r->protocol = tine__get_u32(&c);
+        cut = c.bad;
         tine__get_u32(&c);
         r->version = tine__get_str(&c);
         r->lua = tine__get_str(&c);
         /* Another protocol may go on differently. */
-        if (r->protocol != TINE__PROTOCOL)
+        if (r->protocol != TINE__PROTOCOL && !cut) {
             c.at = c.end;
+            c.bad = false;
+        }
         break;
     case TINE__REPORT_MADE:
     case TINE__REPORT_IDLE:

@@ -35,17 +35,21 @@ typedef struct tine__child {
     bool named;  /* it was given a name of its own, to be kept when it runs */
     bool failed; /* nothing more is carried out; `why` is what later forks are told */
     tine_kind why_kind;
-    char *why;
+    char why[400]; /* in place: memory may be what is missing */
     sigset_t waiting_mask; /* while asleep: SIGCHLD gets through */
     tine__reader reader;
     tine__workers workers;
-    int randomseed; /* registry reference of math.randomseed */
+    bool flushed;       /* no user code has run since stdio was flushed */
+    void *random_state; /* of math.random, or NULL: then */
+    int randomseed;     /* is the registry reference of math.randomseed */
 } tine__child;
 
 /* serve.c */
 extern tine__child tine__self;
 /* Ends the process, stdio flushed, nothing finalized. */
 void tine__leave(int code) __attribute__((noreturn));
+/* Flushes stdio, where anything may have been written since the last time. */
+void tine__flush(tine__child *c);
 void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
                 size_t len, const char *traceback, size_t traceback_len);
 
@@ -55,6 +59,8 @@ void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno
                       tine_str message, tine_str traceback);
 
 /* workers.c */
+/* Sees that the next tine__workers_add finds room. Returns 0 or -ENOMEM. */
+int tine__workers_room(tine__workers *w);
 int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id);
 void tine__workers_forget(tine__workers *w);
 /* Reaps workers that have ended and reports how. Other children are left alone. Async-
@@ -76,6 +82,10 @@ void tine__interp_reseed(tine__child *c);
 void tine__interp_command(tine__child *c, tine__reader *frame);
 /* Carries out RUN. Returns the exit code. */
 int tine__interp_run(tine__child *c, tine__reader *frame);
+
+/* exec.c: exec(program, ...), program searched for in PATH: replaces the process, or returns
+ * nil, err. The program gets descriptors 0 to 2 only, and default signals. */
+int tine__exec(lua_State *L);
 
 /* lookup.c: pushes the function of that name, or raises an error that says what is there. */
 void tine__push_function(lua_State *L, const char *name, size_t len);

@@ -15,12 +15,15 @@
 void tine__redirect(uint32_t flags, int *fds, size_t nfds)
 {
     size_t next = 0;
+    if (!flags)
+        return;
     for (int n = 0; n < 3; n++) {
         int fd = -1;
         uint32_t how = flags >> 2 * n & 3;
         if (how == TINE__STDIO_FD && next < nfds)
             dup2(fds[next++], n);
-        else if (how == TINE__STDIO_NULL && (fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0)
+        else if (how == TINE__STDIO_NULL &&
+                 (fd = tine__fd_above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC))) >= 0)
             dup2(fd, n);
         tine__fd_close(&fd);
     }
@@ -29,38 +32,40 @@ void tine__redirect(uint32_t flags, int *fds, size_t nfds)
         setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
 }
 
-/* The new process's first word. It carries its parent's count, which is still at hand. */
-static void announce(tine__child *c, uint64_t id)
+/* The new process's first word. It carries its parent's count. */
+static void announce(tine__child *c, uint64_t parent_seq)
 {
-    tine__report r = {.type = TINE__REPORT_MADE, .id = id, .seq = c->seq};
+    tine__report r = {.type = TINE__REPORT_MADE, .id = c->id, .seq = parent_seq};
     int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
     tine__say(c, &r, pidfd);
     tine__fd_close(&pidfd);
 }
 
 /* All that a process must do to be its own after a fork. */
-static void become_worker(tine__child *c, tine__reader *frame, pid_t parent, uint64_t id,
-                          uint32_t flags, tine_str name)
+static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
+                          uint64_t id, uint32_t flags, tine_str name)
 {
     c->detach = (flags & TINE__FORK_DETACH) != 0;
+    /* A group of its own, to be killed with all that it starts. */
     if (c->detach)
         setsid();
     else
-        setpgid(0, 0); /* a group of its own, to be killed with all that it starts */
+        setpgid(0, 0);
     if (!c->detach)
         tine__guard_template(parent);
-    announce(c, id);
     tine__fd_close(&c->cmd);
     c->cmd = frame->fds[0];
     frame->fds[0] = -1;
     tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
     tine__workers_forget(&c->workers); /* those are its parent's */
+    uint64_t parent_seq = c->seq;
     c->id = id;
     c->seq = c->told = 0;
     tine__interp_reseed(c);
     c->named = name.len > 0;
     if (name.len)
         tine__title_set(name.data, name.len);
+    announce(c, parent_seq);
 }
 
 static void refuse(tine__child *c, uint64_t id, int err, const char *text)
@@ -76,8 +81,7 @@ static void refuse(tine__child *c, uint64_t id, int err, const char *text)
 static void refuse_failed(tine__child *c, uint64_t id)
 {
     char message[500];
-    snprintf(message, sizeof message, "the process to fork from failed: %s",
-             c->why ? c->why : "");
+    snprintf(message, sizeof message, "the process to fork from failed: %s", c->why);
     tine_str m = {message, strlen(message)}, none = {"", 0};
     tine__say_failed(c, id, c->why_kind, 0, m, none);
 }
@@ -104,16 +108,19 @@ void tine__fork(tine__child *c, tine__reader *frame)
         refuse(c, id, EMFILE, "the template cannot take the new process's descriptors");
         return;
     }
+    /* Nobody would tell the end of a worker that is not in the table. */
+    if (tine__workers_room(&c->workers) < 0) {
+        refuse(c, id, ENOMEM, "the template cannot fork");
+        return;
+    }
     /* What is buffered now would be written by both. */
-    fflush(NULL);
+    tine__flush(c);
     pid_t parent = getpid();
     pid_t pid = fork();
     if (pid < 0)
         refuse(c, id, errno, "the template cannot fork");
     else if (pid == 0)
         become_worker(c, frame, parent, id, flags, name);
-    else if (tine__workers_add(&c->workers, pid, id) < 0)
-        kill(pid, SIGKILL); /* nobody would tell its end */
-    else
+    else if (tine__workers_add(&c->workers, pid, id) == 0)
         c->told = c->seq;
 }

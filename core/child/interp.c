@@ -17,12 +17,13 @@
 /* The functions that `require "tine"` has besides in a child: see API. */
 #define CHILD "tine.child"
 
-enum { CHUNK_NAME_MAX = 100 };
+enum { CHUNK_NAME_MAX = 100, RANDOM_STATE = 32 };
 
 typedef struct command {
     tine__child *child;
     tine__reader *frame;
     tine__cursor cur;
+    bool garbage; /* no host of this version would send it */
 } command;
 
 /* Turns any error value into {message, traceback}. */
@@ -68,10 +69,32 @@ static int child_exit(lua_State *L)
     tine__leave(code);
 }
 
+/* Where math.random keeps its state: xoshiro256** takes any 32 random octets. Writing them
+ * there spares each worker the pages that a call would touch; where the state looks
+ * otherwise than in Lua 5.4, math.randomseed is called instead. */
+static void find_random(lua_State *L)
+{
+    tine__child *c = &tine__self;
+    c->randomseed = LUA_NOREF;
+    if (lua_getglobal(L, LUA_MATHLIBNAME) != LUA_TTABLE)
+        return;
+    lua_getfield(L, -1, "random");
+    if (lua_iscfunction(L, -1) && lua_getupvalue(L, -1, 1) &&
+        lua_type(L, -1) == LUA_TUSERDATA && lua_rawlen(L, -1) == RANDOM_STATE) {
+        c->random_state = lua_touserdata(L, -1);
+        luaL_ref(L, LUA_REGISTRYINDEX);
+    } else {
+        lua_getfield(L, -2, "randomseed");
+        c->randomseed = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+}
+
 static int open_state(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"run_args", run_args}, {"exit", child_exit}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"run_args", run_args},
+                                         {"exit", child_exit},
+                                         {"exec", tine__exec},
+                                         {NULL, NULL}};
     bind_error_open(L);
     lua_newtable(L);
     bind_fd_open(L);
@@ -86,16 +109,12 @@ static int open_state(lua_State *L)
         lua_setfield(L, -2, "exit");
     }
     lua_pop(L, 1);
-    if (lua_getfield(L, -1, LUA_MATHLIBNAME) == LUA_TTABLE) {
-        lua_getfield(L, -1, "randomseed");
-        tine__self.randomseed = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
+    find_random(L);
     return 0;
 }
 
 void tine__interp_open(tine__child *c)
 {
-    c->randomseed = LUA_NOREF;
     if (!lua_checkstack(c->L, LUA_MINSTACK))
         tine__leave(1);
     lua_pushcfunction(c->L, open_state);
@@ -108,6 +127,8 @@ void tine__interp_open(tine__child *c)
 void tine__interp_reseed(tine__child *c)
 {
     lua_Integer seed[2];
+    if (c->random_state)
+        (void)!getrandom(c->random_state, RANDOM_STATE, 0);
     if (c->randomseed < 0 || getrandom(seed, sizeof seed, 0) != sizeof seed)
         return;
     lua_rawgeti(c->L, LUA_REGISTRYINDEX, c->randomseed);
@@ -119,9 +140,10 @@ void tine__interp_reseed(tine__child *c)
 
 /* ------------------------------------------------------------------- commands */
 
-static int garbage(lua_State *L)
+static int garbage(lua_State *L, command *cmd)
 {
-    return luaL_error(L, "garbage in a command");
+    cmd->garbage = true;
+    return luaL_error(L, "the command socket brought garbage in a command");
 }
 
 /* Text names itself in tracebacks by its first line. */
@@ -144,26 +166,29 @@ static void load_text(lua_State *L, tine_str code)
         lua_error(L);
 }
 
-static void push_strings(lua_State *L, tine__cursor *cur, uint32_t n)
+static void push_strings(lua_State *L, command *cmd, uint32_t n)
 {
+    tine__cursor *cur = &cmd->cur;
     if (n > (size_t)(cur->end - cur->at) / 4)
-        garbage(L);
+        garbage(L, cmd);
     luaL_checkstack(L, (int)n, "too many arguments");
     for (uint32_t i = 0; i < n; i++) {
         tine_str s = tine__get_str(cur);
         lua_pushlstring(L, s.data, s.len);
     }
     if (!tine__get_done(cur))
-        garbage(L);
+        garbage(L, cmd);
 }
 
 /* Pushes what was encoded; a first value that is text becomes the function it is. */
-static int push_plain(lua_State *L, tine_str code)
+static int push_plain(lua_State *L, command *cmd, tine_str code)
 {
     int base = lua_gettop(L) + 1;
     int n = bind_plain_decode(L, code.data, code.len, 1);
-    if (n < 0)
+    if (n < 0) {
+        cmd->garbage = true;
         return lua_error(L);
+    }
     if (n > 0 && lua_type(L, base) == LUA_TSTRING) {
         tine_str text;
         text.data = lua_tolstring(L, base, &text.len);
@@ -171,7 +196,7 @@ static int push_plain(lua_State *L, tine_str code)
         lua_replace(L, base);
     }
     if (n < 1 || !lua_isfunction(L, base))
-        garbage(L);
+        garbage(L, cmd);
     return n;
 }
 
@@ -181,12 +206,12 @@ static int do_eval(lua_State *L, command *cmd)
     tine_str code = tine__get_str(&cmd->cur);
     uint32_t n = tine__get_u32(&cmd->cur);
     if (cmd->cur.bad)
-        return garbage(L);
+        return garbage(L, cmd);
     if (kind == TINE_PLAIN) {
-        n = (uint32_t)push_plain(L, code) - 1;
+        n = (uint32_t)push_plain(L, cmd, code) - 1;
     } else {
         load_text(L, code);
-        push_strings(L, &cmd->cur, n);
+        push_strings(L, cmd, n);
     }
     /* The code may be large: it is not kept while it runs. */
     tine__reader_next(cmd->frame);
@@ -198,7 +223,7 @@ static int do_require(lua_State *L, command *cmd)
 {
     uint32_t n = tine__get_u32(&cmd->cur);
     int first = lua_gettop(L) + 1;
-    push_strings(L, &cmd->cur, n);
+    push_strings(L, cmd, n);
     for (uint32_t i = 0; i < n; i++) {
         lua_getglobal(L, "require");
         lua_pushvalue(L, first + (int)i);
@@ -213,13 +238,13 @@ static int do_args(lua_State *L, command *cmd)
     lua_getfield(L, LUA_REGISTRYINDEX, ARGS);
     int args = lua_gettop(L);
     if (n > (size_t)(cmd->cur.end - cmd->cur.at) / 4)
-        return garbage(L);
+        return garbage(L, cmd);
     for (uint32_t i = 0; i < n; i++) {
         tine_str s = tine__get_str(&cmd->cur);
         lua_pushlstring(L, s.data, s.len);
         lua_rawseti(L, args, (lua_Integer)lua_rawlen(L, args) + 1);
     }
-    return tine__get_done(&cmd->cur) ? 0 : garbage(L);
+    return tine__get_done(&cmd->cur) ? 0 : garbage(L, cmd);
 }
 
 static int do_fds(lua_State *L, command *cmd)
@@ -242,10 +267,10 @@ static int do_run(lua_State *L, command *cmd)
     uint32_t kind = tine__get_u32(&cmd->cur);
     tine_str func = tine__get_str(&cmd->cur);
     if (!tine__get_done(&cmd->cur))
-        return garbage(L);
+        return garbage(L, cmd);
     if (kind == TINE_PLAIN) {
-        if (push_plain(L, func) != 1)
-            return garbage(L);
+        if (push_plain(L, cmd, func) != 1)
+            return garbage(L, cmd);
     } else {
         tine__push_function(L, func.data, func.len);
     }
@@ -280,7 +305,7 @@ static int do_command(lua_State *L)
     }
 }
 
-static void fail_with_value(tine__child *c, int status)
+static void fail_with_value(tine__child *c, int status, bool garbage)
 {
     lua_State *L = c->L;
     size_t len = 0, tb_len = 0;
@@ -297,15 +322,18 @@ static void fail_with_value(tine__child *c, int status)
         message = "an error that cannot be shown";
         len = strlen(message);
     }
-    tine__fail(c, status == LUA_ERRMEM ? TINE_KIND_SYSTEM : TINE_KIND_EXCEPTION,
-               status == LUA_ERRMEM ? ENOMEM : 0, message, len, traceback, tb_len);
+    bool no_memory = status == LUA_ERRMEM;
+    tine_kind kind = no_memory ? TINE_KIND_SYSTEM
+                     : garbage ? TINE_KIND_PROTOCOL
+                               : TINE_KIND_EXCEPTION;
+    tine__fail(c, kind, no_memory ? ENOMEM : 0, message, len, traceback, tb_len);
 }
 
 static bool run_protected(tine__child *c, tine__reader *frame)
 {
     lua_State *L = c->L;
     int top = lua_gettop(L);
-    command cmd = {c, frame, {frame->body.data, NULL, false}};
+    command cmd = {c, frame, {frame->body.data, NULL, false}, false};
     cmd.cur.end = cmd.cur.at + frame->body.len;
     if (!lua_checkstack(L, 4))
         return false;
@@ -314,7 +342,7 @@ static bool run_protected(tine__child *c, tine__reader *frame)
     lua_pushlightuserdata(L, &cmd);
     int status = lua_pcall(L, 1, 0, top + 1);
     if (status != LUA_OK)
-        fail_with_value(c, status);
+        fail_with_value(c, status, cmd.garbage);
     lua_settop(L, top);
     return status == LUA_OK;
 }
@@ -326,13 +354,15 @@ static bool is_user_code(int type)
 
 void tine__interp_command(tine__child *c, tine__reader *frame)
 {
-    static const char lost[] = "the process has no descriptor free for one that was sent";
+    static const char lost[] =
+        "the process has no descriptor free for one that was sent";
     sigset_t before;
     if (frame->fds_lost) {
         tine__fail(c, TINE_KIND_SYSTEM, EMFILE, lost, sizeof lost - 1, "", 0);
         return;
     }
     bool user_code = is_user_code(frame->type);
+    c->flushed = c->flushed && !user_code;
     /* Programs that the code starts inherit the mask. */
     if (user_code)
         sigprocmask(SIG_SETMASK, &c->waiting_mask, &before);

@@ -7,6 +7,8 @@
 #include "child.h"
 #include "protocol.h"
 
+enum { SHORT_TEXT = 400 };
+
 static ssize_t send_once(int to, const tine__buf *b, int fd)
 {
     union {
@@ -46,8 +48,9 @@ static void send_report(tine__child *c, const tine__buf *b, int fd)
             fd = -1;
             break;
         default:
+            /* No stdio here: this may be a signal handler in the middle of it. */
             if (!c->detach)
-                tine__leave(1);
+                _exit(1);
             return;
         }
     }
@@ -58,11 +61,21 @@ void tine__say(tine__child *c, const tine__report *r, int fd)
     /* Short reports are made without malloc: this is called in signal handlers too. */
     unsigned char space[512];
     tine__buf b = {.data = space, .cap = sizeof space};
-    if (r->type == TINE__REPORT_FAILED || r->type == TINE__REPORT_HELLO)
+    size_t text =
+        r->version.len + r->lua.len + r->message.len + r->traceback.len;
+    if (text > SHORT_TEXT)
         b = (tine__buf){0};
     tine__report_encode(&b, r);
-    if (!b.failed)
-        send_report(c, &b, fd);
+    if (b.failed) {
+        /* Without its text rather than not at all: the host waits for it. */
+        tine__report brief = *r;
+        brief.message.len = r->message.len < SHORT_TEXT ? r->message.len : SHORT_TEXT;
+        brief.traceback.len = 0;
+        tine__buf_free(&b);
+        b = (tine__buf){.data = space, .cap = sizeof space};
+        tine__report_encode(&b, &brief);
+    }
+    send_report(c, &b, fd);
     if (b.data != space)
         tine__buf_free(&b);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "child.h"
@@ -22,6 +23,13 @@ void tine__leave(int code)
     _exit(code);
 }
 
+void tine__flush(tine__child *c)
+{
+    if (!c->flushed)
+        fflush(NULL);
+    c->flushed = true;
+}
+
 /* The host hears of the first failure only: what follows are its consequences. */
 void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
                 size_t len, const char *traceback, size_t traceback_len)
@@ -30,7 +38,9 @@ void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *messa
         return;
     c->failed = true;
     c->why_kind = kind;
-    c->why = strndup(message, len < 400 ? len : 400);
+    size_t kept = len < sizeof c->why ? len : sizeof c->why - 1;
+    memcpy(c->why, message, kept);
+    c->why[kept] = 0;
     fflush(NULL);
     tine__say_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
                      (tine_str){traceback, traceback_len});
@@ -42,6 +52,7 @@ static void protocol_failure(tine__child *c, const char *problem)
     snprintf(text, sizeof text, "the command socket brought %s", problem);
     tine__fail(c, TINE_KIND_PROTOCOL, 0, text, strlen(text), "", 0);
     tine__fd_close(&c->cmd);
+    tine__reader_free(&c->reader);
 }
 
 static void on_sigchld(int signo)
@@ -54,7 +65,7 @@ static void say_idle(tine__child *c)
     if (c->told == c->seq || c->report < 0)
         return;
     tine__report r = {.type = TINE__REPORT_IDLE, .id = c->id, .seq = c->seq};
-    fflush(NULL);
+    tine__flush(c);
     tine__say(c, &r, -1);
     c->told = c->seq;
 }
@@ -70,6 +81,22 @@ static void wait_for_news(tine__child *c)
         return;
     if (fds[1].revents && !c->detach)
         tine__leave(1);
+    if (fds[1].revents)
+        tine__fd_close(&c->report); /* or the next sleep would end at once */
+}
+
+/* User code may have closed 0, 1 or 2, which what arrives must not become. */
+static size_t lift_all(int *fds, size_t nfds, bool *lost)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < nfds; i++) {
+        int fd = tine__fd_above_stdio(fds[i]);
+        if (fd >= 0)
+            fds[kept++] = fd;
+        else
+            *lost = true;
+    }
+    return kept;
 }
 
 /* One recvmsg. Returns octets, 0 at the end, or a negative errno. */
@@ -89,14 +116,15 @@ static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
     *nfds = 0;
     if (n < 0)
         return -errno;
+    /* Out of descriptors, the kernel delivers the octets all the same. */
+    *lost = (msg.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *m = CMSG_FIRSTHDR(&msg); m; m = CMSG_NXTHDR(&msg, m)) {
         if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS)
             continue;
         *nfds = (m->cmsg_len - CMSG_LEN(0)) / sizeof(int);
         memcpy(fds, CMSG_DATA(m), *nfds * sizeof(int));
+        *nfds = lift_all(fds, *nfds, lost);
     }
-    /* Out of descriptors, the kernel delivers the octets all the same. */
-    *lost = (msg.msg_flags & MSG_CTRUNC) != 0;
     return n;
 }
 
@@ -144,19 +172,22 @@ static void on_hello(tine__child *c, tine__reader *frame)
     tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
     uint32_t protocol = tine__get_u32(&cur);
     tine__report hello = {.type = TINE__REPORT_HELLO, .protocol = TINE__PROTOCOL};
-    hello.id = c->id = tine__get_u64(&cur);
+    hello.id = tine__get_u64(&cur);
     tine__get_u32(&cur);
     tine__get_str(&cur);
     uint32_t flags = tine__get_u32(&cur);
     tine_str name = tine__get_str(&cur);
+    if (frame->nfds != 1 || (protocol == TINE__PROTOCOL && !tine__get_done(&cur))) {
+        protocol_failure(c, "garbage in a greeting");
+        return;
+    }
+    c->id = hello.id;
     hello.version = (tine_str){tine_version(), strlen(tine_version())};
     hello.lua = (tine_str){LUA_RELEASE, strlen(LUA_RELEASE)};
-    if (frame->nfds != 1)
-        tine__leave(1);
     tine__fd_close(&c->report);
     c->report = frame->fds[0];
     frame->fds[0] = -1;
-    if (protocol == TINE__PROTOCOL && tine__get_done(&cur)) {
+    if (protocol == TINE__PROTOCOL) {
         c->detach = (flags & TINE__FORK_DETACH) != 0;
         tine__redirect(flags & TINE__FORK_LINES(1), NULL, 0);
         c->named = name.len > 0;
@@ -164,8 +195,11 @@ static void on_hello(tine__child *c, tine__reader *frame)
             tine__title_set(name.data, name.len);
     }
     c->seq = c->told = 1;
-    /* Also to a host of another version: it is the one that can say so. */
-    tine__say(c, &hello, -1);
+    /* Also to a host of another version: it is the one that can say so. Where it did not make
+     * us, it learns from the descriptor how we end, however soon that is. */
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    tine__say(c, &hello, pidfd);
+    tine__fd_close(&pidfd);
     if (protocol != TINE__PROTOCOL)
         tine__leave(1);
 }
@@ -186,12 +220,14 @@ static void run(tine__child *c, tine__reader *frame)
     int code = tine__interp_run(c, frame);
     if (!c->workers.n)
         tine__leave(code);
-    /* Workers that were forked before still do their jobs: stay until the last has gone. */
+    /* Workers that were forked before still do their jobs: stay until the last has gone.
+     * Whoever talks to this process is to see its end now. */
+    fflush(NULL);
+    tine__fd_close_from(3, &c->report, 1);
     sigset_t chld;
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     sigprocmask(SIG_BLOCK, &chld, NULL);
-    tine__fd_close(&c->cmd);
     while (c->workers.n)
         wait_for_news(c);
     tine__leave(code);
@@ -242,11 +278,15 @@ void tine_serve(struct lua_State *L, int fd)
     c->report = -1;
     tine__reader_init(&c->reader);
     tine__interp_open(c);
+    tine__interp_reseed(c); /* a fork of the program has that one's random numbers */
     catch_sigchld(c);
     for (;;) {
-        if (next_frame(c))
+        if (next_frame(c)) {
             carry_out(c, &c->reader);
-        else
-            wait_for_news(c);
+            continue;
+        }
+        if (c->workers.n)
+            say_idle(c); /* it may be long until the last has gone */
+        wait_for_news(c);
     }
 }

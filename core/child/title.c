@@ -78,6 +78,8 @@ void tine__title_set(const char *name, size_t len)
         return;
     size_t use = n < room ? n : room - 1;
     memcpy(place, title, use);
-    memset(place + use, 0, (written > use ? written : use + 1) - use);
+    for (size_t i = use; i < written; i++)
+        place[i] = 0;
+    place[use] = 0;
     written = use + 1;
 }

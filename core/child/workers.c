@@ -1,6 +1,7 @@
 /* The workers forked from this process: who they are, and how they end. */
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -32,21 +33,28 @@ static void insert(tine__workers *w, pid_t pid, uint64_t id)
     w->n++;
 }
 
+int tine__workers_room(tine__workers *w)
+{
+    if (w->n * 2 < w->nslots)
+        return 0;
+    tine__workers bigger = {.nslots = w->nslots ? w->nslots * 2 : 16};
+    bigger.slots = calloc(bigger.nslots, sizeof *bigger.slots);
+    if (!bigger.slots)
+        return -ENOMEM;
+    for (size_t i = 0; i < w->nslots; i++)
+        if (w->slots[i].pid)
+            insert(&bigger, w->slots[i].pid, w->slots[i].id);
+    free(w->slots);
+    *w = bigger;
+    return 0;
+}
+
 int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id)
 {
-    if (w->n * 2 >= w->nslots) {
-        tine__workers bigger = {.nslots = w->nslots ? w->nslots * 2 : 16};
-        bigger.slots = calloc(bigger.nslots, sizeof *bigger.slots);
-        if (!bigger.slots)
-            return -ENOMEM;
-        for (size_t i = 0; i < w->nslots; i++)
-            if (w->slots[i].pid)
-                insert(&bigger, w->slots[i].pid, w->slots[i].id);
-        free(w->slots);
-        *w = bigger;
-    }
-    insert(w, pid, id);
-    return 0;
+    int err = tine__workers_room(w);
+    if (!err)
+        insert(w, pid, id);
+    return err;
 }
 
 /* Closes the gap, so that a search may stop at the first free slot. */
@@ -83,7 +91,7 @@ static bool reap_one(tine__child *c, tine__worker *worker)
         return false;
     /* ECHILD: the user's code waited for any child. How it ended went there. */
     if (pid < 0)
-        r.status = 0;
+        r.status = -1;
     take_out(&c->workers, worker);
     tine__say(c, &r, -1);
     return true;
@@ -102,9 +110,10 @@ void tine__reap(tine__child *c)
         siginfo_t info;
         info.si_pid = 0;
         /* Only a look: a child of io.popen is not ours to reap. */
-        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
+        int err = waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT);
+        if (!err && !info.si_pid)
             return;
-        tine__worker *worker = find(&c->workers, info.si_pid);
+        tine__worker *worker = err ? NULL : find(&c->workers, info.si_pid);
         if (!worker) {
             reap_each(c);
             return;
@@ -115,9 +124,16 @@ void tine__reap(tine__child *c)
 
 static void on_sigchld(int signo)
 {
+    /* With threads, another of them may be in here: then it goes round once more. */
+    static atomic_uint asked;
     int saved = errno;
     (void)signo;
-    reap_each(&tine__self);
+    unsigned n = atomic_fetch_add(&asked, 1) + 1;
+    while (n == 1) {
+        unsigned seen = atomic_load(&asked);
+        reap_each(&tine__self);
+        n = atomic_fetch_sub(&asked, seen) == seen ? 0 : 1;
+    }
     errno = saved;
 }
 

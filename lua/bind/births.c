@@ -273,7 +273,7 @@ static int process_serve(lua_State *L)
 /* is_socket(fd): whether it is an open Unix-domain socket. */
 static int process_is_socket(lua_State *L)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {0};
     socklen_t len = sizeof address;
     int fd = (int)luaL_checkinteger(L, 1);
 

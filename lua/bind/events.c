@@ -312,8 +312,8 @@ static int process_on_ready(lua_State *L)
     return bind_process_queued(L, b, 2, "await_ready", rc);
 }
 
-/* Ends a command that gives a descriptor, with the core's answer. Returns true, or false
- * where the process had already ended: then the callback is not called. */
+/* Ends a command that gives a descriptor, with the core's answer. Returns true, or
+ * false where the process had already ended: then the callback is not called. */
 static int consumed(lua_State *L, bind_process *b, int consumer, const char *method,
                     int rc)
 {

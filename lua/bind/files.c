@@ -1,13 +1,15 @@
 /* Lua files in a process forked by tine.here. Descriptors were closed below their
  * FILEs, and their numbers will be used again: such a FILE must never be touched, not
  * even by its finalizer. So the old metatable is made harmless, and the files whose
- * descriptors are still open get a fresh one. */
+ * descriptors are still open get a fresh one. Iterators of file:lines look at no
+ * metatable, nor does exit: where we can, we take the numbers out of the FILEs, too. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include "link.h"
 
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
@@ -55,20 +57,48 @@ static void make_harmless(lua_State *L, int idx)
     lua_pop(L, 1);
 }
 
-static int is_open(const luaL_Stream *stream, const int *keep, size_t nkeep)
+static int is_kept(int fd, const int *keep, size_t nkeep)
 {
-    int fd;
     size_t i;
 
-    if (!stream->closef)
-        return 1; /* closed long before: it has no descriptor */
-    fd = fileno(stream->f);
     for (i = 0; i < nkeep; i++) {
         if (fd == keep[i])
             return 1;
     }
     return fd >= 0 && fd <= STDERR_FILENO;
 }
+
+static int is_open(const luaL_Stream *stream, const int *keep, size_t nkeep)
+{
+    if (!stream->closef)
+        return 1; /* closed long before: it has no descriptor */
+    return is_kept(fileno(stream->f), keep, nkeep);
+}
+
+#ifdef __GLIBC__
+extern FILE *_IO_list_all;
+
+/* All FILEs of the process. What is buffered in them is the other process's: it writes
+ * and reads that, and a descriptor that both have must not be moved as we exit. */
+static void detach_all(const int *keep, size_t nkeep)
+{
+    FILE *f;
+
+    for (f = _IO_list_all; f; f = f->_chain) {
+        if (f->_fileno < 0)
+            continue; /* it lives in memory */
+        __fpurge(f);
+        if (!is_kept(f->_fileno, keep, nkeep))
+            f->_fileno = -1;
+    }
+}
+#else
+static void detach_all(const int *keep, size_t nkeep)
+{
+    (void)keep;
+    (void)nkeep;
+}
+#endif
 
 /* If the value on top is a file of the old metatable (old) and open, it gets the fresh
  * one. Returns whether it is usable now, and pops it. */
@@ -126,6 +156,7 @@ void bind_files_forked(lua_State *L, const int *keep, size_t nkeep, int idx)
     luaL_checkstack(L, 12, NULL);
     if (luaL_getmetatable(L, LUA_FILEHANDLE) != LUA_TTABLE) {
         lua_pop(L, 1);
+        detach_all(keep, nkeep);
         return;
     }
     old = lua_gettop(L);
@@ -137,6 +168,7 @@ void bind_files_forked(lua_State *L, const int *keep, size_t nkeep, int idx)
         keep_file(L, old, fresh, keep, nkeep);
     }
     make_harmless(L, old);
+    detach_all(keep, nkeep);
     lua_pushvalue(L, fresh);
     lua_setfield(L, LUA_REGISTRYINDEX, LUA_FILEHANDLE);
     lua_pop(L, 2);

@@ -4,7 +4,6 @@
 #include "link.h"
 
 #include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <lauxlib.h>
@@ -41,16 +40,14 @@ static tine_host *forget_host(bind_link *link)
         bind_object_detach(link->objects);
     }
     link->watchers = 0;
+    link->depth = 0;
     link->host = NULL;
     return host;
 }
 
 void bind_link_forked(lua_State *L)
 {
-    bind_link *link = get_link(L);
-
-    forget_host(link);
-    link->depth = 0;
+    forget_host(get_link(L));
 }
 
 static int link_gc(lua_State *L)
@@ -348,14 +345,12 @@ int bind_fail(lua_State *L, const char *what, int rc)
 
 int bind_raise(lua_State *L, int level, const char *format, ...)
 {
-    char message[512];
     va_list args;
 
-    va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
-    va_end(args);
     luaL_where(L, level);
-    lua_pushstring(L, message);
+    va_start(args, format);
+    lua_pushvfstring(L, format, args);
+    va_end(args);
     lua_concat(L, 2);
     return lua_error(L);
 }

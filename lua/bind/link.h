@@ -40,7 +40,8 @@ bind_link *bind_link_host(lua_State *L);
 /* The state's link, which may have no host. If the process was forked off the one that
  * made the host, the host is gone after this call, and its objects are stale. */
 bind_link *bind_link_check(lua_State *L);
-/* In a process forked by the core: forgets the host and all that belongs to it. */
+/* In a process forked by the core: forgets the host and all that belongs to it, which
+ * is not freed. */
 void bind_link_forked(lua_State *L);
 
 /* Initialises the object on top of the stack, which has no core yet. */
@@ -54,8 +55,8 @@ void bind_object_anchor(lua_State *L, int idx, bind_object *o);
 void bind_object_release(bind_object *o);
 /* Makes a userdata that is not anchored known to bind_object_push. */
 void bind_object_know(lua_State *L, int idx, bind_object *o);
-/* Pushes the userdata of o. Gives nil if it is not anchored, and the collector has found
- * that it is garbage. Raises nothing. */
+/* Pushes the userdata of o. Gives nil if it is not anchored, and the collector has
+ * found that it is garbage. Raises nothing. */
 void bind_object_push(lua_State *L, bind_object *o);
 
 /* Calls f with arg as a light userdata, from a callback of the core: an error in it
@@ -75,7 +76,7 @@ void bind_push_failure(lua_State *L, const tine_error *err);
  * Returns 2. */
 int bind_fail(lua_State *L, const char *what, int rc);
 /* Raises a message that blames the function at a level: 1 is the caller of the running
- * C function, 2 the caller of that. */
+ * C function, 2 the caller of that. The format is one of lua_pushfstring. */
 int bind_raise(lua_State *L, int level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -28,7 +28,13 @@ static int wants_anchor(const bind_process *b)
 {
     tine_proc *p = b->object.core;
 
-    return p && (b->closing || b->exit_owed || b->ready_owed || tine_proc_busy(p) > 0);
+    if (!p)
+        return 0;
+    /* Of a process that was passed on news come at any time; to drop the handle makes no
+     * difference to it. */
+    if (b->consumer == BIND_BY_TO_FD && !b->exited)
+        return 1;
+    return b->closing || b->exit_owed || b->ready_owed || tine_proc_busy(p) > 0;
 }
 
 void bind_process_settle(lua_State *L, int idx, bind_process *b)
@@ -63,8 +69,8 @@ static void drop(lua_State *L, int idx, bind_process *b)
     if (!p || b->closing)
         return;
     b->pid = tine_proc_pid(p);
-    /* A callback that came while the handle was found to be garbage, but not finalized yet,
-     * could not be delivered. */
+    /* A callback that came while the handle was found to be garbage, but not finalized
+     * yet, could not be delivered. */
     if (b->exited && lua_getiuservalue(L, idx, BIND_ON_EXIT) == LUA_TTABLE)
         bind_process_repeat_exit(b);
     if (b->exited && !b->exit_owed) {
@@ -109,9 +115,11 @@ bind_process *bind_process_check(lua_State *L, int level, const char *method)
 {
     bind_process *b = luaL_testudata(L, 1, BIND_PROCESS);
 
-    if (!b)
+    if (!b) {
         bind_raise(L, level, "%s: a process handle expected, got %s", method,
                    luaL_typename(L, 1));
+        return NULL;
+    }
     bind_link_check(L);
     if (b->object.stale)
         bind_raise(L, level, "%s: %s", method, stale);

@@ -28,6 +28,7 @@ local function wait(fd, mode)
     return nil, err
   end
   waits[wake] = io
+  local _ <close> = io -- when the task is given up, too
   return task.suspend()
 end
 

@@ -89,6 +89,20 @@ function tine.run_args()
   return child.run_args()
 end
 
+--- In a child: becomes another program, under the same process id and with stdin, stdout and
+-- stderr as they are. Every other descriptor is closed, signals are as in a fresh process.
+-- @tparam string program a path, or a name that is searched for in PATH
+-- @tparam string ... its arguments
+-- @treturn nil if it cannot be executed; else this does not return
+-- @treturn err
+function tine.exec(program, ...)
+  local child = core.child()
+  if not child then
+    error("exec: this process is not a child", 2)
+  end
+  return child.exec(program, ...)
+end
+
 --- Leaves the process; in a host the same as os.exit.
 -- @tparam[opt=true] boolean|integer code
 -- @tparam[opt=false] boolean close whether the Lua state is closed, finalizers and all

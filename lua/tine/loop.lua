@@ -127,6 +127,7 @@ function loop.sleep(seconds)
   if not timer then
     return nil, err
   end
+  local _ <close> = timer -- when the task is given up, too
   task.suspend()
 end
 
