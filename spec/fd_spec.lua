@@ -22,7 +22,7 @@ local function count_fds()
 end
 
 describe("tine.fd #unit", function()
-  local baseline, opened, paths
+  local baseline, opened, paths, hooked
 
   local function keep(...)
     for _, object in ipairs {...} do opened[#opened + 1] = object end
@@ -62,9 +62,8 @@ describe("tine.fd #unit", function()
   -- Sets a function of the loop for the time of a test.
   local function hook(name, fn)
     local registry = debug.getregistry()
-    local old = registry[name]
+    hooked[#hooked + 1] = { name, registry[name] }
     registry[name] = fn
-    finally(function() registry[name] = old end)
   end
 
   local function assert_err(kind, errno, ok, err, ...)
@@ -89,10 +88,13 @@ describe("tine.fd #unit", function()
   before_each(function()
     collectgarbage()
     collectgarbage()
-    baseline, opened, paths = count_fds(), {}, {}
+    baseline, opened, paths, hooked = count_fds(), {}, {}, {}
   end)
 
   after_each(function()
+    for i = #hooked, 1, -1 do
+      debug.getregistry()[hooked[i][1]] = hooked[i][2]
+    end
     for _, object in ipairs(opened) do
       if io.type(object) ~= "closed file" then object:close() end
     end

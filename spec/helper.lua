@@ -120,9 +120,13 @@ function helper.run(command, seconds)
   return text, how == "signal" and 128 + code or code
 end
 
---- A program under the tested interpreter, for helper.run: helper.run(helper.program(path)).
+--- A program under the tested interpreter, which finds tine as we do, for helper.run:
+-- helper.run(helper.program(path)).
 function helper.program(path, ...)
-  local words = { helper.lua, helper.quote(path) }
+  local words = {
+    "env", "LUA_PATH_5_4=" .. helper.quote(package.path),
+    "LUA_CPATH_5_4=" .. helper.quote(package.cpath), helper.lua, helper.quote(path),
+  }
   for _, word in ipairs { ... } do words[#words + 1] = helper.quote(word) end
   return table.concat(words, " ")
 end

@@ -1,4 +1,4 @@
-local core = require "tine.core"
+local core = require("tine.core").plain
 
 local pack = table.pack
 
