@@ -123,13 +123,14 @@ static int put_hello(tine_proc *p, uint32_t flags)
     tine__buf_u32(&b, flags);
     tine__buf_str(&b, p->name ? p->name : "", p->name ? strlen(p->name) : 0);
     tine_str body = {b.data, b.len};
-    int err = b.failed ? -ENOMEM
-                       : tine__proc_put(p, TINE__FRAME_HELLO, &body, 1, &report, 1);
+    int err =
+        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_HELLO, &body, 1, &report, 1);
     tine__buf_free(&b);
     if (err < 0)
         tine__fd_close(&report);
-    return err < 0 ? err
-                   : tine__timer_internal(p->host, &p->timer, HELLO_USEC, on_no_hello, p);
+    return err < 0
+               ? err
+               : tine__timer_internal(p->host, &p->timer, HELLO_USEC, on_no_hello, p);
 }
 
 static int open_socket(tine_proc *p, int *far)
@@ -155,12 +156,12 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
         .lua_cpath = host->lua_cpath,
     };
     if (!args.path)
-        return never(p, -ENOENT, "find tine-template (set tine.interpreter, or $TINE)", NULL);
+        return never(p, -ENOENT, "find tine-template (set tine.interpreter, or $TINE)",
+                     NULL);
     for (int n = 0; n < 3; n++)
-        args.stdio[n] = stdio_kind(r, n) == TINE__STDIO_FD ? r->fds[n]
-                        : stdio_kind(r, n) == TINE__STDIO_NULL
-                            ? TINE__SPAWN_NULL
-                            : TINE__SPAWN_INHERIT;
+        args.stdio[n] = stdio_kind(r, n) == TINE__STDIO_FD     ? r->fds[n]
+                        : stdio_kind(r, n) == TINE__STDIO_NULL ? TINE__SPAWN_NULL
+                                                               : TINE__SPAWN_INHERIT;
     int err = tine__spawn(&args, &p->pid, &p->pidfd, &step);
     if (err < 0)
         return never(p, err, step, args.path);
@@ -185,7 +186,8 @@ static int begin(tine_host *host, const tine_proc_options *options, tine_proc **
     return tine__proc_alloc(host, options, out);
 }
 
-static int spawn_proc(tine_host *host, const tine_proc_options *options, tine_proc **out)
+static int spawn_proc(tine_host *host, const tine_proc_options *options,
+                      tine_proc **out)
 {
     redirect r;
     int far = -1;
@@ -219,7 +221,8 @@ static int default_template(tine_host *host)
     return err;
 }
 
-int tine_proc_new_exec(tine_host *host, const tine_proc_options *options, tine_proc **out)
+int tine_proc_new_exec(tine_host *host, const tine_proc_options *options,
+                       tine_proc **out)
 {
     *out = NULL;
     if (tine__stale(host))

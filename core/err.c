@@ -7,13 +7,13 @@
 
 #include "tine_version.h"
 
-#define OWN_ERRORS(X)                                                                    \
-    X(TINE_EEXCEPTION, "Lua code raised an error")                                       \
-    X(TINE_EEXIT, "the process left with a code other than 0")                           \
-    X(TINE_ECRASH, "the process was ended by a signal")                                  \
-    X(TINE_ECLOSED, "the process or its handle is closed")                               \
-    X(TINE_EPROTOCOL, "the other side does not speak our protocol")                      \
-    X(TINE_ECONSUMED, "the process was consumed by run or to_fd")                        \
+#define OWN_ERRORS(X)                                                                  \
+    X(TINE_EEXCEPTION, "Lua code raised an error")                                     \
+    X(TINE_EEXIT, "the process left with a code other than 0")                         \
+    X(TINE_ECRASH, "the process was ended by a signal")                                \
+    X(TINE_ECLOSED, "the process or its handle is closed")                             \
+    X(TINE_EPROTOCOL, "the other side does not speak our protocol")                    \
+    X(TINE_ECONSUMED, "the process was consumed by run or to_fd")                      \
     X(TINE_ESTALE, "the handle belongs to the process that this one was forked from")
 
 const char *tine_version(void)
@@ -35,8 +35,8 @@ const char *tine_kind_name(tine_kind kind)
 const char *tine_errname(int err)
 {
     switch (-err) {
-#define NAME(name, text)                                                                 \
-    case name:                                                                           \
+#define NAME(name, text)                                                               \
+    case name:                                                                         \
         return #name;
         OWN_ERRORS(NAME)
 #undef NAME
@@ -51,8 +51,8 @@ const char *tine_strerror(int err)
 {
     static _Thread_local char text[128];
     switch (-err) {
-#define TEXT(name, what)                                                                 \
-    case name:                                                                           \
+#define TEXT(name, what)                                                               \
+    case name:                                                                         \
         return what;
         OWN_ERRORS(TEXT)
 #undef TEXT

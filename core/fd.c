@@ -85,7 +85,8 @@ static void close_span(unsigned first, unsigned last)
         return;
     /* Before Linux 5.9. */
     long open_max = sysconf(_SC_OPEN_MAX);
-    unsigned end = open_max > 0 && (unsigned long)open_max <= last ? (unsigned)open_max : last;
+    unsigned end =
+        open_max > 0 && (unsigned long)open_max <= last ? (unsigned)open_max : last;
     for (unsigned fd = first; fd < end; fd++)
         close((int)fd);
 }

@@ -166,7 +166,8 @@ static int parse_head(tine__reader *r)
     return 0;
 }
 
-int tine__reader_got(tine__reader *r, size_t n, const int *fds, size_t nfds, bool fds_lost)
+int tine__reader_got(tine__reader *r, size_t n, const int *fds, size_t nfds,
+                     bool fds_lost)
 {
     r->fds_lost = r->fds_lost || fds_lost;
     for (size_t i = 0; i < nfds; i++) {

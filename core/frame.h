@@ -67,7 +67,8 @@ void tine__reader_free(tine__reader *r);
 unsigned char *tine__reader_room(tine__reader *r, size_t *room);
 /* n octets were put there, nfds descriptors (taken) came along. Returns 1 when the frame is
  * complete, 0 when more is needed, -EPROTO with r->problem set when this is no frame. */
-int tine__reader_got(tine__reader *r, size_t n, const int *fds, size_t nfds, bool fds_lost);
+int tine__reader_got(tine__reader *r, size_t n, const int *fds, size_t nfds,
+                     bool fds_lost);
 /* Whether nothing of a frame has been read: the stream may end here. */
 bool tine__reader_between(const tine__reader *r);
 /* Forgets the complete frame, closing descriptors that were not taken. */

@@ -44,8 +44,8 @@ static int open_report_channel(tine_host *host)
     host->report_buf = malloc(TINE__REPORT_MAX);
     if (!host->report_buf)
         return -ENOMEM;
-    return tine__io_internal(host, &host->report_io, host->report_rx, TINE_READ, on_report,
-                             host);
+    return tine__io_internal(host, &host->report_io, host->report_rx, TINE_READ,
+                             on_report, host);
 }
 
 static int set_string(char **slot, const char *value)
@@ -93,7 +93,8 @@ void tine__proc_end_direct(tine_proc *p)
     if (!p->direct || p->ended || p->pidfd < 0)
         return;
     tine__pidfd_signal(p, SIGKILL);
-    while (waitid((idtype_t)P_PIDFD, (id_t)p->pidfd, &info, WEXITED) < 0 && errno == EINTR)
+    while (waitid((idtype_t)P_PIDFD, (id_t)p->pidfd, &info, WEXITED) < 0 &&
+           errno == EINTR)
         ;
 }
 
@@ -300,7 +301,8 @@ static int receive(tine_host *host, arrival *a)
 {
     union {
         struct cmsghdr align;
-        char space[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(MAX_REPORT_FDS * sizeof(int))];
+        char space[CMSG_SPACE(sizeof(struct ucred)) +
+                   CMSG_SPACE(MAX_REPORT_FDS * sizeof(int))];
     } control;
     struct iovec iov = {host->report_buf, TINE__REPORT_MAX};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control};
@@ -339,9 +341,10 @@ static void on_hello(tine_proc *p, arrival *a, const tine__report *r)
     }
     char text[200];
     snprintf(text, sizeof text,
-             "the interpreter speaks protocol %u (tine %.*s), this program speaks %d (tine %s)",
-             r->protocol, (int)r->version.len, (const char *)r->version.data, TINE__PROTOCOL,
-             tine_version());
+             "the interpreter speaks protocol %u (tine %.*s), this program speaks %d "
+             "(tine %s)",
+             r->protocol, (int)r->version.len, (const char *)r->version.data,
+             TINE__PROTOCOL, tine_version());
     tine__proc_broken(p, text);
 }
 

@@ -82,8 +82,8 @@ struct tine_proc {
     tine_io *read_io, *write_io;
     uint64_t sent, done; /* commands queued, and known to be carried out */
 
-    bool direct;   /* child of the host process itself: it reaps it */
-    bool adopted;  /* from_fd: somebody else reaps it */
+    bool direct;  /* child of the host process itself: it reaps it */
+    bool adopted; /* from_fd: somebody else reaps it */
     bool made, consumed, running, given, closed, dying, ended, detach;
     bool in_later, exit_late, error_late, was_busy, counted, blocked, eof;
     bool error_told, failed;
@@ -91,7 +91,7 @@ struct tine_proc {
     bool killed; /* by us, with a signal that hardly any process survives */
     int pending_kill;
     int asks; /* tries left to learn how it ended, see pidfd.c */
-    int refs;       /* callbacks under way */
+    int refs; /* callbacks under way */
     tine_proc *next_later;
 
     tine__cause *cause; /* why it failed; NULL also for want of memory, see `failed` */
@@ -134,18 +134,22 @@ void tine__host_remove(tine_host *host, tine_proc *p);
 tine_proc *tine__host_find(tine_host *host, uint64_t id);
 tine_proc *tine__host_find_pid(tine_host *host, pid_t pid);
 
-/* process.c */
-int tine__proc_alloc(tine_host *host, const tine_proc_options *options, tine_proc **out);
+/* process.c: memory, the command socket, the turn */
+int tine__proc_alloc(tine_host *host, const tine_proc_options *options,
+                     tine_proc **out);
 void tine__proc_free(tine_proc *p);
 void tine__proc_adopt(tine_proc *parent, tine_proc *child);
-/* Queues a frame. Takes fds. */
-int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
-                   const int *fds, size_t nfds);
+void tine__proc_leave_parent(tine_proc *p);
+void tine__proc_free_watchers(tine_proc *p);
 void tine__proc_later(tine_proc *p);
 void tine__proc_turn(tine_proc *p);
 /* Brings watchers and counts in line with the state. */
 void tine__proc_update(tine_proc *p);
 int tine__proc_flush(tine_proc *p);
+/* Hands the socket over if it is due. */
+void tine__proc_give(tine_proc *p);
+
+/* fate.c: what becomes of it, and who is told */
 void tine__proc_made(tine_proc *p, pid_t pid, int pidfd);
 void tine__proc_did(tine_proc *p, uint64_t seq);
 /* Remembers why p failed, if nothing was known before, and tells on_error. */
@@ -155,7 +159,16 @@ void tine__proc_broken(tine_proc *p, const char *what);
 /* p has ended, as wait() says; or was never made (pid 0). */
 void tine__proc_ended(tine_proc *p, int status, const struct rusage *rusage);
 void tine__proc_never(tine_proc *p, const tine_error *err);
-/* Kills and reaps p if it is our own child, without a word to anybody. */
+int tine__proc_signal(tine_proc *p, int signo);
+/* For the turn: the last that is heard of a dying p, and what was asked for too late. */
+void tine__proc_finish(tine_proc *p);
+void tine__proc_tell_late(tine_proc *p);
+
+/* command.c: queues a frame. Takes fds. */
+int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
+                   const int *fds, size_t nfds);
+
+/* host.c: kills and reaps p if it is our own child, without a word to anybody. */
 void tine__proc_end_direct(tine_proc *p);
 
 /* pidfd.c */

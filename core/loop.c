@@ -25,37 +25,39 @@ typedef struct handle {
 
 struct tine_timer {
     handle h;
-    tine_timer *next, **link;
+    tine_timer *next, *prev;
     tine_timer_cb cb;
     int64_t every_usec;
 };
 
 struct tine_io {
     handle h;
-    tine_io *next, **link;
+    tine_io *next, *prev;
     tine_io_cb cb;
 };
 
 struct tine_signal {
     handle h;
-    tine_signal *next, **link;
+    tine_signal *next, *prev;
     tine_signal_cb cb;
 };
 
-#define LINK(list, object)                                                               \
-    do {                                                                                 \
-        (object)->next = *(list);                                                        \
-        (object)->link = (list);                                                         \
-        if (*(list))                                                                     \
-            (*(list))->link = &(object)->next;                                           \
-        *(list) = (object);                                                              \
+#define LINK(list, object)                                                             \
+    do {                                                                               \
+        (object)->next = *(list);                                                      \
+        if (*(list))                                                                   \
+            (*(list))->prev = (object);                                                \
+        *(list) = (object);                                                            \
     } while (0)
 
-#define UNLINK(object)                                                                   \
-    do {                                                                                 \
-        *(object)->link = (object)->next;                                                \
-        if ((object)->next)                                                              \
-            (object)->next->link = (object)->link;                                       \
+#define UNLINK(list, object)                                                           \
+    do {                                                                               \
+        if ((object)->prev)                                                            \
+            (object)->prev->next = (object)->next;                                     \
+        else                                                                           \
+            *(list) = (object)->next;                                                  \
+        if ((object)->next)                                                            \
+            (object)->next->prev = (object)->prev;                                     \
     } while (0)
 
 static void count(handle *h, bool on)
@@ -124,12 +126,18 @@ int tine__loop_open(tine_host *host, struct event_base *base)
 
 void tine__loop_close(tine_host *host)
 {
-    while (host->timers)
-        tine_timer_free(host->timers);
-    while (host->ios)
-        tine_io_free(host->ios);
-    while (host->signals)
-        tine_signal_free(host->signals);
+    for (tine_timer *t = host->timers, *next; t; t = next) {
+        next = t->next;
+        tine_timer_free(t);
+    }
+    for (tine_io *io = host->ios, *next; io; io = next) {
+        next = io->next;
+        tine_io_free(io);
+    }
+    for (tine_signal *s = host->signals, *next; s; s = next) {
+        next = s->next;
+        tine_signal_free(s);
+    }
     if (host->later_event)
         event_free(host->later_event);
     if (host->own_base && host->base)
@@ -273,7 +281,7 @@ void tine_timer_free(tine_timer *t)
 {
     if (!t)
         return;
-    UNLINK(t);
+    UNLINK(&t->h.host->timers, t);
     handle_close(&t->h);
     free(t);
 }
@@ -347,7 +355,7 @@ void tine_io_free(tine_io *io)
 {
     if (!io)
         return;
-    UNLINK(io);
+    UNLINK(&io->h.host->ios, io);
     handle_close(&io->h);
     free(io);
 }
@@ -390,7 +398,7 @@ void tine_signal_free(tine_signal *s)
 {
     if (!s)
         return;
-    UNLINK(s);
+    UNLINK(&s->h.host->signals, s);
     handle_close(&s->h);
     free(s);
 }

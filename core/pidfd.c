@@ -15,7 +15,13 @@
 #include "fd.h"
 #include "host.h"
 
-enum { ASK_AGAIN_USEC = 2000, ASK_AGAIN = 50, STAT_EXIT_CODE = 52, UNKNOWN = -1, NOT_YET = -2 };
+enum {
+    ASK_AGAIN_USEC = 2000,
+    ASK_AGAIN = 50,
+    STAT_EXIT_CODE = 52,
+    UNKNOWN = -1,
+    NOT_YET = -2
+};
 enum { REPORTS_FIRST = 4096 };
 
 /* linux/pidfd.h as of 6.15; Debian 12's headers are older. */
@@ -72,7 +78,8 @@ static int status_from_wait(const tine_proc *p, struct rusage *rusage)
     memset(&info, 0, sizeof info);
     long result;
     do
-        result = syscall(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | WNOHANG, rusage);
+        result =
+            syscall(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | WNOHANG, rusage);
     while (result < 0 && errno == EINTR);
     if (result < 0)
         return status_of_orphan(p);
@@ -101,7 +108,8 @@ static void ask(tine_proc *p, int tries)
         tine_timer_free(p->timer);
         p->timer = NULL;
         p->asks = tries;
-        if (tine__timer_internal(p->host, &p->timer, ASK_AGAIN_USEC, on_ask_again, p) == 0)
+        if (tine__timer_internal(p->host, &p->timer, ASK_AGAIN_USEC, on_ask_again, p) ==
+            0)
             return;
     }
     tine__proc_ended(p, status < 0 ? UNKNOWN : status, &rusage);

@@ -52,7 +52,8 @@ enum tine__report_type {
 /* Flags of FORK and HELLO: for descriptor n = 0, 1, 2 two bits TINE__STDIO_x << 2 * n; then: */
 enum { TINE__STDIO_KEEP = 0, TINE__STDIO_NULL = 1, TINE__STDIO_FD = 2 };
 #define TINE__FORK_DETACH (1u << 6)
-#define TINE__FORK_LINES(n) (1u << (7 + (n))) /* n 1 or 2: line-buffered for a callback */
+#define TINE__FORK_LINES(n)                                                            \
+    (1u << (7 + (n))) /* n 1 or 2: line-buffered for a callback */
 #define TINE__FORK_FLAGS 0x37fu
 
 /* Bytes. A report must fit into one message of the default socket buffer. */

@@ -12,11 +12,11 @@
 typedef struct tine__report {
     int type;
     uint64_t id;
-    uint64_t seq;      /* MADE, IDLE, EXITED */
-    pid_t pid;         /* EXITED */
-    uint32_t protocol; /* HELLO */
+    uint64_t seq;          /* MADE, IDLE, EXITED */
+    pid_t pid;             /* EXITED */
+    uint32_t protocol;     /* HELLO */
     tine_str version, lua; /* HELLO */
-    tine_kind kind;    /* FAILED */
+    tine_kind kind;        /* FAILED */
     int sys_errno;
     tine_str message, traceback;
     int status; /* EXITED: as of wait() */

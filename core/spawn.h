@@ -20,7 +20,8 @@ typedef struct tine__spawn_args {
 
 /* Blocks until the exec has happened. Gives *pidfd. On failure returns a negative errno and
  * sets *step to what could not be done, a static text. */
-int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd, const char **step);
+int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd,
+                const char **step);
 /* Where the interpreter is when nobody says: beside the library, $TINE, PATH. Gives a
  * malloc'ed path, or NULL when there is none. */
 char *tine__spawn_find(void);

@@ -78,7 +78,7 @@ return function(name)
   local near = nearest(name, list)
   local parts = { ("no function '%s': %s"):format(name, why(name)) }
   if #near > 0 then parts[#parts + 1] = "near names: " .. table.concat(near, ", ") end
-  parts[#parts + 1] = "loaded modules: " ..
-    (#modules > 0 and table.concat(modules, ", ", 1, math.min(#modules, 40)) or "none but Lua's own")
+  local loaded = table.concat(modules, ", ", 1, math.min(#modules, 40))
+  parts[#parts + 1] = "loaded modules: " .. (loaded ~= "" and loaded or "none but Lua's own")
   return table.concat(parts, "; ")
 end

@@ -27,15 +27,15 @@ typedef struct tine__workers {
 
 typedef struct tine__child {
     lua_State *L;
-    int cmd;     /* -1 after run, and when the host has dropped us */
-    int report;  /* -1 before HELLO */
-    uint64_t id; /* the host's name for us */
+    int cmd;            /* -1 after run, and when the host has dropped us */
+    int report;         /* -1 before HELLO */
+    uint64_t id;        /* the host's name for us */
     uint64_t seq, told; /* commands carried out, and known to the host to be */
     bool detach;
     bool named;  /* it was given a name of its own, to be kept when it runs */
     bool failed; /* nothing more is carried out; `why` is what later forks are told */
     tine_kind why_kind;
-    char why[400]; /* in place: memory may be what is missing */
+    char why[400];         /* in place: memory may be what is missing */
     sigset_t waiting_mask; /* while asleep: SIGCHLD gets through */
     tine__reader reader;
     tine__workers workers;

@@ -23,7 +23,8 @@ void tine__redirect(uint32_t flags, int *fds, size_t nfds)
         if (how == TINE__STDIO_FD && next < nfds)
             dup2(fds[next++], n);
         else if (how == TINE__STDIO_NULL &&
-                 (fd = tine__fd_above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC))) >= 0)
+                 (fd = tine__fd_above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC))) >=
+                     0)
             dup2(fd, n);
         tine__fd_close(&fd);
     }

@@ -23,24 +23,24 @@ static void *load(const char *name)
     return f;
 }
 
-#define UNARY(name)                                                                      \
-    double name(double x);                                                               \
-    double name(double x)                                                                \
-    {                                                                                    \
-        static unary f;                                                                  \
-        if (!f)                                                                          \
-            f = (unary)load(#name);                                                      \
-        return f(x);                                                                     \
+#define UNARY(name)                                                                    \
+    double name(double x);                                                             \
+    double name(double x)                                                              \
+    {                                                                                  \
+        static unary f;                                                                \
+        if (!f)                                                                        \
+            f = (unary)load(#name);                                                    \
+        return f(x);                                                                   \
     }
 
-#define BINARY(name)                                                                     \
-    double name(double x, double y);                                                     \
-    double name(double x, double y)                                                      \
-    {                                                                                    \
-        static binary f;                                                                 \
-        if (!f)                                                                          \
-            f = (binary)load(#name);                                                     \
-        return f(x, y);                                                                  \
+#define BINARY(name)                                                                   \
+    double name(double x, double y);                                                   \
+    double name(double x, double y)                                                    \
+    {                                                                                  \
+        static binary f;                                                               \
+        if (!f)                                                                        \
+            f = (binary)load(#name);                                                   \
+        return f(x, y);                                                                \
     }
 
 UNARY(acos)

@@ -67,8 +67,8 @@ static void explain(lua_State *L, const char *name, size_t len)
     const struct tine_embedded *script = tine_embedded;
     while (script->name && strcmp(script->name, "tine.template.names") != 0)
         script++;
-    if (script->name && luaL_loadbufferx(L, script->data, script->len, "=tine.names", "t") ==
-                      LUA_OK) {
+    if (script->name &&
+        luaL_loadbufferx(L, script->data, script->len, "=tine.names", "t") == LUA_OK) {
         lua_call(L, 0, 1);
         lua_pushlstring(L, name, len);
         lua_call(L, 1, 1);

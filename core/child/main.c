@@ -49,12 +49,13 @@ static int open_libraries(lua_State *L)
 
 static int usage(FILE *to)
 {
-    fprintf(to,
-            "tine-template %s (%s, protocol %d)\n"
-            "The interpreter of tine's processes. A host program starts it with a socket:\n"
-            "  tine-template --serve FD PARENT\n"
-            "To serve on a descriptor by hand, see `tine serve --help`.\n",
-            tine_version(), LUA_RELEASE, TINE__PROTOCOL);
+    fprintf(
+        to,
+        "tine-template %s (%s, protocol %d)\n"
+        "The interpreter of tine's processes. A host program starts it with a socket:\n"
+        "  tine-template --serve FD PARENT\n"
+        "To serve on a descriptor by hand, see `tine serve --help`.\n",
+        tine_version(), LUA_RELEASE, TINE__PROTOCOL);
     return to == stdout ? 0 : 2;
 }
 
@@ -67,7 +68,8 @@ static int number(const char *text)
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "--help") == 0))
+    if (argc == 2 &&
+        (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "--help") == 0))
         return usage(stdout);
     int fd = argc == 4 ? number(argv[2]) : -1;
     int parent = argc == 4 ? number(argv[3]) : -1;

@@ -61,8 +61,7 @@ void tine__say(tine__child *c, const tine__report *r, int fd)
     /* Short reports are made without malloc: this is called in signal handlers too. */
     unsigned char space[512];
     tine__buf b = {.data = space, .cap = sizeof space};
-    size_t text =
-        r->version.len + r->lua.len + r->message.len + r->traceback.len;
+    size_t text = r->version.len + r->lua.len + r->message.len + r->traceback.len;
     if (text > SHORT_TEXT)
         b = (tine__buf){0};
     tine__report_encode(&b, r);

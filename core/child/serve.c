@@ -100,8 +100,8 @@ static size_t lift_all(int *fds, size_t nfds, bool *lost)
 }
 
 /* One recvmsg. Returns octets, 0 at the end, or a negative errno. */
-static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds, size_t *nfds,
-                       bool *lost)
+static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
+                       size_t *nfds, bool *lost)
 {
     union {
         struct cmsghdr align;

@@ -28,9 +28,15 @@ static bool move_environ(void)
     char **moved = malloc((n + 1) * sizeof *moved);
     if (!moved)
         return false;
-    for (size_t i = 0; i < n; i++)
-        if (!(moved[i] = strdup(environ[i])))
-            return false;
+    for (size_t i = 0; i < n; i++) {
+        moved[i] = strdup(environ[i]);
+        if (moved[i])
+            continue;
+        while (i)
+            free(moved[--i]);
+        free(moved);
+        return false;
+    }
     moved[n] = NULL;
     environ = moved;
     return true;

@@ -110,7 +110,8 @@ typedef struct tine_host_options {
     /* The executable that holds the interpreter, copied; NULL: `tine-template` beside
      * the library, else $TINE, else found on PATH. */
     const char *interpreter;
-    const char *lua_path;  /* package.path of exec'ed processes, copied; NULL: Lua's own */
+    const char
+        *lua_path; /* package.path of exec'ed processes, copied; NULL: Lua's own */
     const char *lua_cpath; /* package.cpath, likewise */
     /* Gets the errors of processes that have no handler of their own. NULL: they are
      * written to stderr, the only thing that this library ever prints. */
@@ -133,7 +134,8 @@ TINE_API int tine_host_set_interpreter(tine_host *host, const char *path);
  * caller until the next call with this host. */
 TINE_API const char *tine_host_interpreter(tine_host *host);
 /* Later exec'ed processes get these as package.path and package.cpath. */
-TINE_API int tine_host_set_lua_path(tine_host *host, const char *path, const char *cpath);
+TINE_API int tine_host_set_lua_path(tine_host *host, const char *path,
+                                    const char *cpath);
 
 /* Runs the loop until tine_host_stop (returns 1) or until nothing is left to wait for
  * (returns 0). Left to wait for are timers, watchers, commands that are queued or under
@@ -167,8 +169,8 @@ TINE_API int tine_timer_new(tine_host *host, tine_timer **out, int64_t after_use
 TINE_API void tine_timer_free(tine_timer *timer);
 /* Calls cb each time fd is ready for events (TINE_READ, TINE_WRITE, or both). fd stays the
  * caller's, and must be open until tine_io_free. */
-TINE_API int tine_io_new(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
-                         void *arg);
+TINE_API int tine_io_new(tine_host *host, tine_io **out, int fd, int events,
+                         tine_io_cb cb, void *arg);
 TINE_API void tine_io_free(tine_io *io);
 /* Calls cb in the loop each time the signal came. The previous disposition is back after
  * tine_signal_free. -EINVAL for SIGKILL, SIGSTOP and SIGCHLD, which stays the program's. */
@@ -201,7 +203,7 @@ typedef enum tine_stdio_how {
     TINE_STDIO_DEFAULT, /* exec'ed: stdin null, the others inherited; forked: as its template */
     TINE_STDIO_INHERIT, /* exec'ed: the host's own; forked: its template's */
     TINE_STDIO_NULL,
-    TINE_STDIO_FD,  /* a duplicate of fd */
+    TINE_STDIO_FD,   /* a duplicate of fd */
     TINE_STDIO_LINES /* stdout and stderr only: each line to on_line, in the host */
 } tine_stdio_how;
 
@@ -217,7 +219,7 @@ typedef struct tine_proc_options {
     tine_stdio stdio[3]; /* stdin, stdout, stderr */
     void *arg;           /* for on_line */
     int detach;          /* non-zero: may outlive the host */
-    const int *keep;     /* tine_proc_here: descriptors that stay open in the new process */
+    const int *keep; /* tine_proc_here: descriptors that stay open in the new process */
     size_t nkeep;
 } tine_proc_options;
 
@@ -232,7 +234,8 @@ TINE_API int tine_proc_new_exec(tine_host *host, const tine_proc_options *option
                                 tine_proc **out);
 /* A new process, forked from p when p has carried out what was queued before, with p's
  * interpreter state and the descriptors and strings sent to p so far. */
-TINE_API int tine_proc_fork(tine_proc *p, const tine_proc_options *options, tine_proc **out);
+TINE_API int tine_proc_fork(tine_proc *p, const tine_proc_options *options,
+                            tine_proc **out);
 /* A process handle from a descriptor that tine_proc_to_fd gave, perhaps in another
  * process. Takes fd. */
 TINE_API int tine_proc_from_fd(tine_host *host, int fd, tine_proc **out);
@@ -258,7 +261,8 @@ typedef enum tine_code {
 /* The following queue a command, to be carried out in order, and copy what they are given.
  * They return 0, -ENOMEM, -EMSGSIZE (over 4 GiB - 1 in one command), -TINE_ECONSUMED after
  * tine_proc_run or tine_proc_to_fd, or -TINE_ECLOSED when the process has already ended or
- * failed (its callbacks tell why). */
+ * failed (its callbacks tell why; that of tine_proc_run and tine_proc_to_fd, which then return
+ * 0, too). */
 
 /* Runs code with args as its `...` (TINE_PLAIN: nargs is 0). An error in it arrives at
  * on_error; the process then carries out nothing more and leaves with code 1, as soon as it

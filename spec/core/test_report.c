@@ -153,8 +153,7 @@ static void nonsense(void)
         for (size_t k = 0; k < len; k++)
             junk[k] = (unsigned char)test_random();
         if (len >= 8) {
-            memcpy(junk, "enit", 4);
-                /* the magic, little-endian */ /* NOLINT(bugprone-not-null-terminated-result) */
+            memcpy(junk, "\x65\x6e\x69\x74", 5); /* the magic, little-endian */
             memset(junk + 4, 0, 4);
             junk[4] = (unsigned char)(test_random() % 7);
         }

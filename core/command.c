@@ -1,0 +1,244 @@
+/* The public functions of a process handle: commands, which are queued, and questions. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fd.h"
+#include "host.h"
+#include "protocol.h"
+
+/* ---------------------------------------------------------------- commands */
+
+static int usable(const tine_proc *p)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    if (p->consumed)
+        return -TINE_ECONSUMED;
+    if (p->ended || p->dying || p->closed)
+        return -TINE_ECLOSED;
+    return 0;
+}
+
+int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
+                   const int *fds, size_t nfds)
+{
+    int err = usable(p);
+    if (err < 0)
+        return err;
+    err = tine__chan_put(&p->chan, type, parts, nparts, fds, nfds);
+    if (err < 0)
+        return err;
+    p->sent++;
+    p->was_busy = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+    return 0;
+}
+
+/* A counted list of strings, with a prefix of b's content so far. */
+static int put_strings(tine_proc *p, int type, tine__buf *b, const tine_str *strs,
+                       size_t n)
+{
+    if (n > UINT32_MAX) {
+        tine__buf_free(b);
+        return -EMSGSIZE;
+    }
+    tine__buf_u32(b, (uint32_t)n);
+    size_t fixed = b->len;
+    tine_str *parts = malloc((2 * n + 1) * sizeof *parts);
+    for (size_t i = 0; i < n; i++)
+        tine__buf_u32(b, (uint32_t)strs[i].len);
+    int err = b->failed || !parts ? -ENOMEM : 0;
+    for (size_t i = 0; i < n && !err; i++) {
+        if (strs[i].len > UINT32_MAX)
+            err = -EMSGSIZE;
+        parts[1 + 2 * i] = (tine_str){b->data + fixed + 4 * i, 4};
+        parts[2 + 2 * i] = strs[i];
+    }
+    if (!err) {
+        parts[0] = (tine_str){b->data, fixed};
+        err = tine__proc_put(p, type, parts, 2 * n + 1, NULL, 0);
+    }
+    free(parts);
+    tine__buf_free(b);
+    return err;
+}
+
+int tine_proc_eval(tine_proc *p, tine_code kind, const void *code, size_t len,
+                   const tine_str *args, size_t nargs)
+{
+    tine__buf b = {0};
+    if (len > UINT32_MAX)
+        return -EMSGSIZE;
+    tine__buf_u32(&b, (uint32_t)kind);
+    tine__buf_str(&b, code, len);
+    return put_strings(p, TINE__FRAME_EVAL, &b, args, nargs);
+}
+
+int tine_proc_require(tine_proc *p, const tine_str *names, size_t n)
+{
+    tine__buf b = {0};
+    return put_strings(p, TINE__FRAME_REQUIRE, &b, names, n);
+}
+
+int tine_proc_send_arg(tine_proc *p, const tine_str *args, size_t n)
+{
+    tine__buf b = {0};
+    return put_strings(p, TINE__FRAME_ARGS, &b, args, n);
+}
+
+int tine_proc_send_fd(tine_proc *p, const int *fds, size_t nfds)
+{
+    if (nfds > TINE_MAX_FDS)
+        return -EINVAL;
+    for (size_t i = 0; i < nfds; i++)
+        if (fcntl(fds[i], F_GETFD) < 0)
+            return -EBADF;
+    if (!nfds)
+        return usable(p);
+    return tine__proc_put(p, TINE__FRAME_FDS, NULL, 0, fds, nfds);
+}
+
+/* run or to_fd came too late: the callback tells, as every time. */
+static int consume_ended(tine_proc *p, int err, tine_fd_cb cb, void *arg)
+{
+    if (err != -TINE_ECLOSED || p->closed)
+        return err;
+    p->consumed = true;
+    p->fd_cb = cb;
+    p->fd_arg = arg;
+    tine__proc_later(p);
+    return 0;
+}
+
+int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
+                  tine_fd_cb cb, void *arg)
+{
+    tine__buf b = {0};
+    if (len > UINT32_MAX)
+        return -EMSGSIZE;
+    tine__buf_u32(&b, (uint32_t)kind);
+    tine__buf_u32(&b, (uint32_t)len);
+    tine_str parts[] = {{b.data, b.len}, {func, len}};
+    int err =
+        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_RUN, parts, 2, NULL, 0);
+    tine__buf_free(&b);
+    if (err < 0)
+        return consume_ended(p, err, cb, arg);
+    p->consumed = p->running = true;
+    p->fd_cb = cb;
+    p->fd_arg = arg;
+    /* Nothing more can be queued: let the worker start while the host goes on. */
+    if (p->parent)
+        tine__proc_flush(p->parent);
+    tine__proc_flush(p);
+    tine__proc_update(p);
+    return 0;
+}
+
+int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)
+{
+    int err = usable(p);
+    if (err < 0)
+        return consume_ended(p, err, cb, arg);
+    p->consumed = true;
+    p->fd_cb = cb;
+    p->fd_arg = arg;
+    p->was_busy = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+    return 0;
+}
+
+/* --------------------------------------------------------- asking and telling */
+
+int tine_proc_on_exit(tine_proc *p, tine_exit_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->exit_cb = cb;
+    p->exit_arg = arg;
+    if (p->ended && cb) {
+        p->exit_late = true;
+        tine__proc_later(p);
+    }
+    return 0;
+}
+
+int tine_proc_on_error(tine_proc *p, tine_error_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->error_cb = cb;
+    p->error_arg = arg;
+    if (p->failed && !p->error_told && cb && (p->made || p->ended)) {
+        p->error_late = true;
+        tine__proc_later(p);
+    }
+    return 0;
+}
+
+int tine_proc_on_ready(tine_proc *p, tine_ready_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->ready_cb = cb;
+    p->ready_arg = arg;
+    if (p->made || p->ended)
+        tine__proc_later(p);
+    return 0;
+}
+
+int tine_proc_on_idle(tine_proc *p, tine_idle_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->idle_cb = cb;
+    p->idle_arg = arg;
+    return 0;
+}
+
+pid_t tine_proc_pid(const tine_proc *p)
+{
+    return p->made || p->direct ? p->pid : 0;
+}
+
+int tine_proc_kill(tine_proc *p, int signo)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    if (signo < 1 || signo > SIGRTMAX)
+        return -EINVAL;
+    if (p->ended || p->dying)
+        return -ESRCH;
+    if (!p->made && p->pidfd < 0) {
+        p->pending_kill = signo;
+        return 0;
+    }
+    return tine__proc_signal(p, signo);
+}
+
+int tine_proc_ended(const tine_proc *p)
+{
+    return p->ended || p->dying;
+}
+
+int tine_proc_consumed(const tine_proc *p)
+{
+    return p->consumed;
+}
+
+void tine_proc_close(tine_proc *p)
+{
+    if (!p || tine__stale(p->host))
+        return;
+    p->closed = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+}
