@@ -7,7 +7,7 @@
 #include "fd.h"
 #include "protocol.h"
 
-enum { MAGIC = 0x7e17, SMALL_BODY = 65536, KEPT_BODY = 65536 };
+enum { MAGIC = 0x7e17, PIECE = 65536, SMALL_FRAME = 65536 };
 static const uint64_t large_body = (uint64_t)1 << 40;
 
 void tine__buf_free(tine__buf *b)
@@ -123,11 +123,19 @@ void tine__reader_init(tine__reader *r)
     memset(r, 0, sizeof *r);
 }
 
+static void drop_body(tine__reader *r)
+{
+    if (r->body.data == r->small)
+        memset(&r->body, 0, sizeof r->body);
+    else
+        tine__buf_free(&r->body);
+}
+
 void tine__reader_free(tine__reader *r)
 {
     tine__fd_close_all(r->fds, r->nfds);
     r->nfds = 0;
-    tine__buf_free(&r->body);
+    drop_body(r);
 }
 
 unsigned char *tine__reader_room(tine__reader *r, size_t *room)
@@ -137,8 +145,10 @@ unsigned char *tine__reader_room(tine__reader *r, size_t *room)
         return r->head + r->nhead;
     }
     /* The body grows with what arrives, not with what the header claims. */
+    if (!r->body.data && r->want <= sizeof r->small)
+        r->body = (tine__buf){.data = r->small, .cap = sizeof r->small};
     uint64_t missing = r->want - r->body.len;
-    size_t piece = r->body.len < SMALL_BODY ? SMALL_BODY : r->body.len;
+    size_t piece = r->body.len < PIECE ? PIECE : r->body.len;
     *room = missing < piece ? (size_t)missing : piece;
     return tine__buf_room(&r->body, *room);
 }
@@ -161,7 +171,7 @@ static int parse_head(tine__reader *r)
         r->want |= (uint64_t)h[4 + i] << (8 * i);
     bool small = r->type == TINE__FRAME_HELLO || r->type == TINE__FRAME_FORK ||
                  r->type == TINE__FRAME_FDS;
-    if (r->want > (small ? SMALL_BODY : large_body))
+    if (r->want > (small ? SMALL_FRAME : large_body))
         return refuse(r, "an oversized command");
     return 0;
 }
@@ -208,7 +218,5 @@ void tine__reader_next(tine__reader *r)
     r->nhead = 0;
     r->want = 0;
     r->fds_lost = false;
-    if (r->body.cap > KEPT_BODY)
-        tine__buf_free(&r->body);
-    r->body.len = 0;
+    drop_body(r);
 }

@@ -15,6 +15,7 @@
 #include "tine.h"
 
 #define TINE__FRAME_HEAD 12
+#define TINE__SMALL_BODY 256
 
 /* A growable piece of memory. Zeros is empty. */
 typedef struct tine__buf {
@@ -54,7 +55,8 @@ typedef struct tine__reader {
     size_t want_fds;
     uint64_t want; /* octets of the body */
     tine__buf body;
-    int fds[TINE_MAX_FDS]; /* arrived with this frame; -1 where taken */
+    unsigned char small[TINE__SMALL_BODY]; /* the place of a body that fits */
+    int fds[TINE_MAX_FDS];                 /* arrived with this frame; -1 where taken */
     size_t nfds;
     bool fds_lost; /* the process was out of descriptors: some did not arrive */
     const char *problem;

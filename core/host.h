@@ -16,9 +16,11 @@ struct event_base;
 
 struct tine_host {
     pid_t owner; /* the process that made it; in a fork of that, nothing works */
+    const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
     bool own_base, running, stopped, draining;
     struct event *later_event; /* active when `later` has entries */
+    struct event *poll_event;  /* the end of a tine_host_poll */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
     size_t nactive; /* timers, watchers and busy processes */

@@ -109,6 +109,13 @@ static int open_base(tine_host *host)
     return err;
 }
 
+static void on_poll_timeout(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    (void)arg;
+}
+
 int tine__loop_open(tine_host *host, struct event_base *base)
 {
     host->base = base;
@@ -121,7 +128,8 @@ int tine__loop_open(tine_host *host, struct event_base *base)
     if (!host->base)
         return -ENOMEM;
     host->later_event = event_new(host->base, -1, 0, on_later, host);
-    return host->later_event ? 0 : -ENOMEM;
+    host->poll_event = event_new(host->base, -1, 0, on_poll_timeout, NULL);
+    return host->later_event && host->poll_event ? 0 : -ENOMEM;
 }
 
 void tine__loop_close(tine_host *host)
@@ -140,6 +148,8 @@ void tine__loop_close(tine_host *host)
     }
     if (host->later_event)
         event_free(host->later_event);
+    if (host->poll_event)
+        event_free(host->poll_event);
     if (host->own_base && host->base)
         event_base_free(host->base);
 }
@@ -183,32 +193,20 @@ void tine_host_stop(tine_host *host)
     event_base_loopbreak(host->base);
 }
 
-static void on_poll_timeout(evutil_socket_t fd, short events, void *arg)
-{
-    (void)fd;
-    (void)events;
-    (void)arg;
-}
-
 int tine_host_poll(tine_host *host, int64_t max_usec)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
     if (host->running)
         return -EBUSY;
-    struct event *timeout = NULL;
     if (max_usec > 0) {
         struct timeval tv = {max_usec / 1000000, max_usec % 1000000};
-        timeout = event_new(host->base, -1, 0, on_poll_timeout, NULL);
-        if (!timeout || event_add(timeout, &tv) < 0) {
-            if (timeout)
-                event_free(timeout);
+        if (event_add(host->poll_event, &tv) < 0)
             return -ENOMEM;
-        }
     }
     int err = loop_once(host, max_usec > 0 ? EVLOOP_ONCE : EVLOOP_NONBLOCK);
-    if (timeout)
-        event_free(timeout);
+    if (max_usec > 0)
+        event_del(host->poll_event);
     host->stopped = false;
     return err < 0 ? err : tine_host_active(host);
 }

@@ -14,6 +14,9 @@
 #include "report.h"
 #include "tine.h"
 
+/* A power of two. */
+#define TINE__FIRST_WORKERS 16
+
 typedef struct tine__worker {
     pid_t pid; /* 0: free */
     uint64_t id;
@@ -23,6 +26,7 @@ typedef struct tine__worker {
 typedef struct tine__workers {
     tine__worker *slots;
     size_t nslots, n;
+    tine__worker first[TINE__FIRST_WORKERS]; /* the slots while they are enough */
 } tine__workers;
 
 typedef struct tine__child {

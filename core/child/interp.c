@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bind.h"
@@ -128,7 +129,7 @@ void tine__interp_reseed(tine__child *c)
 {
     lua_Integer seed[2];
     if (c->random_state)
-        (void)!getrandom(c->random_state, RANDOM_STATE, 0);
+        syscall(SYS_getrandom, c->random_state, RANDOM_STATE, 0);
     if (c->randomseed < 0 || getrandom(seed, sizeof seed, 0) != sizeof seed)
         return;
     lua_rawgeti(c->L, LUA_REGISTRYINDEX, c->randomseed);

@@ -35,17 +35,23 @@ static void insert(tine__workers *w, pid_t pid, uint64_t id)
 
 int tine__workers_room(tine__workers *w)
 {
+    if (!w->nslots) {
+        w->slots = w->first;
+        w->nslots = TINE__FIRST_WORKERS;
+    }
     if (w->n * 2 < w->nslots)
         return 0;
-    tine__workers bigger = {.nslots = w->nslots ? w->nslots * 2 : 16};
+    tine__workers bigger = {.nslots = w->nslots * 2};
     bigger.slots = calloc(bigger.nslots, sizeof *bigger.slots);
     if (!bigger.slots)
         return -ENOMEM;
     for (size_t i = 0; i < w->nslots; i++)
         if (w->slots[i].pid)
             insert(&bigger, w->slots[i].pid, w->slots[i].id);
-    free(w->slots);
-    *w = bigger;
+    if (w->slots != w->first)
+        free(w->slots);
+    w->slots = bigger.slots;
+    w->nslots = bigger.nslots;
     return 0;
 }
 
@@ -72,12 +78,13 @@ static void take_out(tine__workers *w, tine__worker *worker)
     w->n--;
 }
 
-/* The table is not freed: that would write to memory that is shared with the parent. It
+/* A larger table is not freed: that would write to memory that is shared with the parent. It
  * stays referred to, since otherwise leak checkers report it. */
 void tine__workers_forget(tine__workers *w)
 {
     static tine__worker *inherited;
-    inherited = w->slots;
+    if (w->slots != w->first)
+        inherited = w->slots;
     (void)inherited;
     memset(w, 0, sizeof *w);
 }
