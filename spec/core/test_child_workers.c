@@ -30,6 +30,13 @@ static void check_table(void)
     }
 }
 
+static void drop_table(void)
+{
+    if (table.slots != table.first)
+        free(table.slots);
+    memset(&table, 0, sizeof table);
+}
+
 static bool in_model(pid_t pid)
 {
     for (size_t i = 0; i < nmodel; i++)
@@ -96,8 +103,7 @@ static void churn(pid_t (*pid)(void), size_t most, int steps)
     while (nmodel)
         remove_both(test_random() % nmodel);
     check_table();
-    free(table.slots);
-    memset(&table, 0, sizeof table);
+    drop_table();
 }
 
 static void random_pids(void)
@@ -136,8 +142,7 @@ static void without_memory(void)
         }
     }
     check_table();
-    free(table.slots);
-    memset(&table, 0, sizeof table);
+    drop_table();
     nmodel = 0;
 }
 
@@ -160,7 +165,8 @@ static tine__child *open_child(void)
 
 static void close_child(tine__child *c)
 {
-    free(c->workers.slots);
+    if (c->workers.slots != c->workers.first)
+        free(c->workers.slots);
     memset(&c->workers, 0, sizeof c->workers);
     tine__fd_close(&c->report);
     tine__fd_close(&report_rx);

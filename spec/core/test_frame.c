@@ -353,7 +353,7 @@ static void reader_without_memory(void)
     size_t room;
     int result;
     tine__reader_init(&r);
-    tine__frame_head(head, TINE__FRAME_EVAL, 0, 10);
+    tine__frame_head(head, TINE__FRAME_EVAL, 0, TINE__SMALL_BODY + 1);
     feed(&r, head, sizeof head, sizeof head, NULL, 0, &result);
     fault_set(1, 0);
     CHECK(!tine__reader_room(&r, &room));
