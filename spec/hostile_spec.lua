@@ -386,8 +386,13 @@ local function prepare(source)
   source:eval(function(find)
     local fds = require "tine".fd
     function write_raw(which, ...) -- luacheck: ignore 111
-      local command, report = find()
-      local fd = fds(which == "command" and command or report)
+      local fd
+      for _ = 1, 50 do -- the kernel's list may lack one that was there, when others come and go
+        local command, report = find()
+        fd = which == "command" and command or report
+        if fd then break end
+      end
+      fd = fds(fd)
       for _, data in ipairs { ... } do fd:write(data) end
       fd:detach()
     end

@@ -172,7 +172,8 @@ TINE_API void tine_timer_free(tine_timer *timer);
 TINE_API int tine_io_new(tine_host *host, tine_io **out, int fd, int events,
                          tine_io_cb cb, void *arg);
 TINE_API void tine_io_free(tine_io *io);
-/* Calls cb in the loop each time the signal came. The previous disposition is back after
+/* Calls cb in the loop each time the signal came. libevent delivers signals to one event_base
+ * of a process at a time: have watchers on one host only. The previous disposition is back after
  * tine_signal_free. -EINVAL for SIGKILL, SIGSTOP and SIGCHLD, which stays the program's. */
 TINE_API int tine_signal_new(tine_host *host, tine_signal **out, int signo,
                              tine_signal_cb cb, void *arg);

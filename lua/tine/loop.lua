@@ -8,7 +8,7 @@ local loop = { timer = core.loop.timer, signal = core.loop.signal }
 
 -- A wait is cut into pieces of at most this many seconds, so that a debug hook gets its turn:
 -- lua5.4 answers Ctrl-C with one.
-local SLICE <const> = 1
+local SLICE <const> = 0.25
 -- Seconds without an event after which the loop counts as quiet.
 local QUIET <const> = 0.01
 
