@@ -45,7 +45,10 @@ typedef struct tine__child {
     tine__workers workers;
     bool flushed;       /* no user code has run since stdio was flushed */
     void *random_state; /* of math.random, or NULL: then */
-    int randomseed;     /* is the registry reference of math.randomseed */
+    /* Registry references: what was sent for the entry function, in order, and what will be
+     * its socket. Made before the fork: a worker that runs asks for no memory of its own. */
+    int args, sock;
+    int randomseed; /* is the registry reference of math.randomseed */
 } tine__child;
 
 /* serve.c */

@@ -13,8 +13,6 @@
 #include "child.h"
 #include "protocol.h"
 
-/* What was sent for the entry function, in order: a table in the registry. */
-#define ARGS "tine.args"
 /* The functions that `require "tine"` has besides in a child: see API. */
 #define CHILD "tine.child"
 
@@ -43,14 +41,16 @@ static int on_error(lua_State *L)
 
 static int run_args(lua_State *L)
 {
-    lua_getfield(L, LUA_REGISTRYINDEX, ARGS);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, tine__self.args);
     int args = lua_gettop(L);
     int n = (int)lua_rawlen(L, args);
     luaL_checkstack(L, n, "too many arguments");
     for (int i = 1; i <= n; i++)
         lua_rawgeti(L, args, i);
-    lua_newtable(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, ARGS);
+    for (int i = n; i > 0; i--) {
+        lua_pushnil(L);
+        lua_rawseti(L, args, i);
+    }
     return n;
 }
 
@@ -101,7 +101,7 @@ static int open_state(lua_State *L)
     bind_fd_open(L);
     bind_fd_set_default_blocking(1);
     lua_newtable(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, ARGS);
+    tine__self.args = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_newlib(L, functions);
     lua_setfield(L, LUA_REGISTRYINDEX, CHILD);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
@@ -111,6 +111,8 @@ static int open_state(lua_State *L)
     }
     lua_pop(L, 1);
     find_random(L);
+    bind_fd_push(L, -1);
+    tine__self.sock = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
 }
 
@@ -236,7 +238,7 @@ static int do_require(lua_State *L, command *cmd)
 static int do_args(lua_State *L, command *cmd)
 {
     uint32_t n = tine__get_u32(&cmd->cur);
-    lua_getfield(L, LUA_REGISTRYINDEX, ARGS);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, tine__self.args);
     int args = lua_gettop(L);
     if (n > (size_t)(cmd->cur.end - cmd->cur.at) / 4)
         return garbage(L, cmd);
@@ -251,7 +253,7 @@ static int do_args(lua_State *L, command *cmd)
 static int do_fds(lua_State *L, command *cmd)
 {
     tine__reader *frame = cmd->frame;
-    lua_getfield(L, LUA_REGISTRYINDEX, ARGS);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, tine__self.args);
     int args = lua_gettop(L);
     for (size_t i = 0; i < frame->nfds; i++) {
         int fd = frame->fds[i];
@@ -279,7 +281,9 @@ static int do_run(lua_State *L, command *cmd)
     int base = lua_gettop(L);
     int fd = c->cmd;
     c->cmd = -1;
-    bind_fd_push(L, fd);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->sock);
+    bind_fd_give(L, -1, fd);
+    luaL_unref(L, LUA_REGISTRYINDEX, c->sock);
     run_args(L);
     lua_remove(L, base + 2); /* the table */
     lua_call(L, lua_gettop(L) - base, 0);

@@ -152,11 +152,11 @@ static void on_sigchld(int signo)
 
 void tine__reap_by_signal(void)
 {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = tine__self.workers.n ? on_sigchld : SIG_DFL;
-    action.sa_flags = SA_RESTART;
+    if (!tine__self.workers.n) {
+        signal(SIGCHLD, SIG_DFL);
+        return;
+    }
+    struct sigaction action = {.sa_handler = on_sigchld, .sa_flags = SA_RESTART};
     sigaction(SIGCHLD, &action, NULL);
-    if (tine__self.workers.n)
-        reap_each(&tine__self);
+    reap_each(&tine__self);
 }

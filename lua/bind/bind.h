@@ -30,8 +30,10 @@ int bind_fail_errno(lua_State *L, const char *what, int err);
 
 /* Registers the metatable and sets listen, connect and socketpair in the table on top. */
 void bind_fd_open(lua_State *L);
-/* Pushes a tine.fd that owns fd. If that raises (no memory), fd has been closed. */
+/* Pushes a tine.fd that owns fd (-1: none yet). If that raises (no memory), fd has been closed. */
 void bind_fd_push(lua_State *L, int fd);
+/* Gives the tine.fd at idx, which was pushed with -1, its descriptor. Asks for no memory. */
+void bind_fd_give(lua_State *L, int idx, int fd);
 /* The open descriptor behind the value at idx: an integer, a Lua file, a tine.fd, or an
  * object with a method fileno() or getfd(). Borrowed. Raises an argument error for arg
  * (at the caller's line) for anything else and for a closed one; an integer is checked

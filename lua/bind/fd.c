@@ -93,6 +93,15 @@ void bind_fd_push(lua_State *L, int fd)
     }
 }
 
+void bind_fd_give(lua_State *L, int idx, int fd)
+{
+    struct bind_fd *f = lua_touserdata(L, idx);
+
+    f->fd = fd;
+    f->generation = generation;
+    f->blocking = default_blocking;
+}
+
 struct bind_fd *bind_fd_self(lua_State *L)
 {
     return luaL_checkudata(L, 1, FD_TYPE);
