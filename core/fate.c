@@ -33,10 +33,10 @@ static void tell_ready(tine_proc *p, const tine_error *err)
 
 static void print_error(tine_proc *p, const tine_error *err)
 {
-    fprintf(stderr, "tine: %s%s[%d]: %.*s%s%.*s\n", p->name ? p->name : "",
-            p->name ? " " : "", (int)err->pid, (int)err->message_len, err->message,
-            err->traceback ? "\n" : "", (int)err->traceback_len,
-            err->traceback ? err->traceback : "");
+    fprintf(stderr, "tine: process %d%s%s%s: %.*s%s%.*s\n", (int)err->pid,
+            p->name ? " (" : "", p->name ? p->name : "", p->name ? ")" : "",
+            (int)err->message_len, err->message, err->traceback ? "\n" : "",
+            (int)err->traceback_len, err->traceback ? err->traceback : "");
 }
 
 /* An error that no handler took is printed, unless another callback will carry it. */
