@@ -10,6 +10,7 @@
 #include "child.h"
 #include "fd.h"
 #include "guard.h"
+#include "heap.h"
 #include "protocol.h"
 
 void tine__redirect(uint32_t flags, int *fds, size_t nfds)
@@ -104,6 +105,7 @@ void tine__fork(tine__child *c, tine__reader *frame)
         refuse(c, id, EMFILE, "the template cannot take the new process's descriptors");
         return;
     }
+    tine__heap_seal(c->L);
     /* What is buffered now would be written by both. */
     fflush(NULL);
     pid_t parent = getpid();

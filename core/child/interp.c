@@ -10,6 +10,7 @@
 
 #include "bind.h"
 #include "child.h"
+#include "heap.h"
 #include "protocol.h"
 
 /* What was sent for the entry function, in order: a table in the registry. */
@@ -71,7 +72,10 @@ static int child_exit(lua_State *L)
 static int open_state(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"run_args", run_args}, {"exit", child_exit}, {NULL, NULL}};
+        {"run_args", run_args},
+        {"exit", child_exit},
+        {"heap_stats", tine__gc_stats},
+        {NULL, NULL}};
     bind_error_open(L);
     lua_newtable(L);
     bind_fd_open(L);
@@ -86,6 +90,12 @@ static int open_state(lua_State *L)
         lua_setfield(L, -2, "exit");
     }
     lua_pop(L, 1);
+    if (tine__heap_of(L) && lua_getfield(L, -1, "_G") == LUA_TTABLE) {
+        lua_getfield(L, -1, "collectgarbage");
+        lua_pushcclosure(L, tine__gc_collectgarbage, 1);
+        lua_setfield(L, -2, "collectgarbage");
+        lua_pop(L, 1);
+    }
     if (lua_getfield(L, -1, LUA_MATHLIBNAME) == LUA_TTABLE) {
         lua_getfield(L, -1, "randomseed");
         tine__self.randomseed = luaL_ref(L, LUA_REGISTRYINDEX);

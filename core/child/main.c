@@ -8,6 +8,7 @@
 #include "child.h"
 #include "embed.h"
 #include "guard.h"
+#include "heap.h"
 #include "protocol.h"
 
 int luaopen_tine_core(lua_State *L);
@@ -42,6 +43,7 @@ static void preload(lua_State *L)
 
 static int open_libraries(lua_State *L)
 {
+    tine__heap_adopt(L);
     luaL_openlibs(L);
     preload(L);
     return 0;

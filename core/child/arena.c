@@ -1,0 +1,214 @@
+/* Runs of units: taken from bins of free ones, joined with their free neighbours when they
+ * come back. Knows nothing of blocks. */
+#include "arena.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+/* Units. STALE_KEPT may stay with us though they are free. */
+enum { OPEN_STEP = 64, STALE_KEPT = 128 };
+
+static const size_t RESERVE = (size_t)1 << 38;
+
+static void *reserve(size_t len, int access)
+{
+    void *p = mmap(NULL, len, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int tine__arena_open(tine__arena *a)
+{
+    struct rlimit limit;
+    size_t len = RESERVE;
+    memset(a, 0, sizeof *a);
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur / 2 < len)
+        len = (size_t)limit.rlim_cur / 2;
+    len &= ~(TINE__UNIT - 1);
+    a->limit = (uint32_t)(len >> TINE__UNIT_SHIFT);
+    if (a->limit < OPEN_STEP)
+        return -ENOMEM;
+    /* Aligned to a unit, so that blocks are as aligned as their size is. */
+    char *base = reserve(len + TINE__UNIT, PROT_NONE);
+    a->runs = reserve(a->limit * sizeof *a->runs, PROT_READ | PROT_WRITE);
+    if (!base || !a->runs) {
+        int err = -errno;
+        if (base)
+            munmap(base, len + TINE__UNIT);
+        if (a->runs)
+            munmap(a->runs, a->limit * sizeof *a->runs);
+        memset(a, 0, sizeof *a);
+        return err;
+    }
+    a->base = (char *)(((uintptr_t)base + TINE__UNIT - 1) & ~(TINE__UNIT - 1));
+    a->top = a->open = 1;
+    return 0;
+}
+
+void tine__arena_close(tine__arena *a)
+{
+    if (!a->base)
+        return;
+    munmap(a->base, (size_t)a->limit << TINE__UNIT_SHIFT);
+    munmap(a->runs, a->limit * sizeof *a->runs);
+    memset(a, 0, sizeof *a);
+}
+
+static unsigned bin_of(uint32_t units)
+{
+    return 31u - (unsigned)__builtin_clz(units);
+}
+
+static void mark(tine__arena *a, uint32_t u, uint32_t n, tine__run_kind kind)
+{
+    tine__run *last = &a->runs[u + n - 1];
+    if (n > 1)
+        last->kind = kind == TINE__RUN_FREE ? TINE__RUN_FREE : TINE__RUN_NONE;
+    last->first = u;
+    a->runs[u].kind = kind;
+    a->runs[u].units = n;
+}
+
+static void put(tine__arena *a, uint32_t u, uint32_t n, bool stale)
+{
+    tine__run *r = &a->runs[u];
+    uint32_t *bin = &a->bins[bin_of(n)];
+    mark(a, u, n, TINE__RUN_FREE);
+    r->flag = stale;
+    r->sealed = false;
+    r->prev = 0;
+    r->next = *bin;
+    if (r->next)
+        a->runs[r->next].prev = u;
+    *bin = u;
+    a->stale += stale ? n : 0;
+}
+
+static void unlink_run(tine__arena *a, uint32_t u)
+{
+    tine__run *r = &a->runs[u];
+    if (r->prev)
+        a->runs[r->prev].next = r->next;
+    else
+        a->bins[bin_of(r->units)] = r->next;
+    if (r->next)
+        a->runs[r->next].prev = r->prev;
+    a->stale -= r->flag ? r->units : 0;
+}
+
+static uint32_t find(const tine__arena *a, uint32_t n)
+{
+    unsigned bin = bin_of(n);
+    uint32_t u = a->bins[bin];
+    for (int tries = 0; u && tries < 8; tries++, u = a->runs[u].next)
+        if (a->runs[u].units >= n)
+            return u;
+    while (++bin < TINE__ARENA_BINS)
+        if (a->bins[bin])
+            return a->bins[bin];
+    return 0;
+}
+
+/* Makes units below `end` accessible, some ahead; neighbours become one mapping. */
+static bool open_up_to(tine__arena *a, uint32_t end)
+{
+    if (end <= a->open)
+        return true;
+    uint32_t n = end - a->open;
+    n = (n + OPEN_STEP - 1) / OPEN_STEP * OPEN_STEP;
+    if (n > a->limit - a->open)
+        n = a->limit - a->open;
+    if (mprotect(tine__arena_at(a, a->open), (size_t)n << TINE__UNIT_SHIFT,
+                 PROT_READ | PROT_WRITE) < 0)
+        return false;
+    a->open += n;
+    return true;
+}
+
+uint32_t tine__arena_take(tine__arena *a, uint32_t n)
+{
+    uint32_t u = find(a, n);
+    if (u) {
+        tine__run *r = &a->runs[u];
+        uint32_t rest = r->units - n;
+        unlink_run(a, u);
+        if (rest)
+            put(a, u + n, rest, r->flag);
+    } else {
+        if (!a->base || n > a->limit - a->top || !open_up_to(a, a->top + n))
+            return 0;
+        u = a->top;
+        a->top += n;
+    }
+    mark(a, u, n, TINE__RUN_LARGE);
+    a->runs[u].sealed = false;
+    a->taken += n;
+    return u;
+}
+
+void tine__arena_give(tine__arena *a, uint32_t u)
+{
+    uint32_t n = a->runs[u].units;
+    a->taken -= n;
+    if (u + n < a->top && a->runs[u + n].kind == TINE__RUN_FREE) {
+        unlink_run(a, u + n);
+        n += a->runs[u + n].units;
+    }
+    if (u > 1 && a->runs[u - 1].kind == TINE__RUN_FREE) {
+        u = a->runs[u - 1].first;
+        unlink_run(a, u);
+        n += a->runs[u].units;
+    }
+    put(a, u, n, true);
+    if (a->stale > STALE_KEPT + a->taken / 8)
+        tine__arena_purge(a);
+}
+
+bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n)
+{
+    uint32_t old = a->runs[u].units, after = u + old;
+    if (n < old) {
+        mark(a, u, n, TINE__RUN_LARGE);
+        mark(a, u + n, old - n, TINE__RUN_LARGE);
+        tine__arena_give(a, u + n);
+    } else if (n > old && after == a->top) {
+        if (n > a->limit - u || !open_up_to(a, u + n))
+            return false;
+        a->top = u + n;
+        a->taken += n - old;
+        mark(a, u, n, TINE__RUN_LARGE);
+    } else if (n > old) {
+        tine__run *r = &a->runs[after];
+        if (r->kind != TINE__RUN_FREE || r->units < n - old)
+            return false;
+        uint32_t rest = r->units - (n - old);
+        unlink_run(a, after);
+        if (rest)
+            put(a, u + n, rest, r->flag);
+        a->taken += n - old;
+        mark(a, u, n, TINE__RUN_LARGE);
+    }
+    return true;
+}
+
+void tine__arena_purge(tine__arena *a)
+{
+    for (unsigned bin = 0; bin < TINE__ARENA_BINS; bin++) {
+        for (uint32_t u = a->bins[bin]; u; u = a->runs[u].next) {
+            tine__run *r = &a->runs[u];
+            if (!r->flag)
+                continue;
+            madvise(tine__arena_at(a, u), (size_t)r->units << TINE__UNIT_SHIFT,
+                    MADV_DONTNEED);
+            r->flag = false;
+            a->stale -= r->units;
+        }
+    }
+}
+
+void tine__arena_retire(tine__arena *a, uint32_t u)
+{
+    unlink_run(a, u);
+    a->runs[u].sealed = true;
+}

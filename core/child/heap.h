@@ -1,0 +1,84 @@
+/* The memory of a process's interpreter. What a template has loaded can be sealed: it
+ * becomes a private mapping of a file that is never written, for which fork has no page
+ * table to copy. From then on all is allocated elsewhere. heap.c allocates, seal.c seals,
+ * gc.c keeps Lua's collector from writing to what is sealed.
+ *
+ * One interpreter, one thread: no locks. */
+#ifndef TINE_HEAP_H
+#define TINE_HEAP_H
+
+#include <lua.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "arena.h"
+
+enum { TINE__SIZE_CLASSES = 51, TINE__SEAL_WORTH = 1 << 20 };
+
+typedef struct tine__heap_stats {
+    int64_t own, shared; /* bytes of Lua's in blocks that are ours, and in sealed ones */
+    size_t sealed;       /* bytes of address space that are sealed */
+    unsigned seals;      /* how often something was sealed, by us or whom we descend from */
+    unsigned failures;   /* of sealing */
+    int error;           /* the last failure's: a negative errno */
+    const char *failed;  /* what failed then, or NULL */
+    unsigned minors, majors; /* collections that we have asked for */
+} tine__heap_stats;
+
+typedef struct tine__heap {
+    tine__arena arena;
+    tine__run *current[TINE__SIZE_CLASSES]; /* allocated from; never NULL */
+    uint32_t partial[TINE__SIZE_CLASSES];   /* others with room */
+    tine__heap_stats stats;
+    int64_t wake;       /* when own passes this, gc.c is called */
+    int64_t kept;       /* own, after the last seal */
+    int64_t next_seal;  /* own below this: sealing is not worth a thought */
+    bool hot; /* what is allocated now will be written often: keep it out of the arena */
+    int64_t foreign;         /* bytes of own that are outside of the arena */
+    unsigned foreign_blocks; /* made ever */
+    /* gc.c */
+    struct tine__accounts *accounts; /* NULL: not found in this Lua */
+    int64_t after_major;             /* own, after the last major collection */
+    bool asked, asked_major;
+} tine__heap;
+
+/* Makes L, as luaL_newstate made it, allocate from a heap. TINE_HEAP=malloc in the
+ * environment, or a refused reservation, leaves L as it is. What L has already stays where
+ * it is, so the state itself is never sealed. */
+void tine__heap_adopt(lua_State *L);
+/* L's heap, or NULL. */
+tine__heap *tine__heap_of(lua_State *L);
+/* The lua_Alloc; ud is the heap. */
+void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size);
+/* No more blocks from sealed runs. */
+void tine__heap_turn_page(tine__heap *h);
+/* How many bytes of a run have been in use, counted from its start; how many are. */
+size_t tine__heap_extent(const tine__run *r);
+int64_t tine__heap_live(const tine__run *r);
+/* For tests, as a heap without an interpreter is. Returns 0 or a negative errno. */
+int tine__heap_open(tine__heap *h);
+
+/* seal.c */
+/* Before a fork: seals what was loaded, if it is worth it. Runs finalizers. */
+void tine__heap_seal(lua_State *L);
+/* Seals all, and again what has been written to. Returns 0 or a negative errno, noted in the
+ * statistics; then the rest goes on as plain memory. */
+int tine__heap_seal_now(tine__heap *h);
+/* Pages of sealed memory that this process has written to. */
+size_t tine__heap_written(const tine__heap *h);
+
+/* gc.c */
+/* Looks for the accounts of Lua's collector. */
+void tine__gc_find(lua_State *L, tine__heap *h);
+/* Collects, makes all objects old, and moves what will be written out of the arena. */
+void tine__gc_prepare(lua_State *L, tine__heap *h);
+/* From now on only minor collections. */
+void tine__gc_arm(lua_State *L, tine__heap *h);
+/* Called in the allocator when own has passed wake. */
+void tine__gc_wake(tine__heap *h);
+/* collectgarbage, and tine.heap_stats. */
+int tine__gc_collectgarbage(lua_State *L);
+int tine__gc_stats(lua_State *L);
+
+#endif
