@@ -15,7 +15,7 @@
 #include "tine.h"
 #include "heap.h"
 
-enum { MINOR_MIN = 4 << 20, LOOK_AGAIN = 256 << 10, MAJOR_MIN = 64 << 20 };
+enum { MINOR_MIN = 4 << 20, MAJOR_MIN = 64 << 20 };
 enum { BUCKETS_MIN = 1 << 14 };
 static const size_t OUT_OF_REACH = (size_t)1 << 55;
 
@@ -103,12 +103,11 @@ void tine__gc_wake(tine__heap *h)
 {
     if (!h->asked) {
         ask(h);
+        h->wake = INT64_MIN; /* until it has been done, which is soon */
     } else if (h->accounts->debt <= 0) {
         note_collected(h);
         h->wake = h->stats.own + minor_step(h);
-        return;
     }
-    h->wake = h->stats.own + LOOK_AGAIN;
 }
 
 /* In generational mode already. */
