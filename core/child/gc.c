@@ -60,6 +60,11 @@ void tine__gc_find(lua_State *L, tine__heap *h)
     lua_gc(L, LUA_GCRESTART);
 }
 
+const void *tine__gc_strings(const tine__heap *h)
+{
+    return h->accounts ? h->accounts->strings : NULL;
+}
+
 /* -------------------------------------------------------------------- when to collect */
 
 static int64_t minor_step(const tine__heap *h)
@@ -284,6 +289,7 @@ int tine__gc_stats(lua_State *L)
     set_number(L, "shared", h->stats.shared);
     set_number(L, "sealed", (int64_t)h->stats.sealed);
     set_number(L, "written", (int64_t)tine__heap_written(h) * 4096);
+    set_number(L, "carved", h->stats.carved);
     set_number(L, "seals", h->stats.seals);
     set_number(L, "failures", h->stats.failures);
     set_number(L, "minors", h->stats.minors);

@@ -15,6 +15,9 @@
 #include "arena.h"
 
 enum { TINE__SIZE_CLASSES = 51, TINE__SEAL_WORTH = 1 << 20 };
+/* Sealed memory is mapped in pieces of at most PIECE units: what a fork copies page tables
+ * for after a write. PIECES of them are told apart. */
+enum { TINE__PIECE = 1024, TINE__PIECES = 4096 };
 
 typedef struct tine__heap_stats {
     int64_t own, shared; /* bytes of Lua's in blocks that are ours, and in sealed ones */
@@ -23,6 +26,7 @@ typedef struct tine__heap_stats {
     unsigned failures;   /* of sealing */
     int error;           /* the last failure's: a negative errno */
     const char *failed;  /* what failed then, or NULL */
+    unsigned carved;     /* pages taken out of what is sealed, as they are written to */
     unsigned minors, majors; /* collections that we have asked for */
 } tine__heap_stats;
 
@@ -37,6 +41,9 @@ typedef struct tine__heap {
     bool hot; /* what is allocated now will be written often: keep it out of the arena */
     int64_t foreign;         /* bytes of own that are outside of the arena */
     unsigned foreign_blocks; /* made ever */
+    /* written.c: since the last look for writes */
+    bool changed;            /* the interpreter has run */
+    int64_t fork_ns, look_ns; /* what forks have cost, and what the last look did */
     /* gc.c */
     struct tine__accounts *accounts; /* NULL: not found in this Lua */
     int64_t after_major;             /* own, after the last major collection */
@@ -56,6 +63,8 @@ void tine__heap_turn_page(tine__heap *h);
 /* How many bytes of a run have been in use, counted from its start; how many are. */
 size_t tine__heap_extent(const tine__run *r);
 int64_t tine__heap_live(const tine__run *r);
+/* As memcpy, also of free blocks. */
+void tine__heap_copy_raw(void *to, const void *from, size_t n);
 /* For tests, as a heap without an interpreter is. Returns 0 or a negative errno. */
 int tine__heap_open(tine__heap *h);
 
@@ -65,8 +74,15 @@ void tine__heap_seal(lua_State *L);
 /* Seals all, and again what has been written to. Returns 0 or a negative errno, noted in the
  * statistics; then the rest goes on as plain memory. */
 int tine__heap_seal_now(tine__heap *h);
-/* Pages of sealed memory that this process has written to. */
+
+/* written.c */
+/* Pages of sealed memory that this process has a copy of, because it has written to them. */
 size_t tine__heap_written(const tine__heap *h);
+/* Marks the pieces that are to be sealed again. */
+void tine__heap_find_dirty(const tine__heap *h, bool *dirty);
+/* After a fork that took so long: sees to it that the next one is cheap. */
+void tine__heap_forked(tine__heap *h, int64_t ns);
+int64_t tine__heap_clock(void);
 
 /* gc.c */
 /* Looks for the accounts of Lua's collector. */
@@ -77,6 +93,8 @@ void tine__gc_prepare(lua_State *L, tine__heap *h);
 void tine__gc_arm(lua_State *L, tine__heap *h);
 /* Called in the allocator when own has passed wake. */
 void tine__gc_wake(tine__heap *h);
+/* The string table's place, or NULL. */
+const void *tine__gc_strings(const tine__heap *h);
 /* collectgarbage, and tine.heap_stats. */
 int tine__gc_collectgarbage(lua_State *L);
 int tine__gc_stats(lua_State *L);

@@ -347,6 +347,9 @@ void tine__interp_command(tine__child *c, tine__reader *frame)
     if (user_code)
         sigprocmask(SIG_SETMASK, &c->waiting_mask, &before);
     run_protected(c, frame);
+    tine__heap *heap = tine__heap_of(c->L);
+    if (heap)
+        heap->changed = true;
     if (user_code)
         sigprocmask(SIG_SETMASK, &before, NULL);
 }

@@ -11,11 +11,9 @@
 
 #include "heap.h"
 
-/* Units. A piece is what a fork copies page tables for after a write to it. Free runs shorter
- * than GAP_MAX are sealed with their neighbours: each mapping costs at every fork. */
-enum { PIECE = 1024, GAP_MAX = 64 };
-/* A piece is sealed again when more than DIRTY_MAX of its pages have been written to. */
-enum { PAGE = 4096, DIRTY_MAX = 256, PIECES = 4096 };
+/* Units. Free runs shorter than GAP_MAX are sealed with their neighbours: each mapping costs
+ * at every fork. */
+enum { GAP_MAX = 64, PAGE = 4096 };
 
 typedef struct sealing {
     tine__heap *heap;
@@ -24,8 +22,9 @@ typedef struct sealing {
     const char *piece;     /* the piece's start */
     const char *from, *to; /* to be written: neighbours in one call */
     uint32_t done;         /* the unit up to which the stretch is mapped */
+    uint32_t cuts[2];      /* the units where the string table begins and ends */
     int64_t bytes;         /* of Lua's, newly sealed */
-    bool dirty[PIECES];
+    bool dirty[TINE__PIECES];
 } sealing;
 
 static char *address(const sealing *s, uint32_t u)
@@ -38,58 +37,6 @@ static void note_failure(tine__heap *h, const char *what, int err)
     h->stats.failures++;
     h->stats.failed = what;
     h->stats.error = err;
-}
-
-/* ------------------------------------------------------------- pages that were written */
-
-static size_t count_written(int pagemap, const char *from, size_t pages)
-{
-    enum { ENTRIES = 512 };
-    static const uint64_t here = 3ull << 62, of_file = 1ull << 61;
-    uint64_t entries[ENTRIES];
-    size_t page = (uintptr_t)from / PAGE, written = 0;
-    while (pages) {
-        size_t want = pages < ENTRIES ? pages : ENTRIES;
-        ssize_t got = pread(pagemap, entries, want * 8, (off_t)(page * 8)) / 8;
-        if (got <= 0)
-            break;
-        for (size_t i = 0; i < (size_t)got; i++)
-            written += (entries[i] & here) && !(entries[i] & of_file);
-        page += (size_t)got;
-        pages -= (size_t)got;
-    }
-    return written;
-}
-
-/* Pages written to in each piece's sealed part. */
-static size_t look_for_writes(const tine__heap *h, bool *dirty)
-{
-    const tine__arena *a = &h->arena;
-    size_t all = 0, in_piece = 0;
-    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (pagemap < 0)
-        return 0;
-    for (uint32_t u = 1, end; u < a->top; u = end) {
-        bool sealed = a->runs[u].sealed;
-        end = u + a->runs[u].units;
-        while (end < a->top && a->runs[end].sealed == sealed)
-            end += a->runs[end].units;
-        for (uint32_t b = u, e; sealed && b < end; b = e) {
-            e = (b / PIECE + 1) * PIECE < end ? (b / PIECE + 1) * PIECE : end;
-            in_piece = count_written(pagemap, tine__arena_at(a, b),
-                                     ((size_t)(e - b) << TINE__UNIT_SHIFT) / PAGE);
-            dirty[b / PIECE % PIECES] |= in_piece > DIRTY_MAX;
-            all += in_piece;
-        }
-    }
-    close(pagemap);
-    return all;
-}
-
-size_t tine__heap_written(const tine__heap *h)
-{
-    bool dirty[PIECES];
-    return look_for_writes(h, dirty);
 }
 
 /* ------------------------------------------------------------------- writing the file */
@@ -144,32 +91,41 @@ static int check_room(const sealing *s, uint32_t begin, uint32_t end)
     return s->at + len <= s->limit ? 0 : -EFBIG;
 }
 
+/* Where the piece that begins there ends. */
+static uint32_t piece_end(const sealing *s, uint32_t begin, uint32_t end)
+{
+    uint32_t next = (begin / TINE__PIECE + 1) * TINE__PIECE;
+    for (int i = 0; i < 2; i++)
+        if (s->cuts[i] > begin && s->cuts[i] < next)
+            next = s->cuts[i];
+    return next < end ? next : end;
+}
+
 static int write_stretch(sealing *s, uint32_t begin, uint32_t end)
 {
     const tine__arena *a = &s->heap->arena;
-    uint32_t piece = begin, next = (begin / PIECE + 1) * PIECE;
-    int err = check_room(s, begin, next < end ? next : end);
+    uint32_t piece = begin, next = piece_end(s, begin, end);
+    int err = check_room(s, piece, next);
     s->piece = s->from = s->to = address(s, begin);
     for (uint32_t u = begin; u < end && !err; u += a->runs[u].units) {
         const tine__run *r = &a->runs[u];
-        size_t used = tine__heap_extent(r);
-        const char *from = address(s, u), *to = from + (used + PAGE - 1) / PAGE * PAGE;
-        while (next <= u + r->units && !err) {
+        size_t used = (tine__heap_extent(r) + PAGE - 1) / PAGE * PAGE;
+        const char *from = address(s, u), *to = from + used;
+        while (piece < end && next <= u + r->units && !err) {
             const char *cut = address(s, next);
             err = add(s, from, to < cut ? to : cut);
             if (!err)
                 err = finish_piece(s, piece, next);
-            if (from < cut)
-                from = cut;
+            from = from < cut ? cut : from;
             piece = next;
-            next += PIECE;
-            if (!err && piece < end)
-                err = check_room(s, piece, next < end ? next : end);
+            next = piece_end(s, piece, end);
+            if (!err)
+                err = check_room(s, piece, next);
         }
         if (!err)
             err = add(s, from, to);
     }
-    return err || piece >= end ? err : finish_piece(s, piece, end);
+    return err;
 }
 
 /* ------------------------------------------------------------------------ what to seal */
@@ -181,8 +137,9 @@ static bool wanted(const sealing *s, uint32_t u)
         return false;
     if (!r->sealed)
         return true;
-    for (uint32_t p = u / PIECE; p <= (u + r->units - 1) / PIECE; p++)
-        if (s->dirty[p % PIECES])
+    uint32_t last = (u + r->units - 1) / TINE__PIECE;
+    for (uint32_t p = u / TINE__PIECE; p <= last; p++)
+        if (s->dirty[p % TINE__PIECES])
             return true;
     return false;
 }
@@ -237,7 +194,17 @@ static int seal_runs(sealing *s)
     return begin && !err ? seal_stretch(s, begin, end) : err;
 }
 
-/* Seals all that is not, and again what has been written to. */
+static void find_cuts(sealing *s)
+{
+    const tine__arena *a = &s->heap->arena;
+    const void *strings = tine__gc_strings(s->heap);
+    if (!strings || !tine__arena_has(a, strings))
+        return;
+    const tine__run *r = tine__arena_run(a, strings);
+    s->cuts[0] = (uint32_t)(r - a->runs);
+    s->cuts[1] = s->cuts[0] + r->units;
+}
+
 int tine__heap_seal_now(tine__heap *h)
 {
     sealing s = {.heap = h, .fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
@@ -250,7 +217,8 @@ int tine__heap_seal_now(tine__heap *h)
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < INT64_MAX)
         s.limit = (off_t)limit.rlim_cur;
     if (h->stats.sealed)
-        look_for_writes(h, s.dirty);
+        tine__heap_find_dirty(h, s.dirty);
+    find_cuts(&s);
     tine__arena_purge(&h->arena);
     int err = seal_runs(&s);
     tine__heap_turn_page(h);
