@@ -5,44 +5,48 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
-/* Units. STALE_KEPT may stay with us though they are free. */
-enum { OPEN_STEP = 64, STALE_KEPT = 128 };
+/* Units. STALE_KEPT may stay with us though they are free. The table of runs is mapped for
+ * so many units at a time that it takes whole pages. */
+enum { OPEN_STEP = 64, RUNS_STEP = 2048, STALE_KEPT = 128 };
 
-static const size_t RESERVE = (size_t)1 << 38;
+/* How far the arena may grow, and how far below all other mappings it begins. */
+static const size_t ROOM = (size_t)1 << 38, DISTANCE = (size_t)1 << 40;
 
-static void *reserve(size_t len, int access)
+static bool map_at(void *at, size_t len)
 {
-    void *p = mmap(NULL, len, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    /* Accounted for like any memory: limits of address space and of data hold. */
+    void *p = mmap(at, len, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (p != MAP_FAILED && p != at) {
+        munmap(p, len); /* a kernel that takes the address for a hint */
+        errno = EEXIST;
+    }
+    return p == at;
 }
 
+/* Nothing is reserved, as that would count against limits: the kernel places what others map
+ * as high as it can, and we grow upwards from far below. */
 int tine__arena_open(tine__arena *a)
 {
-    struct rlimit limit;
-    size_t len = RESERVE;
     memset(a, 0, sizeof *a);
-    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur / 2 < len)
-        len = (size_t)limit.rlim_cur / 2;
-    len &= ~(TINE__UNIT - 1);
-    a->limit = (uint32_t)(len >> TINE__UNIT_SHIFT);
-    if (a->limit < OPEN_STEP)
+    void *probe = mmap(NULL, TINE__UNIT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (probe == MAP_FAILED)
+        return -errno;
+    munmap(probe, TINE__UNIT);
+    uintptr_t high = (uintptr_t)probe & ~(TINE__UNIT - 1);
+    if (high < 2 * DISTANCE)
         return -ENOMEM;
-    /* Aligned to a unit, so that blocks are as aligned as their size is. */
-    char *base = reserve(len + TINE__UNIT, PROT_NONE);
-    a->runs = reserve(a->limit * sizeof *a->runs, PROT_READ | PROT_WRITE);
-    if (!base || !a->runs) {
+    a->base = (char *)(high - DISTANCE);
+    a->limit = (uint32_t)(ROOM >> TINE__UNIT_SHIFT);
+    a->runs = (tine__run *)(high - DISTANCE - a->limit * sizeof *a->runs);
+    a->top = a->open = 1;
+    if (!map_at(a->runs, RUNS_STEP * sizeof *a->runs)) {
         int err = -errno;
-        if (base)
-            munmap(base, len + TINE__UNIT);
-        if (a->runs)
-            munmap(a->runs, a->limit * sizeof *a->runs);
         memset(a, 0, sizeof *a);
         return err;
     }
-    a->base = (char *)(((uintptr_t)base + TINE__UNIT - 1) & ~(TINE__UNIT - 1));
-    a->top = a->open = 1;
+    a->described = RUNS_STEP;
     return 0;
 }
 
@@ -50,8 +54,8 @@ void tine__arena_close(tine__arena *a)
 {
     if (!a->base)
         return;
-    munmap(a->base, (size_t)a->limit << TINE__UNIT_SHIFT);
-    munmap(a->runs, a->limit * sizeof *a->runs);
+    munmap(a->base, (size_t)a->open << TINE__UNIT_SHIFT);
+    munmap(a->runs, a->described * sizeof *a->runs);
     memset(a, 0, sizeof *a);
 }
 
@@ -113,17 +117,23 @@ static uint32_t find(const tine__arena *a, uint32_t n)
 /* Makes units below `end` accessible, some ahead; neighbours become one mapping. */
 static bool open_up_to(tine__arena *a, uint32_t end)
 {
+    uint32_t ahead = (end + OPEN_STEP - 1) / OPEN_STEP * OPEN_STEP;
     if (end <= a->open)
         return true;
-    uint32_t n = end - a->open;
-    n = (n + OPEN_STEP - 1) / OPEN_STEP * OPEN_STEP;
-    if (n > a->limit - a->open)
-        n = a->limit - a->open;
-    if (mprotect(tine__arena_at(a, a->open), (size_t)n << TINE__UNIT_SHIFT,
-                 PROT_READ | PROT_WRITE) < 0)
+    if (end > a->limit)
         return false;
-    a->open += n;
-    return true;
+    while (a->described < ahead) {
+        if (!map_at(a->runs + a->described, RUNS_STEP * sizeof *a->runs))
+            return false;
+        a->described += RUNS_STEP;
+    }
+    size_t wish = (size_t)(ahead - a->open) << TINE__UNIT_SHIFT;
+    size_t need = (size_t)(end - a->open) << TINE__UNIT_SHIFT;
+    if (map_at(tine__arena_at(a, a->open), wish))
+        a->open = ahead;
+    else if (map_at(tine__arena_at(a, a->open), need))
+        a->open = end;
+    return end <= a->open;
 }
 
 uint32_t tine__arena_take(tine__arena *a, uint32_t n)
@@ -161,8 +171,8 @@ void tine__arena_give(tine__arena *a, uint32_t u)
         n += a->runs[u].units;
     }
     put(a, u, n, true);
-    if (a->stale > STALE_KEPT + a->taken / 8)
-        tine__arena_purge(a);
+    if (a->stale > STALE_KEPT + a->taken / 4)
+        tine__arena_purge(a, STALE_KEPT / 2 + a->taken / 8);
 }
 
 bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n)
@@ -192,10 +202,10 @@ bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n)
     return true;
 }
 
-void tine__arena_purge(tine__arena *a)
+void tine__arena_purge(tine__arena *a, uint32_t keep)
 {
-    for (unsigned bin = 0; bin < TINE__ARENA_BINS; bin++) {
-        for (uint32_t u = a->bins[bin]; u; u = a->runs[u].next) {
+    for (unsigned bin = TINE__ARENA_BINS; bin-- > 0;) {
+        for (uint32_t u = a->bins[bin]; u && a->stale > keep; u = a->runs[u].next) {
             tine__run *r = &a->runs[u];
             if (!r->flag)
                 continue;

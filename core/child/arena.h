@@ -1,4 +1,4 @@
-/* The address space of the heap: one reservation, cut into units of 64 kB. Neighbouring
+/* The address space of the heap, cut into units of 64 kB. Neighbouring
  * units are taken and given back as runs; what a run holds is the heap's business. */
 #ifndef TINE_ARENA_H
 #define TINE_ARENA_H
@@ -34,7 +34,8 @@ typedef struct tine__run {
 typedef struct tine__arena {
     char *base; /* NULL: there is none, and nothing can be taken */
     tine__run *runs;
-    uint32_t limit, top, open; /* units reserved, ever taken, accessible; unit 0 is unused */
+    uint32_t limit, top, open; /* units at most, ever taken, mapped; unit 0 is unused */
+    uint32_t described;        /* units that `runs` is mapped for */
     uint32_t taken, stale;     /* units in use; units in free runs that may have memory */
     uint32_t bins[TINE__ARENA_BINS];
 } tine__arena;
@@ -47,8 +48,8 @@ uint32_t tine__arena_take(tine__arena *a, uint32_t n);
 void tine__arena_give(tine__arena *a, uint32_t u);
 /* Changes a run's length in place if it can. */
 bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n);
-/* Gives the memory of all free runs back to the system. */
-void tine__arena_purge(tine__arena *a);
+/* Gives memory of free runs back to the system, until at most `keep` units may have any. */
+void tine__arena_purge(tine__arena *a, uint32_t keep);
 /* Makes a free run one that is not handed out again. */
 void tine__arena_retire(tine__arena *a, uint32_t u);
 

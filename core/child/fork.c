@@ -109,11 +109,10 @@ void tine__fork(tine__child *c, tine__reader *frame)
     /* What is buffered now would be written by both. */
     fflush(NULL);
     pid_t parent = getpid();
-    tine__heap *heap = tine__heap_of(c->L);
-    int64_t before = heap ? tine__heap_clock() : 0;
+    int64_t began = tine__heap_clock();
     pid_t pid = fork();
-    if (heap && pid > 0)
-        tine__heap_forked(heap, tine__heap_clock() - before);
+    if (pid > 0)
+        tine__heap_forked(c->L, began);
     if (pid < 0)
         refuse(c, id, errno, "the template cannot fork");
     else if (pid == 0)

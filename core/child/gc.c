@@ -247,7 +247,7 @@ static int collect(lua_State *L, tine__heap *h)
 }
 
 /* The original is the upvalue: until something is sealed nothing differs. */
-int tine__gc_collectgarbage(lua_State *L)
+static int collectgarbage(lua_State *L)
 {
     tine__heap *h = tine__heap_of(L);
     const char *option = luaL_optstring(L, 1, "collect");
@@ -276,7 +276,7 @@ static void set_number(lua_State *L, const char *name, int64_t value)
     lua_setfield(L, -2, name);
 }
 
-int tine__gc_stats(lua_State *L)
+static int heap_stats(lua_State *L)
 {
     const tine__heap *h = tine__heap_of(L);
     if (!h) {
@@ -301,4 +301,15 @@ int tine__gc_stats(lua_State *L)
         lua_setfield(L, -2, "failed");
     }
     return 1;
+}
+
+void tine__gc_open(lua_State *L)
+{
+    lua_pushcfunction(L, heap_stats);
+    lua_setfield(L, -2, "heap_stats");
+    if (tine__heap_of(L)) {
+        lua_getglobal(L, "collectgarbage");
+        lua_pushcclosure(L, collectgarbage, 1);
+        lua_setglobal(L, "collectgarbage");
+    }
 }

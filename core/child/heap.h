@@ -51,7 +51,7 @@ typedef struct tine__heap {
 } tine__heap;
 
 /* Makes L, as luaL_newstate made it, allocate from a heap. TINE_HEAP=malloc in the
- * environment, or a refused reservation, leaves L as it is. What L has already stays where
+ * environment, or a system that refuses, leaves L as it is. What L has already stays where
  * it is, so the state itself is never sealed. */
 void tine__heap_adopt(lua_State *L);
 /* L's heap, or NULL. */
@@ -80,8 +80,10 @@ int tine__heap_seal_now(tine__heap *h);
 size_t tine__heap_written(const tine__heap *h);
 /* Marks the pieces that are to be sealed again. */
 void tine__heap_find_dirty(const tine__heap *h, bool *dirty);
-/* After a fork that took so long: sees to it that the next one is cheap. */
-void tine__heap_forked(tine__heap *h, int64_t ns);
+/* The interpreter has run. */
+void tine__heap_changed(lua_State *L);
+/* After a fork, begun at that time: sees to it that the next one is cheap. */
+void tine__heap_forked(lua_State *L, int64_t began);
 int64_t tine__heap_clock(void);
 
 /* gc.c */
@@ -95,8 +97,7 @@ void tine__gc_arm(lua_State *L, tine__heap *h);
 void tine__gc_wake(tine__heap *h);
 /* The string table's place, or NULL. */
 const void *tine__gc_strings(const tine__heap *h);
-/* collectgarbage, and tine.heap_stats. */
-int tine__gc_collectgarbage(lua_State *L);
-int tine__gc_stats(lua_State *L);
+/* Puts collectgarbage in its place, and heap_stats into the table on top. */
+void tine__gc_open(lua_State *L);
 
 #endif

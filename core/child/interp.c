@@ -72,10 +72,7 @@ static int child_exit(lua_State *L)
 static int open_state(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"run_args", run_args},
-        {"exit", child_exit},
-        {"heap_stats", tine__gc_stats},
-        {NULL, NULL}};
+        {"run_args", run_args}, {"exit", child_exit}, {NULL, NULL}};
     bind_error_open(L);
     lua_newtable(L);
     bind_fd_open(L);
@@ -83,6 +80,7 @@ static int open_state(lua_State *L)
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, ARGS);
     luaL_newlib(L, functions);
+    tine__gc_open(L);
     lua_setfield(L, LUA_REGISTRYINDEX, CHILD);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     if (lua_getfield(L, -1, LUA_OSLIBNAME) == LUA_TTABLE) {
@@ -90,12 +88,6 @@ static int open_state(lua_State *L)
         lua_setfield(L, -2, "exit");
     }
     lua_pop(L, 1);
-    if (tine__heap_of(L) && lua_getfield(L, -1, "_G") == LUA_TTABLE) {
-        lua_getfield(L, -1, "collectgarbage");
-        lua_pushcclosure(L, tine__gc_collectgarbage, 1);
-        lua_setfield(L, -2, "collectgarbage");
-        lua_pop(L, 1);
-    }
     if (lua_getfield(L, -1, LUA_MATHLIBNAME) == LUA_TTABLE) {
         lua_getfield(L, -1, "randomseed");
         tine__self.randomseed = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -347,9 +339,7 @@ void tine__interp_command(tine__child *c, tine__reader *frame)
     if (user_code)
         sigprocmask(SIG_SETMASK, &c->waiting_mask, &before);
     run_protected(c, frame);
-    tine__heap *heap = tine__heap_of(c->L);
-    if (heap)
-        heap->changed = true;
+    tine__heap_changed(c->L);
     if (user_code)
         sigprocmask(SIG_SETMASK, &before, NULL);
 }

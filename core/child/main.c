@@ -43,9 +43,9 @@ static void preload(lua_State *L)
 
 static int open_libraries(lua_State *L)
 {
-    tine__heap_adopt(L);
     luaL_openlibs(L);
     preload(L);
+    tine__heap_adopt(L); /* last: what is here is small, and much of it is written to */
     return 0;
 }
 

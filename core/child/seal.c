@@ -219,7 +219,7 @@ int tine__heap_seal_now(tine__heap *h)
     if (h->stats.sealed)
         tine__heap_find_dirty(h, s.dirty);
     find_cuts(&s);
-    tine__arena_purge(&h->arena);
+    tine__arena_purge(&h->arena, 0);
     int err = seal_runs(&s);
     tine__heap_turn_page(h);
     if (!err)

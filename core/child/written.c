@@ -139,14 +139,24 @@ static void carve_one(const tine__heap *h, char *from, size_t pages, size_t writ
         *(unsigned *)carved += (unsigned)written;
 }
 
-void tine__heap_forked(tine__heap *h, int64_t ns)
+void tine__heap_changed(lua_State *L)
 {
-    h->fork_ns += ns;
-    if (!h->stats.sealed || !h->changed || h->fork_ns < LOOK_SHARE * h->look_ns)
+    tine__heap *h = tine__heap_of(L);
+    if (h)
+        h->changed = true;
+}
+
+void tine__heap_forked(lua_State *L, int64_t began)
+{
+    tine__heap *h = tine__heap_of(L);
+    if (!h || !h->stats.sealed || !h->changed)
         return;
-    int64_t t = tine__heap_clock();
+    int64_t now = tine__heap_clock();
+    h->fork_ns += now - began;
+    if (h->fork_ns < LOOK_SHARE * h->look_ns)
+        return;
     visit_mappings(h, carve_one, &h->stats.carved);
-    h->look_ns = tine__heap_clock() - t;
+    h->look_ns = tine__heap_clock() - now;
     h->fork_ns = 0;
     h->changed = false;
 }
