@@ -147,6 +147,7 @@ static void *take_from_next(tine__heap *h, unsigned c)
 
 static inline void give_block(tine__heap *h, tine__run *r, void *p)
 {
+    ASAN_UNPOISON_MEMORY_REGION(p, sizeof p);
     memcpy(p, &r->free, sizeof p);
     r->free = p;
     r->used--;
