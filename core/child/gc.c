@@ -16,7 +16,8 @@
 #include "heap.h"
 
 enum { MINOR_MIN = 4 << 20, MAJOR_MIN = 64 << 20 };
-enum { BUCKETS_MIN = 1 << 14 };
+/* STRING_MIN: octets that a string takes at least. */
+enum { BUCKETS_MIN = 1 << 15, STRING_MIN = 26, SOON_MIN = 64 << 10 };
 static const size_t OUT_OF_REACH = (size_t)1 << 55;
 
 /* global_State from totalbytes to strt. Lua has total + debt bytes in use, and collects when
@@ -65,11 +66,42 @@ const void *tine__gc_strings(const tine__heap *h)
     return h->accounts ? h->accounts->strings : NULL;
 }
 
+/* Before anything frees strings that are sealed: Lua's count of them must not become less
+ * than none. */
+static void reveal_strings(tine__heap *h)
+{
+    if (h->accounts)
+        h->accounts->nstrings += h->hidden;
+    h->hidden = 0;
+}
+
+void tine__gc_table_shrinks(tine__heap *h, const void *p)
+{
+    if (h->hidden && p == h->accounts->strings)
+        reveal_strings(h);
+}
+
 /* -------------------------------------------------------------------- when to collect */
 
 static int64_t minor_step(const tine__heap *h)
 {
     return h->stats.own / 2 > MINOR_MIN ? h->stats.own / 2 : MINOR_MIN;
+}
+
+/* One more string table's doubling, which writes to each string, can perhaps be spared. */
+static bool is_table_filling(const tine__heap *h)
+{
+    const accounts *a = h->accounts;
+    return a->nstrings > a->nbuckets / 8 * 7 && a->nbuckets != h->filled;
+}
+
+/* Wakes when a collection is due, and before so many strings are made as there is room for. */
+static void set_wake(tine__heap *h)
+{
+    const accounts *a = h->accounts;
+    int64_t room = (int64_t)(a->nbuckets - a->nstrings) * STRING_MIN;
+    int64_t soon = h->stats.own + (room > SOON_MIN ? room : SOON_MIN);
+    h->wake = soon < h->due ? soon : h->due;
 }
 
 /* A major collection copies all that is shared. So it must have as much to win: garbage among
@@ -84,6 +116,8 @@ static void ask(tine__heap *h)
     accounts *a = h->accounts;
     h->asked = true;
     h->asked_major = is_major_due(h);
+    if (h->asked_major)
+        reveal_strings(h);
     a->estimate = h->asked_major ? 0 : OUT_OF_REACH;
     a->last_atomic = 0;
     if (a->debt <= 0) {
@@ -106,12 +140,16 @@ static void note_collected(tine__heap *h)
 
 void tine__gc_wake(tine__heap *h)
 {
-    if (!h->asked) {
+    if (!h->asked && h->stats.own < h->due && !is_table_filling(h)) {
+        set_wake(h);
+    } else if (!h->asked) {
         ask(h);
         h->wake = INT64_MIN; /* until it has been done, which is soon */
     } else if (h->accounts->debt <= 0) {
         note_collected(h);
-        h->wake = h->stats.own + minor_step(h);
+        h->due = h->stats.own + minor_step(h);
+        h->filled = is_table_filling(h) ? h->accounts->nbuckets : 0;
+        set_wake(h);
     }
 }
 
@@ -126,7 +164,8 @@ void tine__gc_arm(lua_State *L, tine__heap *h)
         lua_gc(L, LUA_GCGEN, 100, 100);
         h->accounts->estimate = OUT_OF_REACH;
         h->accounts->last_atomic = 0;
-        h->wake = h->stats.own + minor_step(h);
+        h->due = h->stats.own + minor_step(h);
+        set_wake(h);
     } else {
         lua_gc(L, LUA_GCGEN, percent < 1 ? 1 : percent > 100 ? 100 : (int)percent, 1020);
     }
@@ -167,8 +206,16 @@ static void size_strings(lua_State *L, accounts *a)
         shrink_strings(L, a);
     for (int tries = 0; a->nbuckets < wanted && tries < 24; tries++)
         grow_strings(L, a);
-    if (a->nstrings > a->nbuckets / 4)
-        a->nstrings = a->nbuckets / 4;
+}
+
+static void hide_strings(tine__heap *h)
+{
+    accounts *a = h->accounts;
+    int excess = a->nstrings - a->nbuckets / 4;
+    if (excess > 0) {
+        h->hidden += excess;
+        a->nstrings -= excess;
+    }
 }
 
 /* Makes the table's hash part anew, somewhere else, by filling it up. */
@@ -220,12 +267,14 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
     lua_gc(L, LUA_GCGEN, 0, 0);
     if (h->stats.own < h->kept + TINE__SEAL_WORTH)
         return;
-    if (h->accounts)
+    if (h->accounts && !h->stats.sealed)
         size_strings(L, h->accounts);
     move_hot(L, h);
     /* What is new is old after two more, and what was touched is forgotten after three. */
     for (int i = 0; i < 3; i++)
         lua_gc(L, LUA_GCSTEP, 0);
+    if (h->accounts)
+        hide_strings(h);
 }
 
 /* --------------------------------------------------------------- what Lua programs call */
@@ -233,6 +282,8 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
 static int collect(lua_State *L, tine__heap *h)
 {
     int major = strcmp(luaL_optstring(L, 2, ""), "full") == 0;
+    if (major)
+        reveal_strings(h);
     int result = major ? lua_gc(L, LUA_GCCOLLECT) : lua_gc(L, LUA_GCSTEP, 0);
     if (result == -1) { /* in a finalizer */
         luaL_pushfail(L);
@@ -241,6 +292,11 @@ static int collect(lua_State *L, tine__heap *h)
     if (major) {
         h->stats.majors++;
         tine__gc_arm(L, h);
+    } else if (h->accounts) {
+        /* One more soon would make old, and so keep, what is in use only now. */
+        h->asked = false;
+        h->due = h->stats.own + minor_step(h);
+        set_wake(h);
     }
     lua_pushinteger(L, 0);
     return 1;
@@ -294,6 +350,8 @@ static int heap_stats(lua_State *L)
     set_number(L, "failures", h->stats.failures);
     set_number(L, "minors", h->stats.minors);
     set_number(L, "majors", h->stats.majors);
+    set_number(L, "buckets", h->accounts ? h->accounts->nbuckets : 0);
+    set_number(L, "strings", h->accounts ? h->accounts->nstrings : 0);
     lua_pushboolean(L, h->accounts != NULL);
     lua_setfield(L, -2, "exact");
     if (h->stats.failed) {

@@ -314,6 +314,8 @@ void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
         return NULL;
     }
     if (p) {
+        if (size < old)
+            tine__gc_table_shrinks(h, p);
         p = resize(h, p, old, size);
     } else if ((p = take(h, size))) {
         h->stats.own += (int64_t)size;

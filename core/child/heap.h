@@ -46,7 +46,10 @@ typedef struct tine__heap {
     int64_t fork_ns, look_ns; /* what forks have cost, and what the last look did */
     /* gc.c */
     struct tine__accounts *accounts; /* NULL: not found in this Lua */
-    int64_t after_major;             /* own, after the last major collection */
+    int64_t due;                     /* own, at which the next collection is */
+    int64_t after_major;             /* own, after the last major one */
+    int hidden; /* strings that Lua has been made not to count */
+    int filled; /* the string table's size when a collection left it nearly full, or 0 */
     bool asked, asked_major;
 } tine__heap;
 
@@ -95,6 +98,9 @@ void tine__gc_prepare(lua_State *L, tine__heap *h);
 void tine__gc_arm(lua_State *L, tine__heap *h);
 /* Called in the allocator when own has passed wake. */
 void tine__gc_wake(tine__heap *h);
+/* Called in the allocator when a block is made smaller that may be the string table: a major
+ * collection has come about without us. */
+void tine__gc_table_shrinks(tine__heap *h, const void *p);
 /* The string table's place, or NULL. */
 const void *tine__gc_strings(const tine__heap *h);
 /* Puts collectgarbage in its place, and heap_stats into the table on top. */
