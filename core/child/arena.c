@@ -1,13 +1,13 @@
-/* Runs of units: taken from bins of free ones, joined with their free neighbours when they
- * come back. Knows nothing of blocks. */
+/* Runs of units: taken from bins of free ones, joined with their free neighbours
+ * when they come back. Knows nothing of blocks. */
 #include "arena.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
-/* Units. STALE_KEPT may stay with us though they are free. The table of runs is mapped for
- * so many units at a time that it takes whole pages. */
+/* Units. STALE_KEPT may stay with us though they are free. The table of runs is
+ * mapped for so many units at a time that it takes whole pages. */
 enum { OPEN_STEP = 64, RUNS_STEP = 2048, STALE_KEPT = 128 };
 
 /* How far the arena may grow, and how far below all other mappings it begins. */
@@ -16,8 +16,9 @@ static const size_t ROOM = (size_t)1 << 38, DISTANCE = (size_t)1 << 40;
 static bool map_at(void *at, size_t len)
 {
     /* Accounted for like any memory: limits of address space and of data hold. */
-    void *p = mmap(at, len, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    void *p =
+        mmap(at, len, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (p != MAP_FAILED && p != at) {
         munmap(p, len); /* a kernel that takes the address for a hint */
         errno = EEXIST;
@@ -25,8 +26,8 @@ static bool map_at(void *at, size_t len)
     return p == at;
 }
 
-/* Nothing is reserved, as that would count against limits: the kernel places what others map
- * as high as it can, and we grow upwards from far below. */
+/* Nothing is reserved, as that would count against limits: the kernel places what
+ * others map as high as it can, and we grow upwards from far below. */
 int tine__arena_open(tine__arena *a)
 {
     memset(a, 0, sizeof *a);

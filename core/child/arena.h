@@ -27,16 +27,18 @@ typedef struct tine__run {
     uint8_t size_class;
     uint8_t kind;
     bool sealed;
-    bool flag; /* RUN_FREE: may have memory. RUN_BLOCKS: in the list of those with room, or
-                  the one that is allocated from */
+    /* RUN_FREE: may have memory. RUN_BLOCKS: in the list of those with room, or the one
+     * that is allocated from. */
+    bool flag;
 } tine__run;
 
 typedef struct tine__arena {
     char *base; /* NULL: there is none, and nothing can be taken */
     tine__run *runs;
-    uint32_t limit, top, open; /* units at most, ever taken, mapped; unit 0 is unused */
-    uint32_t described;        /* units that `runs` is mapped for */
-    uint32_t taken, stale;     /* units in use; units in free runs that may have memory */
+    /* Units: at most, ever taken, mapped. Unit 0 is unused. */
+    uint32_t limit, top, open;
+    uint32_t described;    /* units that `runs` is mapped for */
+    uint32_t taken, stale; /* units in use; units in free runs that may have memory */
     uint32_t bins[TINE__ARENA_BINS];
 } tine__arena;
 
@@ -48,7 +50,8 @@ uint32_t tine__arena_take(tine__arena *a, uint32_t n);
 void tine__arena_give(tine__arena *a, uint32_t u);
 /* Changes a run's length in place if it can. */
 bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n);
-/* Gives memory of free runs back to the system, until at most `keep` units may have any. */
+/* Gives memory of free runs back to the system, until at most `keep` units may have
+ * any. */
 void tine__arena_purge(tine__arena *a, uint32_t keep);
 /* Makes a free run one that is not handed out again. */
 void tine__arena_retire(tine__arena *a, uint32_t u);

@@ -1,27 +1,28 @@
-/* Keeping Lua's collector from writing to what is sealed: only minor collections, which do
- * not touch old objects, asked for by bytes of new memory.
+/* Keeping Lua's collector from writing to what is sealed: only minor collections, which
+ * do not touch old objects, asked for by bytes of new memory.
  *
- * Lua 5.4 has no such setting: both of its thresholds are percentages of the whole heap, and
- * past the second it collects everything. But the state it decides by lies at the same place
- * in every 5.4: behind the allocator in global_State. From within the allocator we set the
- * debt, and the collection runs where Lua's own would, at the next safe point; and we set the
- * estimate that the heap must outgrow for a major collection out of reach. The place is
- * checked against what Lua's API says. Where that fails, percentages must do. */
+ * Lua 5.4 has no such setting: both of its thresholds are percentages of the whole
+ * heap, and past the second it collects everything. But the state it decides by lies
+ * at the same place in every 5.4: behind the allocator in global_State. From within
+ * the allocator we set the debt, and the collection runs where Lua's own would, at
+ * the next safe point; and we set the estimate that the heap must outgrow for a
+ * major collection out of reach. The place is checked against what Lua's API says.
+ * Where that fails, percentages must do. */
 #include <lauxlib.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "tine.h"
 #include "heap.h"
+#include "tine.h"
 
 enum { MINOR_MIN = 4 << 20, MAJOR_MIN = 64 << 20 };
 /* STRING_MIN: octets that a string takes at least. */
 enum { BUCKETS_MIN = 1 << 15, STRING_MIN = 26, SOON_MIN = 64 << 10 };
 static const size_t OUT_OF_REACH = (size_t)1 << 55;
 
-/* global_State from totalbytes to strt. Lua has total + debt bytes in use, and collects when
- * debt is above 0. */
+/* global_State from totalbytes to strt. Lua has total + debt bytes in use, and
+ * collects when debt is above 0. */
 struct tine__accounts {
     ptrdiff_t total, debt;
     size_t estimate, last_atomic;
@@ -33,10 +34,12 @@ typedef struct tine__accounts accounts;
 
 static bool is_right(lua_State *L, const accounts *a)
 {
-    ptrdiff_t bytes = ((ptrdiff_t)lua_gc(L, LUA_GCCOUNT) << 10) + lua_gc(L, LUA_GCCOUNTB);
+    ptrdiff_t bytes =
+        ((ptrdiff_t)lua_gc(L, LUA_GCCOUNT) << 10) + lua_gc(L, LUA_GCCOUNTB);
     if (a->total + a->debt != bytes || a->estimate > (size_t)bytes + MAJOR_MIN ||
         a->last_atomic || !a->strings || a->nbuckets < 128 ||
-        (a->nbuckets & (a->nbuckets - 1)) || a->nstrings < 1 || a->nstrings > a->nbuckets)
+        (a->nbuckets & (a->nbuckets - 1)) || a->nstrings < 1 ||
+        a->nstrings > a->nbuckets)
         return false;
     int n = a->nstrings, m = a->nbuckets;
     lua_pushliteral(L, "tine: is this in the string table?");
@@ -66,8 +69,8 @@ const void *tine__gc_strings(const tine__heap *h)
     return h->accounts ? h->accounts->strings : NULL;
 }
 
-/* Before anything frees strings that are sealed: Lua's count of them must not become less
- * than none. */
+/* Before anything frees strings that are sealed: Lua's count of them must not become
+ * less than none. */
 static void reveal_strings(tine__heap *h)
 {
     if (h->accounts)
@@ -81,21 +84,24 @@ void tine__gc_table_shrinks(tine__heap *h, const void *p)
         reveal_strings(h);
 }
 
-/* -------------------------------------------------------------------- when to collect */
+/* -------------------------------------------------------------------- when to
+ * collect */
 
 static int64_t minor_step(const tine__heap *h)
 {
     return h->stats.own / 2 > MINOR_MIN ? h->stats.own / 2 : MINOR_MIN;
 }
 
-/* One more string table's doubling, which writes to each string, can perhaps be spared. */
+/* One more string table's doubling, which writes to each string, can perhaps be
+ * spared. */
 static bool is_table_filling(const tine__heap *h)
 {
     const accounts *a = h->accounts;
     return a->nstrings > a->nbuckets / 8 * 7 && a->nbuckets != h->filled;
 }
 
-/* Wakes when a collection is due, and before so many strings are made as there is room for. */
+/* Wakes when a collection is due, and before so many strings are made as there is
+ * room for. */
 static void set_wake(tine__heap *h)
 {
     const accounts *a = h->accounts;
@@ -104,8 +110,8 @@ static void set_wake(tine__heap *h)
     h->wake = soon < h->due ? soon : h->due;
 }
 
-/* A major collection copies all that is shared. So it must have as much to win: garbage among
- * the objects that have become old since the last. */
+/* A major collection copies all that is shared. So it must have as much to win:
+ * garbage among the objects that have become old since the last. */
 static bool is_major_due(const tine__heap *h)
 {
     return h->stats.own > 2 * h->after_major + h->stats.shared + MAJOR_MIN;
@@ -167,11 +173,16 @@ void tine__gc_arm(lua_State *L, tine__heap *h)
         h->due = h->stats.own + minor_step(h);
         set_wake(h);
     } else {
-        lua_gc(L, LUA_GCGEN, percent < 1 ? 1 : percent > 100 ? 100 : (int)percent, 1020);
+        lua_gc(L, LUA_GCGEN,
+               percent < 1     ? 1
+               : percent > 100 ? 100
+                               : (int)percent,
+               1020);
     }
 }
 
-/* ------------------------------------------------------------------- before the seal */
+/* ------------------------------------------------------------------- before the
+ * seal */
 
 /* The next new string doubles the string table. */
 static void grow_strings(lua_State *L, accounts *a)
@@ -193,10 +204,11 @@ static void shrink_strings(lua_State *L, accounts *a)
     a->nstrings += hidden;
 }
 
-/* A worker's new strings are entered at random places of the string table, and so copy all
- * of it; but its doubling writes to every string. So it is made small, two to four strings to
- * a place, and Lua is made to believe that it is a quarter full, the least that it leaves
- * alone: the worker has room for three times as many strings of its own. */
+/* A worker's new strings are entered at random places of the string table, and so
+ * copy all of it; but its doubling writes to every string. So it is made small, two
+ * to four strings to a place, and Lua is made to believe that it is a quarter full,
+ * the least that it leaves alone: the worker has room for three times as many
+ * strings of its own. */
 static void size_strings(lua_State *L, accounts *a)
 {
     int wanted = BUCKETS_MIN, all = a->nstrings;
@@ -263,21 +275,24 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
 {
     luaL_checkstack(L, 10, NULL);
     if (!h->stats.sealed)
-        lua_gc(L, LUA_GCINC, 0, 0, 0); /* so that the next marks all and makes all old */
+        lua_gc(L, LUA_GCINC, 0, 0,
+               0); /* so that the next marks all and makes all old */
     lua_gc(L, LUA_GCGEN, 0, 0);
     if (h->stats.own < h->kept + TINE__SEAL_WORTH)
         return;
     if (h->accounts && !h->stats.sealed)
         size_strings(L, h->accounts);
     move_hot(L, h);
-    /* What is new is old after two more, and what was touched is forgotten after three. */
+    /* What is new is old after two more, and what was touched is forgotten after
+     * three. */
     for (int i = 0; i < 3; i++)
         lua_gc(L, LUA_GCSTEP, 0);
     if (h->accounts)
         hide_strings(h);
 }
 
-/* --------------------------------------------------------------- what Lua programs call */
+/* --------------------------------------------------------------- what Lua programs
+ * call */
 
 static int collect(lua_State *L, tine__heap *h)
 {

@@ -1,6 +1,7 @@
-/* Lua's allocator. Lua tells a block's size when it frees it, but we do not need to be told:
- * the run that a block lies in knows. Blocks of a run are equal, so they have no headers.
- * What is sealed is never handed out again; to free it means nothing. */
+/* Lua's allocator. Lua tells a block's size when it frees it, but we do not need to
+ * be told: the run that a block lies in knows. Blocks of a run are equal, so they
+ * have no headers. What is sealed is never handed out again; to free it means
+ * nothing. */
 #include "heap.h"
 
 #include <stdlib.h>
@@ -16,18 +17,19 @@
 
 enum { TINY_MAX = 1024, BLOCK_MAX = 32768, MOVE_MIN = 16 }; /* MOVE_MIN: units */
 
-/* A type that needs 16-octet alignment has a size that is a multiple of 16, and so are all
- * classes above such a size's own. */
+/* A type that needs 16-octet alignment has a size that is a multiple of 16, and so
+ * are all classes above such a size's own. */
 static const uint16_t class_size[TINE__SIZE_CLASSES] = {
-    16,   24,   32,   40,   48,   56,   64,    72,    80,    88,    96,    104,   112,   120,
-    128,  144,  160,  176,  192,  208,  224,   240,   256,   320,   384,   448,   512,   640,
-    768,  896,  1024, 1280, 1536, 1792, 2048,  2560,  3072,  3584,  4096,  5120,  6144,  7168,
-    8192, 10240, 12288, 14336, 16384, 20480, 24576, 28672, 32768,
+    16,    24,    32,    40,    48,    56,    64,    72,   80,   88,   96,
+    104,   112,   120,   128,   144,   160,   176,   192,  208,  224,  240,
+    256,   320,   384,   448,   512,   640,   768,   896,  1024, 1280, 1536,
+    1792,  2048,  2560,  3072,  3584,  4096,  5120,  6144, 7168, 8192, 10240,
+    12288, 14336, 16384, 20480, 24576, 28672, 32768,
 };
 
 static uint8_t tiny_class[TINY_MAX / 8 + 1];
 static uint16_t class_blocks[TINE__SIZE_CLASSES]; /* blocks in a run */
-static tine__run no_run = {.fresh = UINT16_MAX};   /* has no room */
+static tine__run no_run = {.fresh = UINT16_MAX};  /* has no room */
 
 static uint32_t units_of_class(unsigned c)
 {
@@ -71,7 +73,8 @@ static void poison_run(const tine__heap *h, const tine__run *r)
     ASAN_POISON_MEMORY_REGION(start(h, r), (size_t)r->units << TINE__UNIT_SHIFT);
 }
 
-/* ------------------------------------------------------------- blocks of size classes */
+/* ------------------------------------------------------------- blocks of size
+ * classes */
 
 static void list_run(tine__heap *h, tine__run *r)
 {
@@ -160,14 +163,16 @@ static inline void give_block(tine__heap *h, tine__run *r, void *p)
     }
 }
 
-/* ----------------------------------------------------------------------- large blocks */
+/* ----------------------------------------------------------------------- large
+ * blocks */
 
 static uint32_t units_for(size_t size)
 {
     return (uint32_t)((size + TINE__UNIT - 1) >> TINE__UNIT_SHIFT);
 }
 
-/* How much of the last unit is in use is kept where the count of blocks would be: pages. */
+/* How much of the last unit is in use is kept where the count of blocks would be:
+ * pages. */
 static void set_large_size(const tine__heap *h, tine__run *r, size_t size)
 {
     size_t all = (size_t)r->units << TINE__UNIT_SHIFT;
@@ -187,13 +192,14 @@ static void *take_large(tine__heap *h, size_t size)
     return tine__arena_at(&h->arena, u);
 }
 
-/* The pages change their place, not their contents. Only whole runs of our own memory. */
+/* The pages change their place, not their contents. Only whole runs of our own
+ * memory. */
 static bool move_pages(const tine__heap *h, tine__run *from, void *to)
 {
     size_t len = (size_t)from->units << TINE__UNIT_SHIFT;
     return from->units >= MOVE_MIN && !from->sealed &&
-           mremap(start(h, from), len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-                  to) != MAP_FAILED;
+           mremap(start(h, from), len, len,
+                  MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED;
 }
 
 /* A larger or a smaller block in the same place, or NULL. */
@@ -206,7 +212,8 @@ static void *resize_large(tine__heap *h, tine__run *r, size_t size)
     return start(h, r);
 }
 
-/* ------------------------------------------------------------------------ any blocks */
+/* ------------------------------------------------------------------------ any
+ * blocks */
 
 static void *take_foreign(tine__heap *h, size_t size)
 {
@@ -261,15 +268,16 @@ static void *move(tine__heap *h, void *p, size_t old, size_t size)
     if (!to)
         return size <= old ? p : NULL;
     tine__run *r = tine__arena_has(&h->arena, p) ? tine__arena_run(&h->arena, p) : NULL;
-    if (!r || r->kind != TINE__RUN_LARGE || size < old || !tine__arena_has(&h->arena, to) ||
-        !move_pages(h, r, to))
+    if (!r || r->kind != TINE__RUN_LARGE || size < old ||
+        !tine__arena_has(&h->arena, to) || !move_pages(h, r, to))
         memcpy(to, p, old < size ? old : size);
     h->stats.own += (int64_t)size;
     give(h, p, old);
     return to;
 }
 
-/* A small block from before the heap, such as the stack, stays out of it as it grows. */
+/* A small block from before the heap, such as the stack, stays out of it as it
+ * grows. */
 static void *resize_foreign(tine__heap *h, void *p, size_t old, size_t size)
 {
     if (size > BLOCK_MAX && !h->hot)

@@ -1,6 +1,7 @@
-/* Sealing: what the arena holds is copied to a file in memory, piece by piece, and each piece
- * of the file is mapped privately where its contents have been. Linux copies no page tables at
- * fork for such a mapping until it is written to (mm/memory.c, vma_needs_copy). */
+/* Sealing: what the arena holds is copied to a file in memory, piece by piece, and
+ * each piece of the file is mapped privately where its contents have been. Linux
+ * copies no page tables at fork for such a mapping until it is written to
+ * (mm/memory.c, vma_needs_copy). */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -11,15 +12,15 @@
 
 #include "heap.h"
 
-/* Units. Free runs shorter than GAP_MAX are sealed with their neighbours: each mapping costs
- * at every fork. */
+/* Units. Free runs shorter than GAP_MAX are sealed with their neighbours: each
+ * mapping costs at every fork. */
 enum { GAP_MAX = 64, PAGE = 4096 };
 
 typedef struct sealing {
     tine__heap *heap;
     int fd;
-    off_t at, limit;       /* where in the file the piece goes; how long it may become */
-    const char *piece;     /* the piece's start */
+    off_t at, limit;   /* where in the file the piece goes; how long it may become */
+    const char *piece; /* the piece's start */
     const char *from, *to; /* to be written: neighbours in one call */
     uint32_t done;         /* the unit up to which the stretch is mapped */
     uint32_t cuts[2];      /* the units where the string table begins and ends */
@@ -39,7 +40,8 @@ static void note_failure(tine__heap *h, const char *what, int err)
     h->stats.error = err;
 }
 
-/* ------------------------------------------------------------------- writing the file */
+/* ------------------------------------------------------------------- writing the
+ * file */
 
 static int flush(sealing *s)
 {
@@ -67,7 +69,8 @@ static int add(sealing *s, const char *from, const char *to)
     return err;
 }
 
-/* A page is left out in the file after each piece, or the kernel would join the mappings. */
+/* A page is left out in the file after each piece, or the kernel would join the
+ * mappings. */
 static int finish_piece(sealing *s, uint32_t begin, uint32_t end)
 {
     size_t len = (size_t)(end - begin) << TINE__UNIT_SHIFT;
@@ -128,7 +131,8 @@ static int write_stretch(sealing *s, uint32_t begin, uint32_t end)
     return err;
 }
 
-/* ------------------------------------------------------------------------ what to seal */
+/* ------------------------------------------------------------------------ what to
+ * seal */
 
 static bool wanted(const sealing *s, uint32_t u)
 {
@@ -207,7 +211,8 @@ static void find_cuts(sealing *s)
 
 int tine__heap_seal_now(tine__heap *h)
 {
-    sealing s = {.heap = h, .fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+    sealing s = {.heap = h,
+                 .fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
     struct rlimit limit;
     if (s.fd < 0) {
         note_failure(h, "memfd_create", -errno);
@@ -237,7 +242,8 @@ int tine__heap_seal_now(tine__heap *h)
     return err;
 }
 
-/* ----------------------------------------------------------------------- when to seal */
+/* ----------------------------------------------------------------------- when to
+ * seal */
 
 static int prepare(lua_State *L)
 {

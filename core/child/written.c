@@ -1,7 +1,7 @@
-/* What is written to sealed memory after all. A fork copies page tables for the whole mapping
- * that a written page lies in, as long as the mapping lives; so pages that a template writes
- * to (Lua's records of calls, tables that an eval changes) are taken out of it, to be plain
- * memory, and the rest becomes as new. */
+/* What is written to sealed memory after all. A fork copies page tables for the
+ * whole mapping that a written page lies in, as long as the mapping lives; so pages
+ * that a template writes to (Lua's records of calls, tables that an eval changes)
+ * are taken out of it, to be plain memory, and the rest becomes as new. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +12,8 @@
 
 #include "heap.h"
 
-/* A mapping with more than CARVE_MAX written pages is left to be sealed again. The cost of
- * looking is kept to a quarter of the cost of forks since the last look. */
+/* A mapping with more than CARVE_MAX written pages is left to be sealed again. The
+ * cost of looking is kept to a quarter of the cost of forks since the last look. */
 enum { PAGE = 4096, CARVE_MAX = 64, LOOK_SHARE = 4, CARVED_MAX = 512 };
 
 int64_t tine__heap_clock(void)
@@ -23,8 +23,8 @@ int64_t tine__heap_clock(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Notes the first `room` written pages, by number in the mapping, and returns how many there
- * are. What is present and not of the file is a copy. */
+/* Notes the first `room` written pages, by number in the mapping, and returns how
+ * many there are. What is present and not of the file is a copy. */
 static size_t find_written(int pagemap, const char *from, size_t pages, uint32_t *which,
                            size_t room)
 {
@@ -34,7 +34,8 @@ static size_t find_written(int pagemap, const char *from, size_t pages, uint32_t
     size_t first = (uintptr_t)from / PAGE, written = 0;
     for (size_t done = 0; done < pages;) {
         size_t want = pages - done < ENTRIES ? pages - done : ENTRIES;
-        ssize_t got = pread(pagemap, entries, want * 8, (off_t)((first + done) * 8)) / 8;
+        ssize_t got =
+            pread(pagemap, entries, want * 8, (off_t)((first + done) * 8)) / 8;
         if (got <= 0)
             break;
         for (size_t i = 0; i < (size_t)got; i++)
@@ -51,7 +52,8 @@ static bool next_mapping(const tine__heap *h, FILE *maps, char **from, size_t *p
     char line[400];
     while (fgets(line, sizeof line, maps)) {
         unsigned long begin, end;
-        if (strstr(line, "/memfd:tine-heap") && sscanf(line, "%lx-%lx", &begin, &end) == 2 &&
+        if (strstr(line, "/memfd:tine-heap") &&
+            sscanf(line, "%lx-%lx", &begin, &end) == 2 &&
             tine__arena_has(&h->arena, (void *)begin)) {
             *from = (char *)begin;
             *pages = (end - begin) / PAGE;
@@ -65,13 +67,15 @@ static bool next_mapping(const tine__heap *h, FILE *maps, char **from, size_t *p
 static bool carve(char *from, size_t pages, const uint32_t *which, size_t n)
 {
     size_t len = pages * PAGE;
-    /* The old mapping stays, empty, without what made fork copy it. Since Linux 5.13. */
+    /* The old mapping stays, empty, without what made fork copy it. Since Linux
+     * 5.13. */
     char *moved = mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
     if (moved == MAP_FAILED)
         return false;
     for (size_t i = 0; i < n; i++) {
         char *page = from + (size_t)which[i] * PAGE;
-        /* Where this is refused the page is written to the old mapping, as it was before. */
+        /* Where this is refused the page is written to the old mapping, as it was
+         * before. */
         (void)mmap(page, PAGE, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
         tine__heap_copy_raw(page, moved + (size_t)which[i] * PAGE, PAGE);
@@ -91,7 +95,8 @@ static void visit_mappings(const tine__heap *h, visit *f, void *arg)
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     FILE *maps = pagemap < 0 ? NULL : fopen("/proc/self/maps", "re");
     while (maps && next_mapping(h, maps, &from, &pages))
-        f(h, from, pages, find_written(pagemap, from, pages, which, CARVE_MAX), which, arg);
+        f(h, from, pages, find_written(pagemap, from, pages, which, CARVE_MAX), which,
+          arg);
     if (maps)
         fclose(maps);
     if (pagemap >= 0)

@@ -1,5 +1,5 @@
-/* The heap: the allocator against a model, sealing and its failures, and Lua's collector
- * above what is sealed. */
+/* The heap: the allocator against a model, sealing and its failures, and Lua's
+ * collector above what is sealed. */
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
@@ -163,7 +163,8 @@ static void fail_to_seal(tine__heap *h, int resource, rlim_t value, int err)
     CHECK(setrlimit(resource, &low) == 0);
     CHECK(tine__heap_seal_now(h) == err);
     CHECK(setrlimit(resource, &before) == 0);
-    CHECK(h->stats.failures == failures + 1 && h->stats.error == err && h->stats.failed);
+    CHECK(h->stats.failures == failures + 1 && h->stats.error == err &&
+          h->stats.failed);
 }
 
 static void test_failed_seal_leaves_a_working_heap(void)
@@ -219,15 +220,18 @@ static void test_minor_collections_only(void)
     CHECK(h->stats.minors > 3 && h->stats.majors == 0);
     CHECK(h->stats.own < 8 << 20);
     CHECK(tine__heap_written(h) < 60);
-    run(L, "for i = 1, #data do assert(data[i][1] == i and data[i].name == 'item ' .. i) end "
+    run(L, "for i = 1, #data do assert(data[i][1] == i and data[i].name == 'item ' .. "
+           "i) end "
            "for i = 1, 10 do weak[i] = {} end");
     lua_gc(L, LUA_GCSTEP, 0);
     run(L, "assert(next(weak) == nil)");
     /* What survives is kept, over many collections. */
-    run(L, "own = {} for i = 1, 200000 do own[i] = {i, tostring(i)} end "
-           "for i = 1, #own do assert(own[i][1] == i and own[i][2] == tostring(i)) end");
+    run(L,
+        "own = {} for i = 1, 200000 do own[i] = {i, tostring(i)} end "
+        "for i = 1, #own do assert(own[i][1] == i and own[i][2] == tostring(i)) end");
     lua_gc(L, LUA_GCCOLLECT);
-    run(L, "for i = 1, #own do assert(own[i][1] == i and data[1].name == 'item 1') end");
+    run(L,
+        "for i = 1, #own do assert(own[i][1] == i and data[1].name == 'item 1') end");
     tine__heap_seal(L);
     CHECK(h->stats.seals == 2);
     run(L, "for i = 1, #own do assert(own[i][1] == i) end own, data = nil");
