@@ -17,7 +17,7 @@
 enum { TINE__SIZE_CLASSES = 51, TINE__SEAL_WORTH = 1 << 20 };
 /* Sealed memory is mapped in pieces of at most PIECE units: what a fork copies page
  * tables for after a write. PIECES of them are told apart. */
-enum { TINE__PIECE = 1024, TINE__PIECES = 4096 };
+enum { TINE__PIECE = 4096, TINE__PIECES = 1024 };
 
 typedef struct tine__heap_stats {
     int64_t own, shared; /* bytes of Lua's: in blocks of our own, in sealed ones */
@@ -38,7 +38,7 @@ typedef struct tine__heap {
     int64_t wake;      /* when own passes this, gc.c is called */
     int64_t kept;      /* own, after the last seal */
     int64_t next_seal; /* own below this: sealing is not worth a thought */
-    bool hot; /* what is allocated now is to be outside of the arena: it will be written */
+    bool hot; /* what is allocated now will be written: keep it out of the arena */
     int64_t foreign;         /* bytes of own that are outside */
     unsigned foreign_blocks; /* made ever */
     /* written.c: since the last look for writes */

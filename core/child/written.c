@@ -14,7 +14,7 @@
 
 /* A mapping with more than CARVE_MAX written pages is left to be sealed again. The
  * cost of looking is kept to a quarter of the cost of forks since the last look. */
-enum { PAGE = 4096, CARVE_MAX = 64, LOOK_SHARE = 4, CARVED_MAX = 512 };
+enum { PAGE = 4096, CARVE_MAX = 256, LOOK_SHARE = 4, CARVED_MAX = 512 };
 
 int64_t tine__heap_clock(void)
 {
