@@ -175,8 +175,11 @@ static void test_failed_seal_leaves_a_working_heap(void)
     fail_to_seal(&h, RLIMIT_NOFILE, 0, -EMFILE);
     CHECK(h.stats.sealed == 0 && h.stats.own == in_use);
     play(&h, ROUNDS / 4);
+    /* A gap, so that there are two stretches to seal, the second past the limit. */
+    void *gap = tine__heap_alloc(&h, NULL, 0, 300 << 20);
     for (int i = 0; i < 40; i++)
         change(&h, &blocks[i], 4 << 20);
+    tine__heap_alloc(&h, gap, 300 << 20, 0);
     fail_to_seal(&h, RLIMIT_FSIZE, 80 << 20, -EFBIG);
     CHECK(h.stats.sealed > 0 && h.stats.own > 0); /* it failed half-way */
     play(&h, ROUNDS / 4);
