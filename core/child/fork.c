@@ -10,6 +10,7 @@
 #include "child.h"
 #include "fd.h"
 #include "guard.h"
+#include "heap.h"
 #include "protocol.h"
 
 void tine__redirect(uint32_t flags, int *fds, size_t nfds)
@@ -114,10 +115,14 @@ void tine__fork(tine__child *c, tine__reader *frame)
         refuse(c, id, ENOMEM, "the template cannot fork");
         return;
     }
+    tine__heap_seal(c->L);
     /* What is buffered now would be written by both. */
     tine__flush(c);
     pid_t parent = getpid();
+    int64_t began = tine__heap_clock();
     pid_t pid = fork();
+    if (pid > 0)
+        tine__heap_forked(c->L, began);
     if (pid < 0)
         refuse(c, id, errno, "the template cannot fork");
     else if (pid == 0)

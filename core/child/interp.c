@@ -11,6 +11,7 @@
 
 #include "bind.h"
 #include "child.h"
+#include "heap.h"
 #include "protocol.h"
 
 /* The functions that `require "tine"` has besides in a child: see API. */
@@ -103,6 +104,7 @@ static int open_state(lua_State *L)
     lua_newtable(L);
     tine__self.args = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_newlib(L, functions);
+    tine__gc_open(L);
     lua_setfield(L, LUA_REGISTRYINDEX, CHILD);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     if (lua_getfield(L, -1, LUA_OSLIBNAME) == LUA_TTABLE) {
@@ -372,6 +374,7 @@ void tine__interp_command(tine__child *c, tine__reader *frame)
     if (user_code)
         sigprocmask(SIG_SETMASK, &c->waiting_mask, &before);
     run_protected(c, frame);
+    tine__heap_changed(c->L);
     if (user_code)
         sigprocmask(SIG_SETMASK, &before, NULL);
 }

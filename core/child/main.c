@@ -8,6 +8,7 @@
 #include "child.h"
 #include "embed.h"
 #include "guard.h"
+#include "heap.h"
 #include "protocol.h"
 
 int luaopen_tine_core(lua_State *L);
@@ -44,6 +45,7 @@ static int open_libraries(lua_State *L)
 {
     luaL_openlibs(L);
     preload(L);
+    tine__heap_adopt(L); /* last: what is here is small, and much of it is written to */
     return 0;
 }
 

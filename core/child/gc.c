@@ -1,0 +1,388 @@
+/* Keeping Lua's collector from writing to what is sealed: only minor collections, which
+ * do not touch old objects, asked for by bytes of new memory.
+ *
+ * Lua 5.4 has no such setting: both of its thresholds are percentages of the whole
+ * heap, and past the second it collects everything. But the state it decides by lies
+ * at the same place in every 5.4: behind the allocator in global_State. From within
+ * the allocator we set the debt, and the collection runs where Lua's own would, at
+ * the next safe point; and we set the estimate that the heap must outgrow for a
+ * major collection out of reach. The place is checked against what Lua's API says.
+ * Where that fails, percentages must do. */
+#include <lauxlib.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "heap.h"
+#include "tine.h"
+
+enum { MINOR_MIN = 4 << 20, MAJOR_MIN = 64 << 20 };
+/* STRING_MIN: octets that a string takes at least. */
+enum { BUCKETS_MIN = 1 << 15, STRING_MIN = 26, SOON_MIN = 64 << 10 };
+static const size_t OUT_OF_REACH = (size_t)1 << 55;
+
+/* global_State from totalbytes to strt. Lua has total + debt bytes in use, and
+ * collects when debt is above 0. */
+struct tine__accounts {
+    ptrdiff_t total, debt;
+    size_t estimate, last_atomic;
+    void *strings;
+    int nstrings, nbuckets;
+};
+
+typedef struct tine__accounts accounts;
+
+static bool is_right(lua_State *L, const accounts *a)
+{
+    ptrdiff_t bytes =
+        ((ptrdiff_t)lua_gc(L, LUA_GCCOUNT) << 10) + lua_gc(L, LUA_GCCOUNTB);
+    if (a->total + a->debt != bytes || a->estimate > (size_t)bytes + MAJOR_MIN ||
+        a->last_atomic || !a->strings || a->nbuckets < 128 ||
+        (a->nbuckets & (a->nbuckets - 1)) || a->nstrings < 1 ||
+        a->nstrings > a->nbuckets)
+        return false;
+    int n = a->nstrings, m = a->nbuckets;
+    lua_pushliteral(L, "tine: is this in the string table?");
+    lua_pop(L, 1);
+    return a->nstrings == n + 1 && (a->nbuckets == m || a->nbuckets == 2 * m);
+}
+
+void tine__gc_find(lua_State *L, tine__heap *h)
+{
+    /* lua_State and global_State are one block, in this order, of over 1000 bytes. */
+    enum { WORDS = 64 };
+    lua_Alloc alloc = tine__heap_alloc;
+    uintptr_t words[WORDS], wanted[2] = {0, (uintptr_t)h};
+    memcpy(&wanted[0], &alloc, sizeof alloc);
+    memcpy(words, L, sizeof words);
+    lua_gc(L, LUA_GCSTOP);
+    for (int i = 0; i < WORDS - 1; i++) {
+        accounts *a = (accounts *)(void *)((uintptr_t *)(void *)L + i + 2);
+        if (memcmp(&words[i], wanted, sizeof wanted) == 0 && is_right(L, a))
+            h->accounts = a;
+    }
+    lua_gc(L, LUA_GCRESTART);
+}
+
+const void *tine__gc_strings(const tine__heap *h)
+{
+    return h->accounts ? h->accounts->strings : NULL;
+}
+
+/* Before anything frees strings that are sealed: Lua's count of them must not become
+ * less than none. */
+static void reveal_strings(tine__heap *h)
+{
+    if (h->accounts)
+        h->accounts->nstrings += h->hidden;
+    h->hidden = 0;
+}
+
+void tine__gc_table_shrinks(tine__heap *h, const void *p)
+{
+    if (h->hidden && p == h->accounts->strings)
+        reveal_strings(h);
+}
+
+/* -------------------------------------------------------------------- when to
+ * collect */
+
+static int64_t minor_step(const tine__heap *h)
+{
+    return h->stats.own / 2 > MINOR_MIN ? h->stats.own / 2 : MINOR_MIN;
+}
+
+/* One more string table's doubling, which writes to each string, can perhaps be
+ * spared. */
+static bool is_table_filling(const tine__heap *h)
+{
+    const accounts *a = h->accounts;
+    return a->nstrings > a->nbuckets / 8 * 7 && a->nbuckets != h->filled;
+}
+
+/* Wakes when a collection is due, and before so many strings are made as there is
+ * room for. */
+static void set_wake(tine__heap *h)
+{
+    const accounts *a = h->accounts;
+    int64_t room = (int64_t)(a->nbuckets - a->nstrings) * STRING_MIN;
+    int64_t soon = h->stats.own + (room > SOON_MIN ? room : SOON_MIN);
+    h->wake = soon < h->due ? soon : h->due;
+}
+
+/* A major collection copies all that is shared. So it must have as much to win:
+ * garbage among the objects that have become old since the last. */
+static bool is_major_due(const tine__heap *h)
+{
+    return h->stats.own > 2 * h->after_major + h->stats.shared + MAJOR_MIN;
+}
+
+static void ask(tine__heap *h)
+{
+    accounts *a = h->accounts;
+    h->asked = true;
+    h->asked_major = is_major_due(h);
+    if (h->asked_major)
+        reveal_strings(h);
+    a->estimate = h->asked_major ? 0 : OUT_OF_REACH;
+    a->last_atomic = 0;
+    if (a->debt <= 0) {
+        a->total += a->debt - 1;
+        a->debt = 1;
+    }
+}
+
+static void note_collected(tine__heap *h)
+{
+    accounts *a = h->accounts;
+    h->asked = false;
+    h->stats.majors += h->asked_major;
+    h->stats.minors += !h->asked_major;
+    if (h->asked_major)
+        h->after_major = h->stats.own;
+    a->estimate = OUT_OF_REACH;
+    a->last_atomic = 0; /* or the next would be a major one again */
+}
+
+void tine__gc_wake(tine__heap *h)
+{
+    if (!h->asked && h->stats.own < h->due && !is_table_filling(h)) {
+        set_wake(h);
+    } else if (!h->asked) {
+        ask(h);
+        h->wake = INT64_MIN; /* until it has been done, which is soon */
+    } else if (h->accounts->debt <= 0) {
+        note_collected(h);
+        h->due = h->stats.own + minor_step(h);
+        h->filled = is_table_filling(h) ? h->accounts->nbuckets : 0;
+        set_wake(h);
+    }
+}
+
+/* In generational mode already. */
+void tine__gc_arm(lua_State *L, tine__heap *h)
+{
+    int64_t all = h->stats.own + h->stats.shared;
+    int64_t percent = (int64_t)MINOR_MIN * 100 / (all + 1);
+    h->after_major = h->stats.own;
+    h->asked = false;
+    if (h->accounts) {
+        lua_gc(L, LUA_GCGEN, 100, 100);
+        h->accounts->estimate = OUT_OF_REACH;
+        h->accounts->last_atomic = 0;
+        h->due = h->stats.own + minor_step(h);
+        set_wake(h);
+    } else {
+        lua_gc(L, LUA_GCGEN,
+               percent < 1     ? 1
+               : percent > 100 ? 100
+                               : (int)percent,
+               1020);
+    }
+}
+
+/* ------------------------------------------------------------------- before the
+ * seal */
+
+/* The next new string doubles the string table. */
+static void grow_strings(lua_State *L, accounts *a)
+{
+    char name[32];
+    int hidden = a->nbuckets - a->nstrings, before = a->nbuckets;
+    a->nstrings = a->nbuckets;
+    lua_pushlstring(L, name, (size_t)snprintf(name, sizeof name, "tine: %d", before));
+    lua_pop(L, 1);
+    a->nstrings -= hidden;
+}
+
+/* The end of a collection halves a table that is less than a quarter full. */
+static void shrink_strings(lua_State *L, accounts *a)
+{
+    int hidden = a->nstrings;
+    a->nstrings = 0;
+    lua_gc(L, LUA_GCSTEP, 0);
+    a->nstrings += hidden;
+}
+
+/* A worker's new strings are entered at random places of the string table, and so
+ * copy all of it; but its doubling writes to every string. So it is made small, two
+ * to four strings to a place, and Lua is made to believe that it is a quarter full,
+ * the least that it leaves alone: the worker has room for three times as many
+ * strings of its own. */
+static void size_strings(lua_State *L, accounts *a)
+{
+    int wanted = BUCKETS_MIN, all = a->nstrings;
+    while (wanted < all / 4 && wanted < INT_MAX / 4)
+        wanted *= 2;
+    for (int tries = 0; a->nbuckets > wanted && tries < 24; tries++)
+        shrink_strings(L, a);
+    for (int tries = 0; a->nbuckets < wanted && tries < 24; tries++)
+        grow_strings(L, a);
+}
+
+static void hide_strings(tine__heap *h)
+{
+    accounts *a = h->accounts;
+    int excess = a->nstrings - a->nbuckets / 4;
+    if (excess > 0) {
+        h->hidden += excess;
+        a->nstrings -= excess;
+    }
+}
+
+/* Makes the table's hash part anew, somewhere else, by filling it up. */
+static void move_table(lua_State *L, tine__heap *h)
+{
+    static char keys[1 << 16];
+    unsigned before = h->foreign_blocks;
+    int n = 0;
+    if (!lua_istable(L, -1))
+        return;
+    while (n < (int)sizeof keys && h->foreign_blocks == before) {
+        lua_pushboolean(L, 1);
+        lua_rawsetp(L, -2, &keys[n++]);
+    }
+    while (n > 0) {
+        lua_pushnil(L);
+        lua_rawsetp(L, -2, &keys[--n]);
+    }
+}
+
+static void move_stack(lua_State *L, tine__heap *h)
+{
+    unsigned before = h->foreign_blocks;
+    for (int n = LUA_MINSTACK; n < 100000 && h->foreign_blocks == before; n *= 2)
+        if (!lua_checkstack(L, n))
+            break;
+}
+
+/* What every eval and require writes to. */
+static void move_hot(lua_State *L, tine__heap *h)
+{
+    h->hot = true;
+    move_stack(L, h);
+    lua_pushvalue(L, LUA_REGISTRYINDEX);
+    move_table(L, h);
+    lua_pushglobaltable(L);
+    move_table(L, h);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    move_table(L, h);
+    lua_pop(L, 3);
+    h->hot = false;
+}
+
+void tine__gc_prepare(lua_State *L, tine__heap *h)
+{
+    luaL_checkstack(L, 10, NULL);
+    if (!h->stats.sealed)
+        lua_gc(L, LUA_GCINC, 0, 0,
+               0); /* so that the next marks all and makes all old */
+    lua_gc(L, LUA_GCGEN, 0, 0);
+    if (h->stats.own < h->kept + TINE__SEAL_WORTH)
+        return;
+    if (h->accounts && !h->stats.sealed)
+        size_strings(L, h->accounts);
+    move_hot(L, h);
+    /* What is new is old after two more, and what was touched is forgotten after
+     * three. */
+    for (int i = 0; i < 3; i++)
+        lua_gc(L, LUA_GCSTEP, 0);
+    if (h->accounts)
+        hide_strings(h);
+}
+
+/* --------------------------------------------------------------- what Lua programs
+ * call */
+
+static int collect(lua_State *L, tine__heap *h)
+{
+    int major = strcmp(luaL_optstring(L, 2, ""), "full") == 0;
+    if (major)
+        reveal_strings(h);
+    int result = major ? lua_gc(L, LUA_GCCOLLECT) : lua_gc(L, LUA_GCSTEP, 0);
+    if (result == -1) { /* in a finalizer */
+        luaL_pushfail(L);
+        return 1;
+    }
+    if (major) {
+        h->stats.majors++;
+        tine__gc_arm(L, h);
+    } else if (h->accounts) {
+        /* One more soon would make old, and so keep, what is in use only now. */
+        h->asked = false;
+        h->due = h->stats.own + minor_step(h);
+        set_wake(h);
+    }
+    lua_pushinteger(L, 0);
+    return 1;
+}
+
+/* The original is the upvalue: until something is sealed nothing differs. */
+static int collectgarbage(lua_State *L)
+{
+    tine__heap *h = tine__heap_of(L);
+    const char *option = luaL_optstring(L, 1, "collect");
+    if (h && h->stats.sealed && strcmp(option, "collect") == 0)
+        return collect(L, h);
+    if (h && h->stats.sealed && strcmp(option, "count") == 0) {
+        lua_pushnumber(L, (lua_Number)h->stats.own / 1024);
+        lua_pushnumber(L, (lua_Number)h->stats.shared / 1024);
+        return 2;
+    }
+    if (h && h->stats.sealed && strcmp(option, "incremental") == 0) {
+        luaL_pushfail(L);
+        lua_pushliteral(L, "incremental collections would copy all that is shared");
+        return 2;
+    }
+    int n = lua_gettop(L);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, n, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+static void set_number(lua_State *L, const char *name, int64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_setfield(L, -2, name);
+}
+
+static int heap_stats(lua_State *L)
+{
+    const tine__heap *h = tine__heap_of(L);
+    if (!h) {
+        luaL_pushfail(L);
+        lua_pushliteral(L, "this process has no heap of tine's");
+        return 2;
+    }
+    lua_newtable(L);
+    set_number(L, "own", h->stats.own);
+    set_number(L, "shared", h->stats.shared);
+    set_number(L, "sealed", (int64_t)h->stats.sealed);
+    set_number(L, "written", (int64_t)tine__heap_written(h) * 4096);
+    set_number(L, "carved", h->stats.carved);
+    set_number(L, "seals", h->stats.seals);
+    set_number(L, "failures", h->stats.failures);
+    set_number(L, "minors", h->stats.minors);
+    set_number(L, "majors", h->stats.majors);
+    set_number(L, "buckets", h->accounts ? h->accounts->nbuckets : 0);
+    set_number(L, "strings", h->accounts ? h->accounts->nstrings : 0);
+    lua_pushboolean(L, h->accounts != NULL);
+    lua_setfield(L, -2, "exact");
+    if (h->stats.failed) {
+        lua_pushfstring(L, "%s: %s", h->stats.failed, tine_strerror(h->stats.error));
+        lua_setfield(L, -2, "failed");
+    }
+    return 1;
+}
+
+void tine__gc_open(lua_State *L)
+{
+    lua_pushcfunction(L, heap_stats);
+    lua_setfield(L, -2, "heap_stats");
+    if (tine__heap_of(L)) {
+        lua_getglobal(L, "collectgarbage");
+        lua_pushcclosure(L, collectgarbage, 1);
+        lua_setglobal(L, "collectgarbage");
+    }
+}

@@ -1,0 +1,408 @@
+/* Lua's allocator. Lua tells a block's size when it frees it, but we do not need to
+ * be told: the run that a block lies in knows. Blocks of a run are equal, so they
+ * have no headers. What is sealed is never handed out again; to free it means
+ * nothing. */
+#include "heap.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+enum { TINY_MAX = 1024, BLOCK_MAX = 32768, MOVE_MIN = 16 }; /* MOVE_MIN: units */
+
+/* A type that needs 16-octet alignment has a size that is a multiple of 16, and so
+ * are all classes above such a size's own. */
+static const uint16_t class_size[TINE__SIZE_CLASSES] = {
+    16,    24,    32,    40,    48,    56,    64,    72,   80,   88,   96,
+    104,   112,   120,   128,   144,   160,   176,   192,  208,  224,  240,
+    256,   320,   384,   448,   512,   640,   768,   896,  1024, 1280, 1536,
+    1792,  2048,  2560,  3072,  3584,  4096,  5120,  6144, 7168, 8192, 10240,
+    12288, 14336, 16384, 20480, 24576, 28672, 32768,
+};
+
+static uint8_t tiny_class[TINY_MAX / 8 + 1];
+static uint16_t class_blocks[TINE__SIZE_CLASSES]; /* blocks in a run */
+static tine__run no_run = {.fresh = UINT16_MAX};  /* has no room */
+
+static uint32_t units_of_class(unsigned c)
+{
+    return class_size[c] <= 2048 ? 1 : class_size[c] <= 8192 ? 2 : 4;
+}
+
+static void fill_tables(void)
+{
+    for (unsigned i = 0; i < TINE__SIZE_CLASSES; i++)
+        class_blocks[i] =
+            (uint16_t)((units_of_class(i) << TINE__UNIT_SHIFT) / class_size[i]);
+    unsigned c = 0;
+    for (size_t i = 0; i <= TINY_MAX / 8; i++) {
+        while (class_size[c] < i * 8)
+            c++;
+        tiny_class[i] = (uint8_t)c;
+    }
+}
+
+static unsigned class_of(size_t size)
+{
+    if (size <= TINY_MAX)
+        return tiny_class[(size + 7) / 8];
+    /* Four classes for each doubling, from 1280 on, which is number 31. */
+    unsigned doubling = 63u - (unsigned)__builtin_clzl(size - 1);
+    return 31 + (doubling - 10) * 4 + (unsigned)((size - 1) >> (doubling - 2) & 3);
+}
+
+static uint32_t number(const tine__heap *h, const tine__run *r)
+{
+    return (uint32_t)(r - h->arena.runs);
+}
+
+static char *start(const tine__heap *h, const tine__run *r)
+{
+    return tine__arena_at(&h->arena, number(h, r));
+}
+
+static void poison_run(const tine__heap *h, const tine__run *r)
+{
+    ASAN_POISON_MEMORY_REGION(start(h, r), (size_t)r->units << TINE__UNIT_SHIFT);
+}
+
+/* ------------------------------------------------------------- blocks of size
+ * classes */
+
+static void list_run(tine__heap *h, tine__run *r)
+{
+    uint32_t *list = &h->partial[r->size_class];
+    r->flag = true;
+    r->prev = 0;
+    r->next = *list;
+    if (r->next)
+        h->arena.runs[r->next].prev = number(h, r);
+    *list = number(h, r);
+}
+
+static void unlist_run(tine__heap *h, tine__run *r)
+{
+    if (r->prev)
+        h->arena.runs[r->prev].next = r->next;
+    else
+        h->partial[r->size_class] = r->next;
+    if (r->next)
+        h->arena.runs[r->next].prev = r->prev;
+}
+
+static tine__run *new_run(tine__heap *h, unsigned c)
+{
+    uint32_t units = units_of_class(c), u = tine__arena_take(&h->arena, units);
+    if (!u)
+        return NULL;
+    tine__run *r = &h->arena.runs[u];
+    for (uint32_t i = 0; i < units; i++) {
+        r[i].kind = TINE__RUN_NONE;
+        r[i].first = u;
+    }
+    r->kind = TINE__RUN_BLOCKS;
+    r->size_class = (uint8_t)c;
+    r->free = NULL;
+    r->used = r->fresh = 0;
+    r->flag = true;
+    poison_run(h, r);
+    return r;
+}
+
+/* From the current run. NULL when that has no room. */
+static inline void *take_block(tine__heap *h, unsigned c)
+{
+    tine__run *r = h->current[c];
+    void *p = r->free;
+    if (p) {
+        ASAN_UNPOISON_MEMORY_REGION(p, sizeof p);
+        memcpy(&r->free, p, sizeof p);
+    } else if (r->fresh < class_blocks[c]) {
+        p = start(h, r) + (size_t)r->fresh++ * class_size[c];
+    } else {
+        return NULL;
+    }
+    r->used++;
+    return p;
+}
+
+static void *take_from_next(tine__heap *h, unsigned c)
+{
+    tine__run *r;
+    if (h->partial[c]) {
+        r = &h->arena.runs[h->partial[c]];
+        unlist_run(h, r);
+    } else if (!(r = new_run(h, c))) {
+        return NULL;
+    }
+    if (h->current[c] != &no_run)
+        h->current[c]->flag = false;
+    h->current[c] = r;
+    return take_block(h, c);
+}
+
+static inline void give_block(tine__heap *h, tine__run *r, void *p)
+{
+    ASAN_UNPOISON_MEMORY_REGION(p, sizeof p);
+    memcpy(p, &r->free, sizeof p);
+    r->free = p;
+    r->used--;
+    ASAN_POISON_MEMORY_REGION(p, class_size[r->size_class]);
+    if (!r->flag) {
+        list_run(h, r);
+    } else if (!r->used && r != h->current[r->size_class]) {
+        unlist_run(h, r);
+        tine__arena_give(&h->arena, number(h, r));
+    }
+}
+
+/* ----------------------------------------------------------------------- large
+ * blocks */
+
+static uint32_t units_for(size_t size)
+{
+    return (uint32_t)((size + TINE__UNIT - 1) >> TINE__UNIT_SHIFT);
+}
+
+/* How much of the last unit is in use is kept where the count of blocks would be:
+ * pages. */
+static void set_large_size(const tine__heap *h, tine__run *r, size_t size)
+{
+    size_t all = (size_t)r->units << TINE__UNIT_SHIFT;
+    r->fresh = (uint16_t)((all - size) >> 12);
+    poison_run(h, r);
+    ASAN_UNPOISON_MEMORY_REGION(start(h, r), size);
+}
+
+static void *take_large(tine__heap *h, size_t size)
+{
+    uint32_t u = 0;
+    if (size >> TINE__UNIT_SHIFT < h->arena.limit)
+        u = tine__arena_take(&h->arena, units_for(size));
+    if (!u)
+        return NULL;
+    set_large_size(h, &h->arena.runs[u], size);
+    return tine__arena_at(&h->arena, u);
+}
+
+/* The pages change their place, not their contents. Only whole runs of our own
+ * memory. */
+static bool move_pages(const tine__heap *h, tine__run *from, void *to)
+{
+    size_t len = (size_t)from->units << TINE__UNIT_SHIFT;
+    return from->units >= MOVE_MIN && !from->sealed &&
+           mremap(start(h, from), len, len,
+                  MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED;
+}
+
+/* A larger or a smaller block in the same place, or NULL. */
+static void *resize_large(tine__heap *h, tine__run *r, size_t size)
+{
+    if (r->sealed || size <= BLOCK_MAX || size >> TINE__UNIT_SHIFT >= h->arena.limit ||
+        !tine__arena_resize(&h->arena, number(h, r), units_for(size)))
+        return NULL;
+    set_large_size(h, r, size);
+    return start(h, r);
+}
+
+/* ------------------------------------------------------------------------ any
+ * blocks */
+
+static void *take_foreign(tine__heap *h, size_t size)
+{
+    void *p = malloc(size);
+    h->foreign += p ? (int64_t)size : 0;
+    h->foreign_blocks++;
+    return p;
+}
+
+static inline void *take(tine__heap *h, size_t size)
+{
+    void *p;
+    if (h->hot) {
+        p = NULL;
+    } else if (size > BLOCK_MAX) {
+        p = take_large(h, size);
+    } else {
+        unsigned c = class_of(size);
+        p = take_block(h, c);
+        if (!p)
+            p = take_from_next(h, c);
+        if (p)
+            ASAN_UNPOISON_MEMORY_REGION(p, size);
+    }
+    return p ? p : take_foreign(h, size);
+}
+
+static inline void give(tine__heap *h, void *p, size_t size)
+{
+    if (!tine__arena_has(&h->arena, p)) {
+        free(p);
+        h->foreign -= (int64_t)size;
+    } else {
+        tine__run *r = tine__arena_run(&h->arena, p);
+        if (r->sealed) {
+            ASAN_POISON_MEMORY_REGION(p, size);
+            return;
+        }
+        if (r->kind == TINE__RUN_BLOCKS) {
+            give_block(h, r, p);
+        } else {
+            poison_run(h, r);
+            tine__arena_give(&h->arena, number(h, r));
+        }
+    }
+    h->stats.own -= (int64_t)size;
+}
+
+static void *move(tine__heap *h, void *p, size_t old, size_t size)
+{
+    void *to = take(h, size);
+    if (!to)
+        return size <= old ? p : NULL;
+    tine__run *r = tine__arena_has(&h->arena, p) ? tine__arena_run(&h->arena, p) : NULL;
+    if (!r || r->kind != TINE__RUN_LARGE || size < old ||
+        !tine__arena_has(&h->arena, to) || !move_pages(h, r, to))
+        memcpy(to, p, old < size ? old : size);
+    h->stats.own += (int64_t)size;
+    give(h, p, old);
+    return to;
+}
+
+/* A small block from before the heap, such as the stack, stays out of it as it
+ * grows. */
+static void *resize_foreign(tine__heap *h, void *p, size_t old, size_t size)
+{
+    if (size > BLOCK_MAX && !h->hot)
+        return move(h, p, old, size);
+    void *to = realloc(p, size);
+    h->foreign_blocks++;
+    if (to) {
+        h->foreign += (int64_t)size - (int64_t)old;
+        h->stats.own += (int64_t)size - (int64_t)old;
+    }
+    return to;
+}
+
+static void *resize(tine__heap *h, void *p, size_t old, size_t size)
+{
+    if (!tine__arena_has(&h->arena, p))
+        return resize_foreign(h, p, old, size);
+    tine__run *r = tine__arena_run(&h->arena, p);
+    void *to = NULL;
+    if (h->hot || r->sealed)
+        to = NULL;
+    else if (r->kind == TINE__RUN_LARGE)
+        to = resize_large(h, r, size);
+    else if (size <= BLOCK_MAX && class_of(size) == r->size_class)
+        to = p;
+    if (!to)
+        return move(h, p, old, size);
+    if (r->kind == TINE__RUN_BLOCKS) {
+        ASAN_POISON_MEMORY_REGION(p, class_size[r->size_class]);
+        ASAN_UNPOISON_MEMORY_REGION(p, size);
+    }
+    h->stats.own += (int64_t)size - (int64_t)old;
+    return to;
+}
+
+void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
+{
+    tine__heap *h = ud;
+    if (!size) {
+        if (p)
+            give(h, p, old);
+        return NULL;
+    }
+    if (p) {
+        if (size < old)
+            tine__gc_table_shrinks(h, p);
+        p = resize(h, p, old, size);
+    } else if ((p = take(h, size))) {
+        h->stats.own += (int64_t)size;
+    }
+    if (h->stats.own > h->wake)
+        tine__gc_wake(h);
+    return p;
+}
+
+/* ------------------------------------------------------------------------- the heap */
+
+void tine__heap_turn_page(tine__heap *h)
+{
+    tine__run *runs = h->arena.runs;
+    for (unsigned c = 0; c < TINE__SIZE_CLASSES; c++) {
+        if (h->current[c]->sealed)
+            h->current[c] = &no_run;
+        for (uint32_t u = h->partial[c], next; u; u = next) {
+            next = runs[u].next;
+            if (runs[u].sealed)
+                unlist_run(h, &runs[u]);
+        }
+    }
+}
+
+size_t tine__heap_extent(const tine__run *r)
+{
+    if (r->kind == TINE__RUN_FREE)
+        return 0;
+    if (r->kind == TINE__RUN_BLOCKS)
+        return (size_t)r->fresh * class_size[r->size_class];
+    return ((size_t)r->units << TINE__UNIT_SHIFT) - ((size_t)r->fresh << 12);
+}
+
+int64_t tine__heap_live(const tine__run *r)
+{
+    if (r->kind == TINE__RUN_BLOCKS)
+        return (int64_t)r->used * class_size[r->size_class];
+    return (int64_t)tine__heap_extent(r);
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+__attribute__((no_sanitize_address))
+#endif
+void tine__heap_copy_raw(void *to, const void *from, size_t n)
+{
+    volatile uint64_t *t = to;
+    const volatile uint64_t *f = from;
+    for (size_t i = 0; i < n / sizeof *t; i++)
+        t[i] = f[i];
+}
+
+int tine__heap_open(tine__heap *h)
+{
+    memset(h, 0, sizeof *h);
+    h->wake = INT64_MAX;
+    fill_tables();
+    for (unsigned c = 0; c < TINE__SIZE_CLASSES; c++)
+        h->current[c] = &no_run;
+    return tine__arena_open(&h->arena);
+}
+
+tine__heap *tine__heap_of(lua_State *L)
+{
+    void *ud;
+    return lua_getallocf(L, &ud) == tine__heap_alloc ? ud : NULL;
+}
+
+void tine__heap_adopt(lua_State *L)
+{
+    static tine__heap heap;
+    const char *wish = getenv("TINE_HEAP");
+    if (!wish || strcmp(wish, "sealed") != 0 || tine__heap_open(&heap) < 0)
+        return;
+    heap.foreign =
+        ((int64_t)lua_gc(L, LUA_GCCOUNT) << 10) + (int64_t)lua_gc(L, LUA_GCCOUNTB);
+    heap.stats.own = heap.foreign;
+    heap.kept = heap.stats.own;
+    heap.next_seal = heap.kept + TINE__SEAL_WORTH;
+    lua_setallocf(L, tine__heap_alloc, &heap);
+    tine__gc_find(L, &heap);
+}
