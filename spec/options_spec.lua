@@ -84,7 +84,7 @@ describe("name #proc", function()
 
   it("is shown in messages on stderr", function()
     local text = proc.run_program("tine.new { name = 'xyz' }:eval('error(1)') tine.loop.run()")
-    assert.matches("^tine: xyz %[%d+%]: ", text)
+    assert.matches("^tine: process %d+ %(xyz%): ", text)
   end)
 end)
 
