@@ -141,9 +141,14 @@ void tine_host_free(tine_host *host)
 {
     if (!host)
         return;
-    /* In a fork the base's descriptors are shared with the owner: only forget. */
-    if (tine__stale(host))
+    /* In a fork the base's descriptors are shared with the owner: only set it aside, where
+     * leak checkers find it. */
+    if (tine__stale(host)) {
+        static tine_host *aside;
+        host->aside = aside;
+        aside = host;
         return;
+    }
     for (size_t i = 0; i < host->nslots; i++)
         if (host->slots[i])
             end_proc(host->slots[i]);

@@ -28,6 +28,7 @@ struct tine_host {
     int report_rx, report_tx; /* children get duplicates of tx */
     tine_io *report_io;
     void *report_buf;
+    tine_host *aside; /* of another that went with a fork */
 
     tine_proc **slots; /* processes by the low half of their id */
     size_t nslots;

@@ -47,7 +47,7 @@ static tine_host *forget_host(bind_link *link)
 
 void bind_link_forked(lua_State *L)
 {
-    forget_host(get_link(L));
+    tine_host_free(forget_host(get_link(L)));
 }
 
 static int link_gc(lua_State *L)
