@@ -57,10 +57,14 @@ function Program:interrupt(name)
   assert(os.execute(("kill -%s -%d"):format(name or "INT", self.process:pid())))
 end
 
---- Waits until that many processes are below the program; returns their ids.
+--- Waits until that many processes of tine are below the program; returns their ids. Others are
+-- there for a moment: a program may use io.popen.
 function Program:below(n)
   return helper.wait_until(10, function()
-    local list = helper.descendants(self.process:pid())
+    local list = {}
+    for _, pid in ipairs(helper.descendants(self.process:pid())) do
+      if helper.title(pid):find("^tine: ") then list[#list + 1] = pid end
+    end
     return #list == n and list, ("%d processes, not %d"):format(#list, n)
   end)
 end
