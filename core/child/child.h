@@ -27,6 +27,7 @@ typedef struct tine__workers {
     tine__worker *slots;
     size_t nslots, n;
     tine__worker first[TINE__FIRST_WORKERS]; /* the slots while they are enough */
+    tine__worker *inherited; /* the parent's slots: see tine__workers_forget */
 } tine__workers;
 
 typedef struct tine__child {

@@ -82,11 +82,10 @@ static void take_out(tine__workers *w, tine__worker *worker)
  * stays referred to, since otherwise leak checkers report it. */
 void tine__workers_forget(tine__workers *w)
 {
-    static tine__worker *inherited;
-    if (w->slots != w->first)
-        inherited = w->slots;
-    (void)inherited;
+    bool grown = w->slots && w->slots != w->first;
+    tine__worker *inherited = grown ? w->slots : w->inherited;
     memset(w, 0, sizeof *w);
+    w->inherited = inherited;
 }
 
 /* Whether the worker has ended. */
