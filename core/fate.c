@@ -1,17 +1,13 @@
 /* What becomes of a process, and how its callbacks are told: made, failed, ended, or never
  * made at all. Each of them is told exactly once. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "fd.h"
 #include "host.h"
-#include "protocol.h"
 
 static const tine_error *cause_of(const tine_proc *p)
 {

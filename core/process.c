@@ -1,13 +1,9 @@
 /* Host side of a process: its queue of commands, its socket, its life. How processes come
  * into being is in birth.c. */
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "fd.h"
 #include "host.h"
