@@ -17,7 +17,11 @@ set(tine_lua_hints ${LUA_LIBDIR} ${LUA54_LIBRARY_DIRS})
 find_library(TINE_LUA_STATIC NAMES liblua5.4.a liblua-5.4.a liblua54.a HINTS ${tine_lua_hints})
 find_library(TINE_LUA_SHARED NAMES lua5.4 lua-5.4 lua54 lua HINTS ${tine_lua_hints})
 find_library(TINE_EVENT_STATIC NAMES libevent_core.a HINTS ${EVENT_LIBRARY_DIRS})
-mark_as_advanced(TINE_LUA_STATIC TINE_LUA_SHARED TINE_EVENT_STATIC)
+
+# MessagePack; the package has had both names.
+pkg_search_module(MSGPACK REQUIRED IMPORTED_TARGET msgpack-c msgpack)
+find_library(TINE_MSGPACK_STATIC NAMES libmsgpackc.a libmsgpack-c.a HINTS ${MSGPACK_LIBRARY_DIRS})
+mark_as_advanced(TINE_LUA_STATIC TINE_LUA_SHARED TINE_EVENT_STATIC TINE_MSGPACK_STATIC)
 
 if(TINE_STATIC_DEPS AND TINE_LUA_STATIC)
   # All of Lua, whether or not we use it: C modules that are loaded later may.
@@ -33,6 +37,12 @@ else()
   set(tine_event_libs PkgConfig::EVENT)
 endif()
 
+if(TINE_STATIC_DEPS AND TINE_MSGPACK_STATIC)
+  set(tine_msgpack_libs ${TINE_MSGPACK_STATIC})
+else()
+  set(tine_msgpack_libs PkgConfig::MSGPACK)
+endif()
+
 # The Lua side's objects, for the module, the executable and the tests alike.
 file(GLOB bind_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lua/bind/*.c)
 file(GLOB child_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/core/child/*.c)
@@ -46,14 +56,15 @@ add_library(tine_bind OBJECT ${bind_sources})
 tine_compile_options(tine_bind)
 target_include_directories(tine_bind PRIVATE
   ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
-target_include_directories(tine_bind SYSTEM PRIVATE ${tine_lua_include})
+target_include_directories(tine_bind SYSTEM PRIVATE ${tine_lua_include} ${MSGPACK_INCLUDE_DIRS})
 
 set(tine_child_includes
-  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/core/child
+  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core/child
   ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
 add_library(tine_child OBJECT ${child_sources})
 tine_compile_options(tine_child)
 target_include_directories(tine_child PRIVATE ${tine_child_includes})
+tine_private_headers(tine_child)
 target_include_directories(tine_child SYSTEM PRIVATE ${tine_lua_include})
 target_link_libraries(tine_child PRIVATE PkgConfig::EVENT)
 
@@ -73,7 +84,7 @@ set_target_properties(tine_lua PROPERTIES
   PREFIX "" OUTPUT_NAME core SUFFIX .so LINKER_LANGUAGE C
   LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tine
   LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/module.map)
-target_link_libraries(tine_lua PRIVATE PkgConfig::EVENT m ${tine_system_libs})
+target_link_libraries(tine_lua PRIVATE PkgConfig::EVENT PkgConfig::MSGPACK m ${tine_system_libs})
 target_link_options(tine_lua PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/module.map)
 
 # Closing the Lua state does not unload it: a fork of the program serves in here, and may close
@@ -89,9 +100,10 @@ set_target_properties(tine-template PROPERTIES
   POSITION_INDEPENDENT_CODE OFF LINKER_LANGUAGE C
   RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tine)
 target_include_directories(tine-template PRIVATE ${tine_child_includes})
+tine_private_headers(tine-template)
 target_include_directories(tine-template SYSTEM PRIVATE ${tine_lua_include})
 target_compile_options(tine-template PRIVATE ${TINE_TEMPLATE_CFLAGS})
-target_link_libraries(tine-template PRIVATE ${tine_event_libs} ${tine_lua_libs})
+target_link_libraries(tine-template PRIVATE ${tine_event_libs} ${tine_msgpack_libs} ${tine_lua_libs})
 # C modules find Lua's symbols in the executable, and no others.
 target_link_options(tine-template PRIVATE
   ${TINE_TEMPLATE_LDFLAGS} -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)

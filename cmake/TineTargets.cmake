@@ -28,6 +28,11 @@ function(tine_compile_options target)
   endif()
 endfunction()
 
+# For "quoted" includes only: a header of ours may be called as one of the system's.
+function(tine_private_headers target)
+  target_compile_options(${target} PRIVATE -iquote${PROJECT_SOURCE_DIR}/core)
+endfunction()
+
 # For what is linked: shared libraries, modules, executables.
 function(tine_link_options target)
   if(TINE_SANITIZE)

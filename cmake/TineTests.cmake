@@ -20,8 +20,9 @@ foreach(source ${test_sources})
   target_compile_options(${name} PRIVATE -UNDEBUG)
   tine_link_options(${name})
   target_include_directories(${name} PRIVATE
-    ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core ${PROJECT_SOURCE_DIR}/spec/core
+    ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/spec/core
     ${PROJECT_BINARY_DIR}/include)
+  tine_private_headers(${name})
   target_link_libraries(${name} PRIVATE PkgConfig::EVENT ${tine_system_libs})
   # Failures on demand, see there.
   file(STRINGS ${source} faults REGEX "^#include \"fault\\.h\"")

@@ -279,13 +279,11 @@ static int never_forked(tine_proc *p, tine_proc *parent, int err)
     return 0;
 }
 
-int tine_proc_fork(tine_proc *parent, const tine_proc_options *options, tine_proc **out)
+static int fork_proc(tine_proc *parent, const tine_proc_options *options, bool spare,
+                     tine_proc **out)
 {
     redirect r;
     int far = -1;
-    *out = NULL;
-    if (parent->consumed)
-        return -TINE_ECONSUMED;
     int err = begin(parent->host, options, out);
     if (err < 0)
         return err;
@@ -297,6 +295,9 @@ int tine_proc_fork(tine_proc *parent, const tine_proc_options *options, tine_pro
         redirect_close(&r);
         return never(p, err, "make a command socket", NULL);
     }
+    if (spare)
+        r.flags |= TINE__FORK_SPARE;
+    p->spare = spare;
     err = put_fork(parent, p, &r, &far);
     if (!err)
         tine__proc_adopt(parent, p);
@@ -306,6 +307,23 @@ int tine_proc_fork(tine_proc *parent, const tine_proc_options *options, tine_pro
     if (err == -TINE_ECLOSED)
         return never_forked(p, parent, err);
     return err < 0 ? never(p, err, "queue a fork", NULL) : 0;
+}
+
+int tine_proc_fork(tine_proc *parent, const tine_proc_options *options, tine_proc **out)
+{
+    *out = NULL;
+    if (parent->consumed)
+        return -TINE_ECONSUMED;
+    return fork_proc(parent, options, false, out);
+}
+
+int tine__proc_fork_held(tine_proc *p, const tine_proc_options *options, bool spare,
+                         tine_proc **out)
+{
+    p->forking = true;
+    int err = fork_proc(p, options, spare, out);
+    p->forking = false;
+    return err;
 }
 
 int tine_proc_from_fd(tine_host *host, int fd, tine_proc **out)

@@ -65,3 +65,12 @@ void tine__status_text(int status, char *buf, size_t size)
         snprintf(buf, size, "exited with code %d", WEXITSTATUS(status));
     }
 }
+
+tine_error tine__error_cancelled(void)
+{
+    static const char text[] = "the job was cancelled";
+    return (tine_error){.kind = TINE_KIND_CANCELLED,
+                        .message = text,
+                        .message_len = sizeof text - 1,
+                        .code = -1};
+}

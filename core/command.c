@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include "fd.h"
 #include "host.h"
 #include "protocol.h"
 
@@ -13,9 +14,9 @@ static int usable(const tine_proc *p)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    if (p->consumed)
+    if (p->consumed && !p->forking)
         return -TINE_ECONSUMED;
-    if (p->ended || p->dying || p->closed)
+    if (p->ended || p->dying || (p->closed && !p->forking))
         return -TINE_ECLOSED;
     return 0;
 }
@@ -112,6 +113,15 @@ static int consume_ended(tine_proc *p, int err, tine_fd_cb cb, void *arg)
     return 0;
 }
 
+/* Nothing more can be queued: let the worker start while the host goes on. */
+static void set_off(tine_proc *p)
+{
+    if (p->parent)
+        tine__proc_flush(p->parent);
+    tine__proc_flush(p);
+    tine__proc_update(p);
+}
+
 int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
                   tine_fd_cb cb, void *arg)
 {
@@ -129,12 +139,67 @@ int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
     p->consumed = p->running = true;
     p->fd_cb = cb;
     p->fd_arg = arg;
-    /* Nothing more can be queued: let the worker start while the host goes on. */
-    if (p->parent)
-        tine__proc_flush(p->parent);
-    tine__proc_flush(p);
+    set_off(p);
+    return 0;
+}
+
+static void give_to_observer(void *arg, tine_proc *p, int fd, const tine_error *err)
+{
+    const tine__observer *o = p->observer;
+    (void)arg;
+    if (o && o->given)
+        o->given(p->observer_arg, p, fd, err);
+    else
+        tine__fd_close(&fd);
+}
+
+int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
+                     const tine__observer *observer, void *arg)
+{
+    int err = usable(p);
+    if (!err) {
+        int dup = tine__fd_dup(fd);
+        err = dup < 0 ? dup
+                      : tine__proc_put(p, TINE__FRAME_SERVE, parts, nparts, &dup, 1);
+        if (err < 0)
+            tine__fd_close(&dup);
+    }
+    if (err < 0)
+        err = consume_ended(p, err, give_to_observer, NULL);
+    if (err < 0)
+        return err;
+    p->observer = observer;
+    p->observer_arg = arg;
+    p->consumed = p->running = p->serves = true;
+    p->fd_cb = give_to_observer;
+    set_off(p);
+    return 0;
+}
+
+int tine__proc_hold(tine_proc *p, const tine__observer *observer, void *arg)
+{
+    int err = usable(p);
+    if (err < 0)
+        return err;
+    p->consumed = p->held = true;
+    p->observer = observer;
+    p->observer_arg = arg;
     tine__proc_update(p);
     return 0;
+}
+
+void tine__proc_unhold(tine_proc *p)
+{
+    p->held = false;
+    p->dropped = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+}
+
+void tine__proc_ignore(tine_proc *p)
+{
+    p->observer = NULL;
+    p->observer_arg = NULL;
 }
 
 int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)

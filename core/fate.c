@@ -21,6 +21,11 @@ static const tine_error *cause_of(const tine_proc *p)
 
 static void tell_ready(tine_proc *p, const tine_error *err)
 {
+    const tine__observer *o = p->observer;
+    if (o && o->ready && !err && !p->observer_ready) {
+        p->observer_ready = true;
+        o->ready(p->observer_arg, p);
+    }
     tine_ready_cb cb = p->ready_cb;
     p->ready_cb = NULL;
     if (cb)
@@ -35,12 +40,36 @@ static void print_error(tine_proc *p, const tine_error *err)
             (int)err->traceback_len, err->traceback ? err->traceback : "");
 }
 
+void tine__host_fault(tine_host *host, const tine_error *err)
+{
+    if (host->on_error)
+        host->on_error(host->arg, NULL, err);
+    else
+        fprintf(stderr, "tine: %.*s%s%.*s\n", (int)err->message_len, err->message,
+                err->traceback ? "\n" : "", (int)err->traceback_len,
+                err->traceback ? err->traceback : "");
+}
+
+/* Returns whether somebody inside the library takes care of it. */
+static bool tell_observer(tine_proc *p, const tine_error *err)
+{
+    const tine__observer *o = p->observer;
+    if (!o || !o->failed)
+        return p->observer_told;
+    if (!p->observer_told)
+        o->failed(p->observer_arg, p, err);
+    p->observer_told = true;
+    return true;
+}
+
 /* An error that no handler took is printed, unless another callback will carry it. */
 static void tell_error(tine_proc *p, bool carried)
 {
     const tine_error *err = cause_of(p);
     if (p->error_told)
         return;
+    if (tell_observer(p, err))
+        carried = true;
     if (!p->error_cb && carried)
         return;
     p->error_told = true;
@@ -95,6 +124,25 @@ static void tell_exit(tine_proc *p)
         err = exit_error(p, &text);
         cb(p->exit_arg, p, &err, &p->info);
     }
+}
+
+static void tell_observer_ended(tine_proc *p)
+{
+    const tine__observer *o = p->observer;
+    void *arg = p->observer_arg;
+    exit_text text;
+    tine_error err;
+    tine__proc_ignore(p);
+    if (!o || !o->ended)
+        return;
+    const tine_error *why = NULL;
+    if (!p->made) {
+        why = cause_of(p);
+    } else if (p->info.code != 0) {
+        err = exit_error(p, &text);
+        why = &err;
+    }
+    o->ended(arg, p, why, &p->info, p->failed ? cause_of(p) : NULL);
 }
 
 static void orphaned(tine_proc *p)
@@ -166,12 +214,14 @@ void tine__proc_finish(tine_proc *p)
     if (p->running)
         tine__proc_give(p);
     tine__captures_close(p, true);
-    bool carried =
-        p->fd_cb || p->ready_cb || (!p->made && p->exit_cb) || (p->hidden && !p->made);
+    bool carried = p->fd_cb || p->observer || p->ready_cb || (!p->made && p->exit_cb) ||
+                   (p->hidden && !p->made);
     if (p->failed)
         tell_error(p, carried);
     bereave(p);
     tine__chan_free(&p->chan);
+    if (p->serves)
+        tine__proc_signal_group(p, SIGKILL); /* what it has started goes with it */
     tine__fd_close(&p->pidfd);
     tell_no_socket(p);
     tell_ready(p, cause_of(p));
@@ -183,6 +233,7 @@ void tine__proc_finish(tine_proc *p)
     if (p->idle_cb)
         p->idle_cb(p->idle_arg, p);
     p->exit_late = false;
+    tell_observer_ended(p);
     tell_exit(p);
 }
 

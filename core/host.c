@@ -10,13 +10,27 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "board.h"
 #include "fd.h"
 #include "protocol.h"
 #include "spawn.h"
 
-enum { MARK_SIZE = 4096, REPORTS_PER_WAKE = 256, MAX_REPORT_FDS = 8 };
+enum {
+    MARK_SIZE = 4096,
+    REPORTS_PER_WAKE = 256,
+    MAX_REPORT_FDS = 8,
+    TASKS_PER_TURN = 256
+};
+
+int64_t tine__now_usec(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
 
 /* A page that is all zeros in every fork of this process, however it was made: asking it
  * costs no system call. NULL where the kernel cannot do that. */
@@ -85,7 +99,7 @@ int tine_host_new(tine_host **out, const tine_host_options *options)
         return -ENOMEM;
     host->owner = getpid();
     host->mark = make_mark();
-    host->report_rx = host->report_tx = -1;
+    host->report_rx = host->report_tx = host->timer_fd = -1;
     if (getrandom(&host->secret, sizeof host->secret, GRND_NONBLOCK) < 0)
         host->secret = (uint64_t)getpid() << 32 ^ (uint64_t)(size_t)host;
     host->on_error = options->on_error;
@@ -137,6 +151,16 @@ static void free_strings(tine_host *host)
     free(host->slots);
 }
 
+static void free_services(tine_host *host)
+{
+    while (host->pools)
+        tine__pool_teardown(host->pools);
+    while (host->rpcs)
+        tine__rpc_teardown(host->rpcs);
+    tine__board_free(host->board);
+    free(host->scratch);
+}
+
 void tine_host_free(tine_host *host)
 {
     if (!host)
@@ -152,6 +176,7 @@ void tine_host_free(tine_host *host)
     for (size_t i = 0; i < host->nslots; i++)
         if (host->slots[i])
             end_proc(host->slots[i]);
+    free_services(host);
     for (size_t i = 0; i < host->nslots; i++)
         if (host->slots[i])
             tine__proc_free(host->slots[i]);
@@ -205,6 +230,50 @@ int tine_host_flush(tine_host *host)
     return 0;
 }
 
+void tine__host_post(tine_host *host, tine__task *task)
+{
+    if (task->posted)
+        return;
+    task->posted = true;
+    task->next = NULL;
+    if (host->tasks_tail)
+        host->tasks_tail->next = task;
+    else
+        host->tasks = task;
+    host->tasks_tail = task;
+    if (host->tasks == task)
+        tine__loop_wake(host);
+}
+
+void tine__host_unpost(tine_host *host, tine__task *task)
+{
+    tine__task **link = &host->tasks, *before = NULL;
+    if (!task->posted)
+        return;
+    while (*link != task) {
+        before = *link;
+        link = &before->next;
+    }
+    *link = task->next;
+    if (host->tasks_tail == task)
+        host->tasks_tail = before;
+    task->posted = false;
+}
+
+/* Also what is posted meanwhile, so that a call made in a task goes out in this turn; but
+ * not for ever. */
+static void run_tasks(tine_host *host)
+{
+    for (int i = 0; i < TASKS_PER_TURN && host->tasks && !host->stopped; i++) {
+        tine__task *task = host->tasks;
+        host->tasks = task->next;
+        if (!host->tasks)
+            host->tasks_tail = NULL;
+        task->posted = false;
+        task->run(task->arg);
+    }
+}
+
 void tine__host_turn(tine_host *host)
 {
     /* What is added meanwhile has its turn in the next round of the loop. */
@@ -221,7 +290,8 @@ void tine__host_turn(tine_host *host)
             break;
         p = host->later;
     }
-    if (host->later)
+    run_tasks(host);
+    if (host->later || host->tasks)
         tine__loop_wake(host);
 }
 

@@ -9,6 +9,7 @@
 
 #include "chan.h"
 #include "report.h"
+#include "spin.h"
 #include "tine.h"
 
 struct event;
@@ -20,7 +21,6 @@ struct tine_host {
     struct event_base *base;
     bool own_base, running, stopped, draining;
     struct event *later_event; /* active when `later` has entries */
-    struct event *poll_event;  /* the end of a tine_host_poll */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
     size_t nactive; /* timers, watchers and busy processes */
@@ -41,10 +41,36 @@ struct tine_host {
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
     tine_error_cb on_error;
     void *arg;
+    int timer_fd;
+    tine_io *timer_io;
+    int64_t armed_at;    /* what the timerfd is set to; 0: nothing */
+    size_t callers_busy; /* workers that owe answers */
+    uint64_t happened;   /* callbacks of the loop so far */
+    tine__spin spin;
+    bool spurious;     /* all that has happened is that it fired for nothing */
+    tine_timer **heap; /* from 1; by time */
+    size_t nheap, heap_size;
+    uint64_t timer_order;
     tine_timer *timers; /* all that live, for tine_host_free */
     tine_io *ios;
     tine_signal *signals;
+
+    struct tine__task *tasks, *tasks_tail; /* posted */
+    struct tine__board
+        *board; /* made with the first worker that serves calls, or NULL */
+    struct tine__caller *callers;
+    tine_rpc *rpcs; /* all that live, for tine_host_free */
+    tine_pool *pools;
+    unsigned char *scratch; /* what is read from workers passes through here, or NULL */
 };
+
+/* Something to be done soon, in the loop: part of what it is about. */
+typedef struct tine__task {
+    void (*run)(void *arg);
+    void *arg;
+    struct tine__task *next;
+    bool posted;
+} tine__task;
 
 /* An error that outlives the callback in which it arrived. */
 typedef struct tine__cause {
@@ -61,6 +87,20 @@ typedef struct tine__capture {
     size_t scanned;
     tine_line_cb cb;
 } tine__capture;
+
+/* What a part of the library that has taken a process over (rpc, pool) hears of it, beside
+ * the user's own callbacks, and before them. Any may be NULL. */
+typedef struct tine__observer {
+    /* As tine_fd_cb. */
+    void (*given)(void *arg, tine_proc *p, int fd, const tine_error *err);
+    void (*ready)(void *arg, tine_proc *p);
+    /* Instead of being printed, where the user has no on_error. */
+    void (*failed)(void *arg, tine_proc *p, const tine_error *err);
+    /* p has ended or was never made; err NULL: code 0. cause: why it failed before, or NULL.
+     * After this p is not the observer's any more. */
+    void (*ended)(void *arg, tine_proc *p, const tine_error *err, const tine_exit *info,
+                  const tine_error *cause);
+} tine__observer;
 
 /* The life of a process handle:
  *   born       the handle exists; its birth is queued at its parent (fork) or under way (exec)
@@ -97,6 +137,14 @@ struct tine_proc {
     int refs; /* callbacks under way */
     tine_proc *next_later;
 
+    const tine__observer *observer;
+    void *observer_arg;
+    bool observer_ready, observer_told;
+    bool held, dropped,
+        forking; /* by a pool as its template: a close by the user waits for it */
+    bool serves; /* its own activity is nothing to wait for: its calls are */
+    bool spare;  /* outlives its parent; see TINE__FORK_SPARE */
+
     tine__cause *cause; /* why it failed; NULL also for want of memory, see `failed` */
     tine_exit info;
     char *name;
@@ -126,7 +174,27 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
 int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
                          tine_timer_cb cb, void *arg);
 
+/* timers.c */
+int tine__timers_open(tine_host *host);
+void tine__timers_close(tine_host *host);
+/* The loop is to wake up at that time, or before. */
+void tine__timers_wake_at(tine_host *host, int64_t usec);
+
 /* host.c */
+/* CLOCK_MONOTONIC. */
+int64_t tine__now_usec(void);
+/* A failure that is nobody's: to the host's on_error, else to stderr. */
+void tine__host_fault(tine_host *host, const tine_error *err);
+/* Runs the task in this or the next turn of the loop, once. */
+void tine__host_post(tine_host *host, tine__task *task);
+void tine__host_unpost(tine_host *host, tine__task *task);
+/* rpc.c, pool.c: for tine_host_free. Calls that have not ended are told so. */
+void tine__rpc_teardown(tine_rpc *rpc);
+void tine__pool_teardown(tine_pool *pool);
+/* Whether one of the workers has sent something that was not read. */
+bool tine__callers_stir(const tine_host *host);
+/* caller.c: writes what callers have to say. */
+void tine__callers_flush(tine_host *host);
 bool tine__stale(const tine_host *host);
 /* Calls tine__proc_turn for all that asked for it. */
 void tine__host_turn(tine_host *host);
@@ -171,6 +239,22 @@ void tine__proc_tell_late(tine_proc *p);
 int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
                    const int *fds, size_t nfds);
 
+/* Queues SERVE with this body and memfd fd (borrowed), consumes p, and observes it. As
+ * tine_proc_run otherwise; p->serves is set, and its whole group goes when it ends. */
+int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
+                     const tine__observer *observer, void *arg);
+/* Makes p the template of a pool: consumed for the user, but for us: fork only. */
+int tine__proc_hold(tine_proc *p, const tine__observer *observer, void *arg);
+/* Gives it up again: it ends as after tine_proc_close. Its end is still observed. */
+void tine__proc_unhold(tine_proc *p);
+/* A worker or a spare template of a held p; the caller closes *out as any other handle. */
+int tine__proc_fork_held(tine_proc *p, const tine_proc_options *options, bool spare,
+                         tine_proc **out);
+/* Stops observing. */
+void tine__proc_ignore(tine_proc *p);
+/* Signals p's process group, exactly: also when p itself has ended. pidfd.c. */
+int tine__proc_signal_group(tine_proc *p, int signo);
+
 /* host.c: kills and reaps p if it is our own child, without a word to anybody. */
 void tine__proc_end_direct(tine_proc *p);
 
@@ -185,6 +269,7 @@ int tine__pidfd_open(pid_t pid);
 int tine__pidfd_status(const tine_proc *p);
 
 /* cause.c */
+tine_error tine__error_cancelled(void);
 tine__cause *tine__cause_new(const tine_error *err);
 /* An error of kind "system"; the text is in the caller's buffer. */
 tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, ...)

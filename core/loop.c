@@ -1,5 +1,5 @@
-/* The only place that meets libevent: the base, owned or borrowed, timers, watchers and
- * signals. Knows nothing of processes, but that the host has turns to take. */
+/* The only place that meets libevent: the base, owned or borrowed, watchers and signals.
+ * Knows nothing of processes, but that the host has turns to take. */
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
@@ -15,20 +15,13 @@
 /* What an event_base opens: epoll, timerfd, a pair for signals, one for threads; a spare. */
 enum { BASE_FDS = 6 };
 
-/* What timers, watchers and signals share. */
+/* What watchers and signals share. */
 typedef struct handle {
     tine_host *host;
     struct event *event;
     void *arg;
     bool counted; /* in host->nactive */
 } handle;
-
-struct tine_timer {
-    handle h;
-    tine_timer *next, *prev;
-    tine_timer_cb cb;
-    int64_t every_usec;
-};
 
 struct tine_io {
     handle h;
@@ -80,9 +73,11 @@ static void handle_close(handle *h)
 
 static void on_later(evutil_socket_t fd, short events, void *arg)
 {
+    tine_host *host = arg;
     (void)fd;
     (void)events;
-    tine__host_turn(arg);
+    host->happened++;
+    tine__host_turn(host);
 }
 
 /* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
@@ -101,19 +96,11 @@ static int open_base(tine_host *host)
     tine__fd_close_all(fds + low, (size_t)above);
     struct event_config *config = err ? NULL : event_config_new();
     if (config) {
-        event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
         host->base = event_base_new_with_config(config);
         event_config_free(config);
     }
     tine__fd_close_all(fds, (size_t)low);
     return err;
-}
-
-static void on_poll_timeout(evutil_socket_t fd, short events, void *arg)
-{
-    (void)fd;
-    (void)events;
-    (void)arg;
 }
 
 int tine__loop_open(tine_host *host, struct event_base *base)
@@ -127,17 +114,14 @@ int tine__loop_open(tine_host *host, struct event_base *base)
     }
     if (!host->base)
         return -ENOMEM;
+    tine__spin_init(&host->spin);
     host->later_event = event_new(host->base, -1, 0, on_later, host);
-    host->poll_event = event_new(host->base, -1, 0, on_poll_timeout, NULL);
-    return host->later_event && host->poll_event ? 0 : -ENOMEM;
+    return host->later_event ? tine__timers_open(host) : -ENOMEM;
 }
 
 void tine__loop_close(tine_host *host)
 {
-    for (tine_timer *t = host->timers, *next; t; t = next) {
-        next = t->next;
-        tine_timer_free(t);
-    }
+    tine__timers_close(host);
     for (tine_io *io = host->ios, *next; io; io = next) {
         next = io->next;
         tine_io_free(io);
@@ -148,8 +132,6 @@ void tine__loop_close(tine_host *host)
     }
     if (host->later_event)
         event_free(host->later_event);
-    if (host->poll_event)
-        event_free(host->poll_event);
     if (host->own_base && host->base)
         event_base_free(host->base);
 }
@@ -169,6 +151,29 @@ static int loop_once(tine_host *host, int flags)
     return result < 0 ? -EIO : 0;
 }
 
+/* Awake for a moment, where answers to calls are awaited; see spin.h. */
+static int loop_awake(tine_host *host)
+{
+    int64_t patience = host->callers_busy ? tine__spin_begin(&host->spin) / 1000 : 0;
+    uint64_t before = host->happened;
+    int err = 0;
+    if (!patience)
+        return 0;
+    for (int64_t until = tine__now_usec() + patience;
+         !err && host->happened == before && tine__now_usec() < until;)
+        if (tine__callers_stir(host))
+            err = loop_once(host, EVLOOP_NONBLOCK);
+    tine__spin_end(&host->spin, host->happened != before);
+    return err;
+}
+
+static int loop_wait(tine_host *host)
+{
+    uint64_t before = host->happened;
+    int err = loop_awake(host);
+    return err < 0 || host->happened != before ? err : loop_once(host, EVLOOP_ONCE);
+}
+
 int tine_host_run(tine_host *host)
 {
     if (tine__stale(host))
@@ -176,7 +181,7 @@ int tine_host_run(tine_host *host)
     if (host->running)
         return -EBUSY;
     while (!host->stopped && tine_host_active(host) > 0) {
-        int err = loop_once(host, EVLOOP_ONCE);
+        int err = loop_wait(host);
         if (err < 0)
             return err;
     }
@@ -193,20 +198,29 @@ void tine_host_stop(tine_host *host)
     event_base_loopbreak(host->base);
 }
 
+/* One thing, or the end of the time; a timer that fires for nothing is neither. */
+static int poll_until(tine_host *host, int64_t until)
+{
+    int err;
+    do {
+        host->spurious = false;
+        tine__timers_wake_at(host, until);
+        err = loop_wait(host);
+    } while (!err && host->spurious && !host->stopped && tine__now_usec() < until);
+    return err;
+}
+
 int tine_host_poll(tine_host *host, int64_t max_usec)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
     if (host->running)
         return -EBUSY;
-    if (max_usec > 0) {
-        struct timeval tv = {max_usec / 1000000, max_usec % 1000000};
-        if (event_add(host->poll_event, &tv) < 0)
-            return -ENOMEM;
-    }
-    int err = loop_once(host, max_usec > 0 ? EVLOOP_ONCE : EVLOOP_NONBLOCK);
-    if (max_usec > 0)
-        event_del(host->poll_event);
+    int64_t now = max_usec > 0 ? tine__now_usec() : 0;
+    if (max_usec > INT64_MAX / 2 - now)
+        max_usec = INT64_MAX / 2 - now;
+    int err = max_usec > 0 ? poll_until(host, now + max_usec)
+                           : loop_once(host, EVLOOP_NONBLOCK);
     host->stopped = false;
     return err < 0 ? err : tine_host_active(host);
 }
@@ -218,76 +232,11 @@ int tine_host_active(const tine_host *host)
     return host->nactive > 0 || host->later;
 }
 
-static struct timeval timeval_of(int64_t usec)
-{
-    if (usec < 0)
-        usec = 0;
-    return (struct timeval){usec / 1000000, usec % 1000000};
-}
-
-static void on_timer(evutil_socket_t fd, short events, void *arg)
-{
-    tine_timer *t = arg;
-    (void)fd;
-    (void)events;
-    if (t->every_usec >= 0) {
-        struct timeval tv = timeval_of(t->every_usec);
-        event_add(t->h.event, &tv);
-    } else {
-        count(&t->h, false);
-    }
-    t->cb(t->h.arg, t);
-}
-
-int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
-                         tine_timer_cb cb, void *arg)
-{
-    tine_timer *t = calloc(1, sizeof *t);
-    if (!t)
-        return -ENOMEM;
-    t->h.host = host;
-    t->h.arg = arg;
-    t->cb = cb;
-    t->every_usec = -1;
-    t->h.event = event_new(host->base, -1, 0, on_timer, t);
-    struct timeval tv = timeval_of(after_usec);
-    if (!t->h.event || event_add(t->h.event, &tv) < 0) {
-        if (t->h.event)
-            event_free(t->h.event);
-        free(t);
-        return -ENOMEM;
-    }
-    LINK(&host->timers, t);
-    *out = t;
-    return 0;
-}
-
-int tine_timer_new(tine_host *host, tine_timer **out, int64_t after_usec,
-                   int64_t every_usec, tine_timer_cb cb, void *arg)
-{
-    if (tine__stale(host))
-        return -TINE_ESTALE;
-    int err = tine__timer_internal(host, out, after_usec, cb, arg);
-    if (err < 0)
-        return err;
-    (*out)->every_usec = every_usec;
-    count(&(*out)->h, true);
-    return 0;
-}
-
-void tine_timer_free(tine_timer *t)
-{
-    if (!t)
-        return;
-    UNLINK(&t->h.host->timers, t);
-    handle_close(&t->h);
-    free(t);
-}
-
 static void on_io(evutil_socket_t fd, short events, void *arg)
 {
     tine_io *io = arg;
     (void)fd;
+    io->h.host->happened++;
     io->cb(io->h.arg, io,
            (events & EV_READ ? TINE_READ : 0) | (events & EV_WRITE ? TINE_WRITE : 0));
 }
@@ -362,6 +311,7 @@ static void on_signal(evutil_socket_t signo, short events, void *arg)
 {
     tine_signal *s = arg;
     (void)events;
+    s->h.host->happened++;
     s->cb(s->h.arg, s, (int)signo);
 }
 

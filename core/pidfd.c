@@ -145,6 +145,25 @@ int tine__pidfd_signal(const tine_proc *p, int signo)
     return kill(p->pid, signo) < 0 ? -errno : 0;
 }
 
+/* The flag is of Linux 6.9. The pidfd stands for the group as long as any of it lives, also
+ * when the leader has been reaped; a number does not, so without the flag the group goes only
+ * while its leader is there to hold the number. */
+#define SIGNAL_GROUP 4u
+
+int tine__proc_signal_group(tine_proc *p, int signo)
+{
+    if (p->pidfd < 0)
+        return -ESRCH;
+    if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, SIGNAL_GROUP) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS)
+        return -errno;
+    struct pollfd ended = {p->pidfd, POLLIN, 0};
+    if (poll(&ended, 1, 0) > 0)
+        return -ESRCH;
+    return kill(-p->pid, signo) < 0 ? -errno : 0;
+}
+
 int tine__pidfd_open(pid_t pid)
 {
     int fd = (int)syscall(SYS_pidfd_open, pid, 0);

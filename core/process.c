@@ -137,7 +137,7 @@ int tine_proc_busy(const tine_proc *p)
         return 0;
     if (p->dying || p->fd_cb || !tine__chan_empty(&p->chan))
         return 1;
-    if (p->given && !p->running)
+    if (p->serves || (p->given && !p->running))
         return 0; /* to_fd: somebody else's now */
     if (!p->made || p->sent > p->done)
         return !p->running || !p->detach || !p->made;
@@ -152,7 +152,8 @@ static bool is_leaving(const tine_proc *p)
 {
     if (p->ended || p->killed)
         return !p->ended;
-    return (p->closed || p->failed) && !p->children && !p->detach && !p->given;
+    return (p->closed || p->failed || p->dropped) && !p->held && !p->children &&
+           !p->detach && !p->given;
 }
 
 /* Nobody reads the command socket. Of a process that is not ours, no other news will come. */
@@ -176,7 +177,7 @@ static void data_came(tine_proc *p)
         p->refs--;
         tine__proc_later(p);
     }
-    if (p->made && !p->consumed) {
+    if (p->made && (!p->consumed || p->held)) {
         tine__proc_broken(p, "it sent data before it was told to run");
     } else if (!p->made) {
         tine_error err = {.kind = TINE_KIND_PROTOCOL, .code = -1};
@@ -236,7 +237,8 @@ static void watch(tine_proc *p, tine_io **io, bool wanted, int events, tine_io_c
 void tine__proc_update(tine_proc *p)
 {
     bool open = p->chan.fd >= 0 && !p->ended;
-    if (open && p->closed && !p->consumed && tine__chan_empty(&p->chan)) {
+    bool over = p->dropped || (p->closed && !p->consumed);
+    if (open && over && tine__chan_empty(&p->chan)) {
         watch(p, &p->read_io, false, 0, NULL);
         watch(p, &p->write_io, false, 0, NULL);
         /* Also where a fork of the program holds a duplicate of the socket. */
@@ -245,7 +247,7 @@ void tine__proc_update(tine_proc *p)
         open = false;
     }
     bool idle = p->adopted || (p->made && p->sent <= p->done);
-    bool ours = !p->consumed || (p->adopted && !p->made);
+    bool ours = !p->consumed || p->held || (p->adopted && !p->made);
     watch(p, &p->read_io, open && ours && !p->eof && (idle || p->read_io), TINE_READ,
           on_command_socket);
     watch(p, &p->write_io, open && p->blocked, TINE_WRITE, on_writable);
@@ -280,7 +282,8 @@ int tine__proc_flush(tine_proc *p)
  * queued is lost: the end of the process will tell. */
 void tine__proc_give(tine_proc *p)
 {
-    if (!p->consumed || p->given || !p->made || p->eof || !tine__chan_empty(&p->chan))
+    if (!p->consumed || p->held || p->dropped || p->given || !p->made || p->eof ||
+        !tine__chan_empty(&p->chan))
         return;
     p->given = true;
     watch(p, &p->read_io, false, 0, NULL);

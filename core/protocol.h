@@ -11,6 +11,9 @@
  *   FDS      fds
  *   ARGS     u32 n, n x str
  *   RUN      u32 tine_code, str function; the stream is the user's from here on
+ *   SERVE    u32 flags, u32 tine_serialiser, str source, three functions (func, init, done),
+ *            each u32 tine_code, str (empty: none); u64 offset of its region; fd: the memory
+ *            that it lies in. The stream is as calls.h says from here on
  *
  * Report channel, processes to host: SOCK_SEQPACKET, one report a message, all begin with
  * u32 magic, u32 type, u64 id of the process that it is about.
@@ -26,7 +29,7 @@
 #ifndef TINE_PROTOCOL_H
 #define TINE_PROTOCOL_H
 
-#define TINE__PROTOCOL 1
+#define TINE__PROTOCOL 2
 
 enum tine__frame_type {
     TINE__FRAME_HELLO = 1,
@@ -36,6 +39,7 @@ enum tine__frame_type {
     TINE__FRAME_FDS,
     TINE__FRAME_ARGS,
     TINE__FRAME_RUN,
+    TINE__FRAME_SERVE,
     TINE__FRAME_TYPES
 };
 
@@ -54,7 +58,15 @@ enum { TINE__STDIO_KEEP = 0, TINE__STDIO_NULL = 1, TINE__STDIO_FD = 2 };
 #define TINE__FORK_DETACH (1u << 6)
 #define TINE__FORK_LINES(n)                                                            \
     (1u << (7 + (n))) /* n 1 or 2: line-buffered for a callback */
-#define TINE__FORK_FLAGS 0x37fu
+#define TINE__FORK_FLAGS 0x77fu
+
+/* Its parent may die without it: only the host's end takes it down. */
+#define TINE__FORK_SPARE (1u << 10)
+
+/* Flags of SERVE. With MARKS, "\0tine:" SERIAL "\n" is written to stdout and stderr before a
+ * call starts, and with serial 0 after it has ended, when anything else was or may be written. */
+#define TINE__SERVE_ASYNC 1u
+#define TINE__SERVE_MARKS 2u
 
 /* Bytes. A report must fit into one message of the default socket buffer. */
 #define TINE__REPORT_MAX 65536

@@ -91,12 +91,20 @@ void tine__interp_command(tine__child *c, tine__reader *frame);
 /* Carries out RUN. Returns the exit code. */
 int tine__interp_run(tine__child *c, tine__reader *frame);
 
+/* Pushes what run_args returns; clears it. */
+int tine__push_run_args(lua_State *L);
+
+/* serving.c: carries out SERVE. */
+void tine__serve_calls(tine__child *c, tine__reader *frame) __attribute__((noreturn));
+
 /* exec.c: exec(program, ...), program searched for in PATH: replaces the process, or returns
  * nil, err. The program gets descriptors 0 to 2 only, and default signals. */
 int tine__exec(lua_State *L);
 
 /* lookup.c: pushes the function of that name, or raises an error that says what is there. */
 void tine__push_function(lua_State *L, const char *name, size_t len);
+/* lookup.c: pushes what a file of templates/ returns, "tine.template.NAME". */
+void tine__push_embedded(lua_State *L, const char *name);
 
 /* title.c */
 /* The environment's place may be written over: it has been moved. Only in our own main. */

@@ -53,7 +53,7 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
         setsid();
     else
         setpgid(0, 0);
-    if (!c->detach)
+    if (!c->detach && !(flags & TINE__FORK_SPARE))
         tine__guard_template(parent);
     tine__fd_close(&c->cmd);
     c->cmd = frame->fds[0];

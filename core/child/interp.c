@@ -13,6 +13,7 @@
 #include "child.h"
 #include "heap.h"
 #include "protocol.h"
+#include "serving.h"
 
 /* The functions that `require "tine"` has besides in a child: see API. */
 #define CHILD "tine.child"
@@ -40,7 +41,7 @@ static int on_error(lua_State *L)
 
 /* ------------------------------------------------------- what a child's Lua can call */
 
-static int run_args(lua_State *L)
+int tine__push_run_args(lua_State *L)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, tine__self.args);
     int args = lua_gettop(L);
@@ -52,7 +53,14 @@ static int run_args(lua_State *L)
         lua_pushnil(L);
         lua_rawseti(L, args, i);
     }
+    lua_remove(L, args);
     return n;
+}
+
+static int run_args(lua_State *L)
+{
+    lua_settop(L, 0);
+    return tine__push_run_args(L);
 }
 
 /* exit([code [, close]]), as os.exit: but a child leaves without the exit handlers of what
@@ -91,11 +99,21 @@ static void find_random(lua_State *L)
     }
 }
 
+/* lookup(name): the function of that name, as for run. */
+static int child_lookup(lua_State *L)
+{
+    size_t len;
+    const char *name = luaL_checklstring(L, 1, &len);
+    tine__push_function(L, name, len);
+    return 1;
+}
+
 static int open_state(lua_State *L)
 {
     static const luaL_Reg functions[] = {{"run_args", run_args},
                                          {"exit", child_exit},
                                          {"exec", tine__exec},
+                                         {"lookup", child_lookup},
                                          {NULL, NULL}};
     bind_error_open(L);
     lua_newtable(L);
@@ -104,6 +122,8 @@ static int open_state(lua_State *L)
     lua_newtable(L);
     tine__self.args = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_newlib(L, functions);
+    tine__serving_functions(L);
+    tine__interrupt_open(L);
     tine__gc_open(L);
     lua_setfield(L, LUA_REGISTRYINDEX, CHILD);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
@@ -286,8 +306,7 @@ static int do_run(lua_State *L, command *cmd)
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->sock);
     bind_fd_give(L, -1, fd);
     luaL_unref(L, LUA_REGISTRYINDEX, c->sock);
-    run_args(L);
-    lua_remove(L, base + 2); /* the table */
+    tine__push_run_args(L);
     lua_call(L, lua_gettop(L) - base, 0);
     return 0;
 }

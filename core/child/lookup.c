@@ -61,20 +61,28 @@ static bool find(lua_State *L, const char *name, size_t len)
     return false;
 }
 
+void tine__push_embedded(lua_State *L, const char *name)
+{
+    const struct tine_embedded *script = tine_embedded;
+    while (script->name && strcmp(script->name, name) != 0)
+        script++;
+    if (!script->name)
+        luaL_error(L, "%s is not compiled in", name);
+    lua_pushfstring(L, "=%s", name);
+    if (luaL_loadbufferx(L, script->data, script->len, lua_tostring(L, -1), "t") !=
+        LUA_OK)
+        lua_error(L);
+    lua_remove(L, -2);
+    lua_call(L, 0, 1);
+}
+
 /* The message is made by templates/names.lua, which is loaded only here. */
 static void explain(lua_State *L, const char *name, size_t len)
 {
-    const struct tine_embedded *script = tine_embedded;
-    while (script->name && strcmp(script->name, "tine.template.names") != 0)
-        script++;
-    if (script->name &&
-        luaL_loadbufferx(L, script->data, script->len, "=tine.names", "t") == LUA_OK) {
-        lua_call(L, 0, 1);
-        lua_pushlstring(L, name, len);
-        lua_call(L, 1, 1);
-        lua_error(L);
-    }
-    luaL_error(L, "no function '%s'", name);
+    tine__push_embedded(L, "tine.template.names");
+    lua_pushlstring(L, name, len);
+    lua_call(L, 1, 1);
+    lua_error(L);
 }
 
 void tine__push_function(lua_State *L, const char *name, size_t len)

@@ -262,6 +262,10 @@ static void carry_out(tine__child *c, tine__reader *frame)
     case TINE__FRAME_FORK:
         tine__fork(c, frame);
         break;
+    case TINE__FRAME_SERVE:
+        if (!c->failed)
+            tine__serve_calls(c, frame);
+        break;
     case TINE__FRAME_RUN:
         if (!c->failed)
             run(c, frame);

@@ -43,6 +43,9 @@ typedef struct tine_proc tine_proc;
 typedef struct tine_timer tine_timer;
 typedef struct tine_io tine_io;
 typedef struct tine_signal tine_signal;
+typedef struct tine_rpc tine_rpc;
+typedef struct tine_pool tine_pool;
+typedef struct tine_job tine_job;
 
 /* A string of octets. */
 typedef struct tine_str {
@@ -113,8 +116,9 @@ typedef struct tine_host_options {
     const char
         *lua_path; /* package.path of exec'ed processes, copied; NULL: Lua's own */
     const char *lua_cpath; /* package.cpath, likewise */
-    /* Gets the errors of processes that have no handler of their own. NULL: they are
-     * written to stderr, the only thing that this library ever prints. */
+    /* Gets the errors of processes that have no handler of their own, and (p is NULL) of rpcs
+     * and pools without. NULL: they are written to stderr, the only thing that this library
+     * ever prints. */
     tine_error_cb on_error;
     void *arg;
 } tine_host_options;
@@ -125,7 +129,8 @@ TINE_API int tine_host_new(tine_host **out, const tine_host_options *options);
 
 /* Ends every process made by host that is not detached, waiting (briefly: they are killed)
  * for its direct children, and frees the host with all handles, timers and watchers. No
- * callback is called. Not to be called from a callback. NULL is fine. */
+ * callback is called, except those of calls that have not ended. Not to be called from a
+ * callback. NULL is fine. */
 TINE_API void tine_host_free(tine_host *host);
 
 /* Later exec'ed processes use this executable; NULL: the default. */
@@ -311,6 +316,192 @@ TINE_API int tine_proc_consumed(const tine_proc *p);
  * p is valid until it returns, but the caller does not use it any more. To be rid of them
  * too, set them to NULL before. NULL is fine. */
 TINE_API void tine_proc_close(tine_proc *p);
+
+/* -------------------------------------------------------- calls: one worker */
+
+/* How arguments, results and events become octets. With TINE_STRINGS lists of values are
+ * arrays of strings; with the others they are one string: the octets of that form. */
+typedef enum tine_serialiser {
+    TINE_STRINGS,
+    TINE_MSGPACK, /* a MessagePack array of the values */
+    TINE_LUA,     /* the Lua binding's own form */
+    TINE_JSON,    /* a JSON array of the values */
+    TINE_SOURCE   /* as the user's Lua functions have it */
+} tine_serialiser;
+
+/* A function in a worker. data NULL: none. */
+typedef struct tine_func {
+    tine_code kind;
+    const void *data;
+    size_t len;
+} tine_func;
+
+/* The end of a call: its results, or err. Called exactly once, also when the call never
+ * started, or everything is torn down. job is valid until it returns. */
+typedef void (*tine_call_cb)(void *arg, tine_job *job, const tine_error *err,
+                             const tine_str *results, size_t n);
+/* An event from the worker pid; job is what it ran for, or NULL. */
+typedef void (*tine_event_cb)(void *arg, pid_t pid, tine_job *job,
+                              const tine_str *values, size_t n);
+/* A line of a worker's output, without its newline; stream is 1 or 2, job the number of the
+ * job that wrote it, or 0. */
+typedef void (*tine_output_cb)(void *arg, pid_t pid, uint64_t job, int stream,
+                               const char *line, size_t len);
+/* A failure that belongs to no call, such as a worker that dies between calls. */
+typedef void (*tine_fault_cb)(void *arg, const tine_error *err);
+/* Everything is done; the object is freed when it returns. */
+typedef void (*tine_gone_cb)(void *arg);
+/* The traceback of what a worker runs now, or err. Called exactly once. */
+typedef void (*tine_text_cb)(void *arg, const tine_error *err, const char *text,
+                             size_t len);
+
+/* All zeros is the default. Everything is borrowed, and copied where it is needed longer. */
+typedef struct tine_rpc_options {
+    tine_func init; /* called first, with the descriptors and strings sent */
+    tine_func done; /* async: called when the host has closed and nothing is open */
+    int async;      /* non-zero: func(done, ...) may answer later, many calls at once */
+    tine_serialiser serialiser;
+    tine_str source;            /* TINE_SOURCE: Lua text that returns freeze and thaw */
+    int64_t timeout_usec;       /* a call may run, from its start; 0: for ever */
+    int64_t grace_usec;         /* from the error raised in it to SIGKILL; 0: 1 s */
+    int64_t spawn_timeout_usec; /* a worker may take until init has returned; 0: 10 s */
+    tine_event_cb on_event;
+    tine_fault_cb on_error; /* NULL: the host's on_error */
+    /* Pools only: workers' output; NULL: it goes where the template's goes. */
+    tine_output_cb on_output;
+    void *arg; /* of these */
+} tine_rpc_options;
+
+/* Makes p a worker that serves calls of func. Consumes p, whose handle stays the caller's:
+ * pid, kill, on_exit and close work. Gives *out, to be given back with tine_rpc_close.
+ * Returns what tine_proc_run returns. */
+TINE_API int tine_rpc_new(tine_proc *p, const tine_func *func,
+                          const tine_rpc_options *options, tine_rpc **out);
+/* Queues a call; args are copied. Calls start in the order made. *job (job may be NULL) is
+ * valid until cb has returned. Returns 0, -ENOMEM, -EMSGSIZE (over 4 GiB - 1), -EINVAL, or
+ * -TINE_ECLOSED when the worker has ended or the rpc is closed; then cb is not called. */
+TINE_API int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n,
+                           tine_call_cb cb, void *arg, tine_job **job);
+/* Asks what the worker runs now. */
+TINE_API int tine_rpc_traceback(tine_rpc *rpc, tine_text_cb cb, void *arg);
+/* The worker's process id, or 0 while unknown. */
+TINE_API pid_t tine_rpc_pid(const tine_rpc *rpc);
+/* Calls that have not ended. */
+TINE_API size_t tine_rpc_pending(const tine_rpc *rpc);
+/* Whether calls can be made: neither closed nor ended. */
+TINE_API int tine_rpc_open(const tine_rpc *rpc);
+/* Drops rpc: queued calls are still carried out, then the worker exits, and last of all
+ * gone is called (it may be NULL). Events still come. NULL is fine. */
+TINE_API void tine_rpc_close(tine_rpc *rpc, tine_gone_cb gone, void *arg);
+
+/* A job's number: counted from 1 in each rpc and pool. */
+TINE_API uint64_t tine_job_id(const tine_job *job);
+/* Ends a job: one that has not started is taken back; in one that runs an error is raised,
+ * and after the grace its worker is killed. Its callback gets TINE_KIND_CANCELLED, in a later
+ * turn of the loop. One that catches the error and returns in time has its results. */
+TINE_API void tine_job_cancel(tine_job *job);
+
+/* ------------------------------------------------------------------- pools */
+
+/* All zeros is the default, but for max, which is set. Everything is borrowed. */
+typedef struct tine_pool_options {
+    tine_rpc_options rpc;
+    size_t max;               /* most workers, at least 1 */
+    size_t idle;              /* fewest workers kept */
+    size_t load;              /* calls handed to one worker at a time; 0: 2 */
+    int64_t start_usec;       /* of all-busy before one more starts */
+    int64_t stop_usec;        /* between stopping idle workers; 0: at once */
+    size_t queue;             /* most calls waiting; 0: no limit */
+    unsigned retries;         /* how often a job whose worker died is tried again */
+    uint64_t max_jobs;        /* a worker past one of these is replaced; 0: no limit */
+    uint64_t max_rss;         /* bytes */
+    int64_t max_age_usec;     /* since it was ready */
+    void (*on_drain)(void *); /* the queue has room again; gets rpc.arg */
+} tine_pool_options;
+
+typedef struct tine_call_options {
+    int64_t timeout_usec; /* 0: the pool's; < 0: none */
+    int priority;         /* higher goes first; equal ones in order */
+    int retries;          /* 0: the pool's; < 0: none */
+    tine_str
+        key; /* calls of one key go to one worker while it lives; data NULL: none */
+    tine_event_cb on_event; /* of this job; NULL: the pool's. Gets the call's arg */
+} tine_call_options;
+
+/* A pool of workers forked from p as it will be when all queued for it is done. Consumes p
+ * as tine_rpc_new does. Gives *out, to be given back with tine_pool_close. */
+TINE_API int tine_pool_new(tine_proc *p, const tine_func *func,
+                           const tine_pool_options *options, tine_pool **out);
+/* As tine_rpc_call; options may be NULL. A call that finds the queue full, and one to a pool
+ * that cannot make workers, fail at their callback. */
+TINE_API int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
+                            const tine_call_options *options, tine_call_cb cb,
+                            void *arg, tine_job **job);
+/* Calls once in every worker there is now (one is started if there is none), ahead of what
+ * is queued. cb is called for each. Returns the number of calls made, or negative. */
+TINE_API int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
+                                 tine_call_cb cb, void *arg);
+/* New bounds; workers too many finish what they have. -EINVAL for max 0 or idle > max. */
+TINE_API int tine_pool_resize(tine_pool *pool, size_t max, size_t idle);
+/* New workers come from p from now on, old ones finish what they have, each when its
+ * replacement is ready. Consumes p. When the first worker from p is ready cb gets NULL; if it
+ * fails, the pool keeps what it has and cb gets the cause. -EBUSY while one is under way. */
+TINE_API int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb,
+                              void *arg);
+/* Asks what a worker runs now. -ESRCH when pid is none of the pool's. */
+TINE_API int tine_pool_traceback(tine_pool *pool, pid_t pid, tine_text_cb cb,
+                                 void *arg);
+/* Finishes what is queued, then ends the workers; gone is called last, and may be NULL. After
+ * kill_after_usec (< 0: never; 0: now) what still runs is killed, and calls not ended fail.
+ * Called again, it can only shorten the time. */
+TINE_API void tine_pool_close(tine_pool *pool, int64_t kill_after_usec,
+                              tine_gone_cb gone, void *arg);
+TINE_API int tine_pool_open(const tine_pool *pool);
+/* Calls that have not ended. */
+TINE_API size_t tine_pool_pending(const tine_pool *pool);
+
+/* Of a distribution, in microseconds; percentiles are right to 1/16. */
+typedef struct tine_histogram {
+    uint64_t count;
+    double mean;
+    uint64_t min, p50, p90, p99, p999, max;
+} tine_histogram;
+
+typedef enum tine_worker_state {
+    TINE_WORKER_STARTING,
+    TINE_WORKER_IDLE,
+    TINE_WORKER_BUSY,
+    TINE_WORKER_RETIRING, /* finishes what it has */
+    TINE_WORKER_STOPPING  /* was told to exit, or killed */
+} tine_worker_state;
+
+typedef struct tine_worker_stats {
+    pid_t pid;
+    tine_worker_state state;
+    uint64_t jobs;       /* done */
+    size_t load;         /* calls handed to it and not ended */
+    uint64_t job;        /* the number of the one that runs, or 0 */
+    int64_t job_usec;    /* for how long it has run */
+    int64_t age_usec;    /* since it was ready */
+    uint64_t rss;        /* bytes; 0 where unknown */
+    uint64_t generation; /* 0 for the first template's, 1 more with each reload */
+} tine_worker_stats;
+
+typedef struct tine_pool_stats {
+    size_t workers, starting, idle, busy, retiring; /* workers: all */
+    size_t queued;                                  /* not handed to a worker */
+    size_t running;                                 /* handed over and not ended */
+    uint64_t calls, done, failed;                   /* failed: of done */
+    uint64_t rejected, cancelled, timeouts, retried;
+    uint64_t started, crashed, recycled; /* workers */
+    tine_histogram wait;                 /* from the call to its start */
+    tine_histogram run;                  /* from start to end */
+} tine_pool_stats;
+
+TINE_API void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out);
+/* Fills in up to n, returns how many there are. Reads the RSS of each from /proc. */
+TINE_API size_t tine_pool_get_workers(const tine_pool *pool, tine_worker_stats *out,
+                                      size_t n);
 
 /* -------------------------------------------------------- the Lua side
  * In libraries and executables that have Lua only: the Lua module and tine-template. */

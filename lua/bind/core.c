@@ -6,6 +6,8 @@
 #include <lauxlib.h>
 
 #include "bind.h"
+#include "codec.h"
+#include "service.h"
 
 #define CHILD_KEY "tine.child"
 
@@ -136,6 +138,7 @@ TINE_API int luaopen_tine_core(lua_State *L)
                                          {"error", core_error},
                                          {"child", core_child},
                                          {"hook_fd", core_hook_fd},
+                                         {"terminal_width", bind_terminal_width},
                                          {NULL, NULL}};
 
     luaL_checkversion(L);
@@ -147,9 +150,13 @@ TINE_API int luaopen_tine_core(lua_State *L)
     lua_setfield(L, -2, "loop");
     bind_process_open(L);
     lua_setfield(L, -2, "process");
+    lua_newtable(L);
+    bind_service_open(L);
+    lua_setfield(L, -2, "service");
     lua_createtable(L, 0, 2);
     bind_plain_open(L);
     lua_setfield(L, -2, "plain");
+    bind_codec_open(L);
     set_errnos(L);
     lua_pushstring(L, tine_version());
     lua_setfield(L, -2, "_VERSION");

@@ -263,6 +263,25 @@ int bind_enter(bind_link *link, lua_CFunction f, void *arg)
     return 1;
 }
 
+int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
+{
+    lua_State *L = link->L;
+    int top = lua_gettop(L);
+
+    if (!lua_checkstack(L, LUA_MINSTACK))
+        return 0;
+    link->calls++;
+    lua_pushcfunction(L, with_traceback);
+    lua_pushcfunction(L, f);
+    lua_pushlightuserdata(L, arg);
+    if (lua_pcall(L, 1, 0, top + 1) != LUA_OK) {
+        if (link->nerrors < ERROR_ROOM || !lua_isstring(L, -1))
+            bind_keep_error(L, link);
+    }
+    lua_settop(L, top);
+    return 1;
+}
+
 void bind_call(bind_link *link, int nargs)
 {
     lua_State *L = link->L;

@@ -28,6 +28,8 @@ struct bind_link {
     size_t watchers;      /* active timers and descriptors */
     lua_Unsigned calls;   /* from the core so far */
     int depth;            /* polls under way */
+    void *call_records; /* of calls.c */
+    int stopping;         /* the poll under way is to return */
     int nerrors;          /* errors of callbacks that are to be raised */
     int closed;           /* the state is being closed */
 };
@@ -62,6 +64,9 @@ void bind_object_push(lua_State *L, bind_object *o);
 /* Calls f with arg as a light userdata, from a callback of the core: an error in it
  * goes where bind_call puts it. Returns 0 when f could not even be called. */
 int bind_enter(bind_link *link, lua_CFunction f, void *arg);
+/* As bind_enter, but f calls the user by lua_call, once and last: an error goes where bind_call
+ * would put it. Costs half as much. */
+int bind_enter_call(bind_link *link, lua_CFunction f, void *arg);
 /* Inside of bind_enter: calls the function under the nargs values on top. An error that
  * it raises is kept, with the traceback if it is a string, and stops the loop. */
 void bind_call(bind_link *link, int nargs);
@@ -82,6 +87,9 @@ int bind_raise(lua_State *L, int level, const char *format, ...)
 
 /* signals.c: the signal at idx: a number, "TERM" or "SIGTERM". Raises if it is none. */
 int bind_signal_check(lua_State *L, int idx);
+
+/* terminal.c: terminal_width(fd): columns, or nil where that is no terminal. */
+int bind_terminal_width(lua_State *L);
 
 /* cpus.c: the processors that this process may use, at least 1. root is put before the
  * paths of proc and sys, for tests: "" for the system's own. */

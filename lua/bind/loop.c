@@ -260,12 +260,36 @@ static int64_t now_usec(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-/* poll(seconds): handles what is ready, waiting at most so long for it. Returns whether
- * something is left to wait for, whether callbacks were called, and whether all the
- * time went by. Raises the first error of a callback. */
+/* now(): seconds on the monotonic clock. */
+static int loop_now(lua_State *L)
+{
+    lua_pushnumber(L, (lua_Number)now_usec() / 1e6);
+    return 1;
+}
+
+/* Turns of the loop: one, or with `on` as many as come without a pause, for at most max. */
+static int take_turns(bind_link *link, int64_t max, int on)
+{
+    int64_t until = now_usec() + max;
+    lua_Unsigned calls;
+    int rc;
+
+    do {
+        calls = link->calls;
+        rc = tine_host_poll(link->host, max);
+    } while (on && rc > 0 && link->calls != calls && !link->nerrors &&
+             !link->stopping && now_usec() < until);
+    return rc;
+}
+
+/* poll(seconds [, on]): handles what is ready, waiting at most so long for it; with `on`
+ * goes on as long as something is. Returns whether something is left to wait for, whether
+ * callbacks were called, and whether all the time went by. Raises the first error of a
+ * callback. */
 static int loop_poll(lua_State *L)
 {
     int64_t max = check_usec(L, 1), before;
+    int on = lua_toboolean(L, 2);
     bind_link *link = bind_link_host(L);
     lua_Unsigned calls;
     int depth, rc;
@@ -276,7 +300,8 @@ static int loop_poll(lua_State *L)
     calls = link->calls;
     before = now_usec();
     depth = link->depth++;
-    rc = tine_host_poll(link->host, max);
+    link->stopping = 0;
+    rc = take_turns(link, max, on);
     link->depth = depth; /* a fork in a callback has set it to 0 in the new process */
     bind_raise_kept(L, link);
     if (rc < 0)
@@ -315,6 +340,7 @@ static int loop_stop(lua_State *L)
 {
     bind_link *link = bind_link_check(L);
 
+    link->stopping = 1;
     if (link->host && link->depth > 0)
         tine_host_stop(link->host);
     return 0;
@@ -330,12 +356,17 @@ static int loop_fail(lua_State *L)
 
 void bind_loop_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"timer", loop_timer},       {"io", loop_io},
-        {"signal", loop_signal},     {"poll", loop_poll},
-        {"stop", loop_stop},         {"active", loop_active},
-        {"watching", loop_watching}, {"running", loop_running},
-        {"fail", loop_fail},         {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"timer", loop_timer},
+                                         {"io", loop_io},
+                                         {"signal", loop_signal},
+                                         {"now", loop_now},
+                                         {"poll", loop_poll},
+                                         {"stop", loop_stop},
+                                         {"active", loop_active},
+                                         {"watching", loop_watching},
+                                         {"running", loop_running},
+                                         {"fail", loop_fail},
+                                         {NULL, NULL}};
     int i;
 
     for (i = TIMER; i <= SIGNAL; i++) {

@@ -18,7 +18,7 @@ enum {
 };
 
 /* What used the handle up. */
-enum { BIND_BY_RUN = 1, BIND_BY_TO_FD };
+enum { BIND_BY_RUN = 1, BIND_BY_TO_FD, BIND_BY_RPC, BIND_BY_POOL };
 
 typedef struct bind_process {
     bind_object object; /* its core is a tine_proc */

@@ -1,4 +1,4 @@
---- The command line: `tine run`, `tine serve`.
+--- The command line: `tine run`, `tine map`, `tine serve`.
 -- @module tine.cli
 local cli = {}
 
@@ -49,6 +49,32 @@ local function serve(options)
   return FAILED
 end
 
+local function map(options)
+  local problem = options.code and require("tine.map").check(options.code)
+  if problem then
+    return nil, problem
+  end
+  return require("tine.map").run(options)
+end
+
+local function positive(text)
+  local n = tonumber(text)
+  if not n or n <= 0 or n ~= n or n == math.huge then
+    return nil, "a number above 0 expected, got '" .. text .. "'"
+  end
+  return n
+end
+
+local function count(least)
+  return function(text)
+    local n = math.tointeger(tonumber(text))
+    if not n or n < least then
+      return nil, ("a whole number of at least %d expected, got '%s'"):format(least, text)
+    end
+    return n
+  end
+end
+
 local function descriptor(text)
   local fd = math.tointeger(tonumber(text))
   if not fd or fd < 0 then
@@ -62,8 +88,39 @@ local function show_version()
   os.exit(0, true)
 end
 
+local function add_map(parser)
+  local command = parser:command("map", "Give each line of files or stdin to a pool of workers.",
+    "Each line is a job: the function is called with the line and its number, and what it\n"
+    .. "returns is printed, separated by tabs; nothing if it returns nothing. Errors go to\n"
+    .. "stderr, with the line's number and the worker's traceback. Ctrl-C finishes what is\n"
+    .. "under way, a second one kills it. Exit status: 0; 1 if a line failed or was not done;\n"
+    .. "2 for wrong usage.")
+  command:argument("files", "Files of lines; - is stdin."):args("*"):argname("FILE")
+  command:option("-n --workers", "Most worker processes; default: the CPUs there are for us.")
+    :argname("N"):convert(count(1))
+  command:option("-r --require", "A module to load before workers are forked; repeatable.")
+    :argname("MODULE"):count("*"):init({})
+  command:mutex(
+    command:option("-f --func", "The function: module.name or a global."):argname("FUNC"),
+    command:option("-e --code", "Lua code instead: an expression, or statements with a return; "
+      .. "`line` and `n` are the line and its number."):argname("CODE"))
+  command:option("--init", "A function called first in each worker."):argname("FUNC")
+  command:mutex(
+    command:flag("--ordered", "Results in the order of the lines (default)."),
+    command:flag("--unordered", "Results as they come."))
+  command:option("--timeout", "Seconds that a line may take, from its start.")
+    :argname("S"):convert(positive)
+  command:option("--retries", "How often a line is tried again whose worker died; default: 0.")
+    :argname("N"):convert(count(0))
+  command:flag("--json", "Lines are JSON values, and so are results.")
+  command:flag("--halt-on-error", "Stop at the first line that fails.")
+  command:flag("--stats", "Show figures at the end, on stderr.")
+  command:flag("--no-progress", "No progress bar, also on a terminal.")
+end
+
 local function make_parser(argparse)
   local parser = argparse("tine", "Lua workers in many processes, forked from loaded templates.")
+    :help_max_width(100)
   parser:flag("--version", "Show the version and leave."):action(show_version)
   parser:command_target("command")
   local command = parser:command("run", "Run a Lua script with the loop.",
@@ -71,6 +128,7 @@ local function make_parser(argparse)
     .. "has ended and the loop has nothing left to wait for.")
   command:argument("script", "A file, or - for stdin.")
   command:argument("arg", "What the script gets as its arguments."):args("*")
+  add_map(parser)
   command = parser:command("serve", "Be a process that a host commands over a socket.")
   command:mutex(
     command:option("--fd", "The socket's descriptor."):argname("N"):convert(descriptor),
@@ -106,11 +164,26 @@ function cli.main(args)
   if ok and options.command == "serve" and not (options.fd or options.stdio) then
     ok, options = false, "one of --fd and --stdio is needed"
   end
+  if ok and options.command == "map" then
+    if not (options.func or options.code) then
+      ok, options = false, "one of -f and -e is needed"
+    else
+      options.ordered = not options.unordered
+      options.progress = not options.no_progress
+    end
+  end
+  if ok then
+    local run_command = { run = run, map = map, serve = serve }
+    local code, problem = run_command[options.command](options)
+    if code then
+      return code
+    end
+    ok, options = false, problem
+  end
   if not ok then
     io.stderr:write(parser:get_usage(), "\n\nError: ", options, "\n")
-    return USAGE
   end
-  return options.command == "run" and run(options) or serve(options)
+  return USAGE
 end
 
 return cli

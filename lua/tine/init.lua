@@ -5,6 +5,8 @@ local go = require "tine.go"
 local loop = require "tine.loop"
 local opts = require "tine.opts"
 local process = require "tine.process"
+require "tine.rpc"
+require "tine.pool"
 
 local tine = {
   _VERSION = core._VERSION,
@@ -87,6 +89,32 @@ function tine.run_args()
     error("run_args: this process is not a child", 2)
   end
   return child.run_args()
+end
+
+-- The child's function of that name; raises where there is none.
+local function in_child(name)
+  local child = core.child()
+  if not child then
+    error(name .. ": this process is not a child", 3)
+  end
+  return child[name]
+end
+
+--- In a worker that serves calls: sends values to the host, where `on_event` gets them. Events
+-- and answers arrive in the order in which they were made.
+-- @param ... values that the serialiser takes
+function tine.event(...)
+  return in_child("event")(...)
+end
+
+--- In a worker that serves calls: returns when all answers and events are on their way.
+function tine.flush()
+  return in_child("flush")()
+end
+
+--- In a worker of a pool: asks to be replaced. It finishes what it was given.
+function tine.retire()
+  return in_child("retire")()
 end
 
 --- In a child: becomes another program, under the same process id and with stdin, stdout and

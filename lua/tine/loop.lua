@@ -4,7 +4,14 @@ local core = require "tine.core"
 local opts = require "tine.opts"
 local task = require "tine.task"
 
-local loop = { timer = core.loop.timer, signal = core.loop.signal }
+local loop = {
+  timer = core.loop.timer,
+  signal = core.loop.signal,
+  --- Seconds on a clock that only goes forward.
+  -- @function loop.now
+  -- @treturn number
+  now = core.loop.now,
+}
 
 -- A wait is cut into pieces of at most this many seconds, so that a debug hook gets its turn:
 -- lua5.4 answers Ctrl-C with one.
@@ -48,12 +55,17 @@ function loop.run()
   local collected = false
   while not stopped do
     if not core.loop.active() and not wake_idlers() then
-      return true
+      -- An rpc or a pool that was dropped closes when it is collected, and tells on_destroy.
+      if collected or core.service.awaited() == 0 then
+        return true
+      end
+      collectgarbage()
+      collected = true
     end
     -- Many a worker lives until the host's end of its socket is closed. So before the loop
     -- waits for ever for processes alone, sockets that were dropped are collected.
     local settled = collected or core.loop.watching()
-    local left, called, waited = core.loop.poll(settled and SLICE or QUIET)
+    local left, called, waited = core.loop.poll(settled and SLICE or QUIET, true)
     if left == nil then
       return nil, called
     end

@@ -1,0 +1,141 @@
+/* Regions of shared memory for workers that serve calls, many in one memfd: a descriptor for
+ * each would be too many. See board.h. */
+#include "board.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "fd.h"
+
+enum { REGIONS = 64 };
+
+typedef struct chunk {
+    struct chunk *next, *prev; /* of those with a free region */
+    struct chunk *all;
+    unsigned char *memory;
+    int fd;
+    uint64_t free; /* a bit for each region */
+} chunk;
+
+struct tine__board {
+    chunk *spare, *all;
+};
+
+int tine__board_open(tine__board **out)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? 0 : -ENOMEM;
+}
+
+static void chunk_free(chunk *c)
+{
+    if (c->memory)
+        munmap(c->memory, (size_t)REGIONS * TINE__REGION);
+    tine__fd_close(&c->fd);
+    free(c);
+}
+
+void tine__board_free(tine__board *b)
+{
+    if (!b)
+        return;
+    while (b->all) {
+        chunk *c = b->all;
+        b->all = c->all;
+        chunk_free(c);
+    }
+    free(b);
+}
+
+/* The seals keep whoever holds the descriptor from cutting the memory off under us. */
+static int chunk_map(chunk *c)
+{
+    size_t size = (size_t)REGIONS * TINE__REGION;
+    int fd = memfd_create("tine", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    c->fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
+    if (c->fd < 0)
+        return c->fd;
+    if (ftruncate(c->fd, (off_t)size) < 0 ||
+        fcntl(c->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        return -errno;
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    c->memory = memory;
+    /* A fork of the program is no host of these workers. */
+    madvise(memory, size, MADV_DONTFORK);
+    return 0;
+}
+
+static void link_spare(tine__board *b, chunk *c)
+{
+    c->prev = NULL;
+    c->next = b->spare;
+    if (b->spare)
+        b->spare->prev = c;
+    b->spare = c;
+}
+
+static void unlink_spare(tine__board *b, chunk *c)
+{
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        b->spare = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+}
+
+static int grow(tine__board *b)
+{
+    chunk *c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    c->fd = -1;
+    int err = chunk_map(c);
+    if (err < 0) {
+        chunk_free(c);
+        return err;
+    }
+    c->free = ~UINT64_C(0);
+    c->all = b->all;
+    b->all = c;
+    link_spare(b, c);
+    return 0;
+}
+
+int tine__board_take(tine__board *b, tine__region *out)
+{
+    int err = b->spare ? 0 : grow(b);
+    if (err < 0)
+        return err;
+    chunk *c = b->spare;
+    unsigned slot = (unsigned)__builtin_ctzll(c->free);
+    c->free &= c->free - 1;
+    if (!c->free)
+        unlink_spare(b, c);
+    out->offset = (uint64_t)slot * TINE__REGION;
+    out->page = (tine__page *)(void *)(c->memory + out->offset);
+    out->fd = c->fd;
+    out->chunk = c;
+    out->slot = slot;
+    /* The ring needs no zeros: only what `tail` covers is ever read. */
+    memset(out->page, 0, sizeof *out->page);
+    return 0;
+}
+
+void tine__board_give_back(tine__board *b, tine__region *r)
+{
+    chunk *c = r->chunk;
+    if (!c)
+        return;
+    if (!c->free)
+        link_spare(b, c);
+    c->free |= UINT64_C(1) << r->slot;
+    memset(r, 0, sizeof *r);
+    r->fd = -1;
+}

@@ -1,0 +1,527 @@
+/* A caller's life: the worker's process, the lists of calls, what is sent, and the end. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "caller_priv.h"
+#include "fd.h"
+#include "protocol.h"
+
+enum { KEEP_BUFFER = 1 << 20, FIRST_TABLE = 64, FEW = 512 };
+
+/* ------------------------------------------------------------------- sending */
+
+static void on_writable(void *arg, tine_io *io, int events)
+{
+    (void)io;
+    (void)events;
+    tine__caller_flush(arg);
+}
+
+static void watch_writes(tine__caller *c, bool on)
+{
+    if (on && !c->write_io) {
+        if (tine__io_internal(c->service->host, &c->write_io, c->fd, TINE_WRITE,
+                              on_writable, c) < 0)
+            tine__host_post(c->service->host,
+                            &c->flush_task); /* for as long as it takes */
+    } else if (!on && c->write_io) {
+        tine_io_free(c->write_io);
+        c->write_io = NULL;
+    }
+}
+
+static void sent_all(tine__caller *c)
+{
+    c->out.len = c->sent = 0;
+    if (c->out.cap > KEEP_BUFFER)
+        tine__buf_free(&c->out);
+    watch_writes(c, false);
+    if (c->closed && !c->shut) {
+        c->shut = true;
+        shutdown(c->fd, SHUT_WR);
+    }
+}
+
+void tine__caller_flush(tine__caller *c)
+{
+    if (c->fd < 0)
+        return;
+    while (c->sent < c->out.len) {
+        ssize_t n = send(c->fd, c->out.data + c->sent, c->out.len - c->sent,
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0) {
+            c->sent += (size_t)n;
+            atomic_store_explicit(&c->region.page->sends, ++c->nsends,
+                                  memory_order_release);
+        } else if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)) {
+            watch_writes(c, true);
+            return;
+        } else if (n < 0 && errno != EINTR) {
+            break; /* nobody reads: its end, or that of its socket, will be seen */
+        }
+    }
+    sent_all(c);
+}
+
+static void flush_task(void *arg)
+{
+    tine__caller_flush(arg);
+}
+
+bool tine__callers_stir(const tine_host *host)
+{
+    for (const tine__caller *c = host->callers; c; c = c->next_caller)
+        if (c->load && atomic_load_explicit(&c->region.page->flushed,
+                                            memory_order_acquire) != c->received)
+            return true;
+    return false;
+}
+
+void tine__callers_flush(tine_host *host)
+{
+    for (tine__caller *c = host->callers; c; c = c->next_caller)
+        tine__caller_flush(c);
+}
+
+int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
+                     size_t len)
+{
+    unsigned char *to = tine__buf_room(&c->out, TINE__CALL_HEAD + len);
+    if (!to) {
+        c->out.failed = false;
+        return -ENOMEM;
+    }
+    tine__call_head_put(to, type, serial, (uint32_t)len);
+    if (len)
+        memcpy(to + TINE__CALL_HEAD, body, len);
+    c->out.len += TINE__CALL_HEAD + len;
+    if (!c->reading)
+        tine__host_post(c->service->host, &c->flush_task);
+    else if (!c->service->host->spin.alone && c->out.len - c->sent > FEW)
+        tine__caller_flush(c); /* a worker with a CPU of its own begins meanwhile */
+    return 0;
+}
+
+/* --------------------------------------------------------------------- lists */
+
+static size_t slot_of(const tine__caller *c, uint64_t serial)
+{
+    return (size_t)serial & (c->ntable - 1);
+}
+
+/* Serials follow each other, so that the table is as good as an array. */
+static int table_room(tine__caller *c)
+{
+    if (!c->service->async || c->load < c->ntable)
+        return 0;
+    size_t n = c->ntable ? c->ntable * 2 : FIRST_TABLE;
+    tine_job **table = calloc(n, sizeof *table);
+    if (!table)
+        return -ENOMEM;
+    free(c->table);
+    c->table = table;
+    c->ntable = n;
+    for (tine_job *job = c->first; job; job = job->next) {
+        job->hash_next = table[slot_of(c, job->serial)];
+        table[slot_of(c, job->serial)] = job;
+    }
+    return 0;
+}
+
+tine_job *tine__caller_find(const tine__caller *c, uint64_t serial)
+{
+    if (!c->service->async) {
+        for (tine_job *job = c->first; job && job->serial <= serial; job = job->next)
+            if (job->serial == serial)
+                return job;
+        return NULL;
+    }
+    tine_job *job = c->ntable ? c->table[slot_of(c, serial)] : NULL;
+    while (job && job->serial != serial)
+        job = job->hash_next;
+    return job;
+}
+
+static void link_job(tine__caller *c, tine_job *job)
+{
+    job->at = c;
+    job->next = NULL;
+    job->prev = c->last;
+    if (c->last)
+        c->last->next = job;
+    else
+        c->first = job;
+    c->last = job;
+    if (!c->load++)
+        c->service->host->callers_busy++;
+    if (!c->service->async)
+        return;
+    job->hash_next = c->table[slot_of(c, job->serial)];
+    c->table[slot_of(c, job->serial)] = job;
+}
+
+void tine__caller_unlink(tine__caller *c, tine_job *job)
+{
+    if (job->prev)
+        job->prev->next = job->next;
+    else
+        c->first = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    else
+        c->last = job->prev;
+    if (!--c->load)
+        c->service->host->callers_busy--;
+    if (c->service->async) {
+        tine_job **link = &c->table[slot_of(c, job->serial)];
+        while (*link != job)
+            link = &(*link)->hash_next;
+        *link = job->hash_next;
+    }
+    job->at = NULL;
+    job->next = job->prev = job->hash_next = NULL;
+}
+
+int tine__caller_give(tine__caller *c, tine_job *job)
+{
+    int err = table_room(c);
+    if (!err)
+        err = tine__caller_put(c, TINE__CALL, c->handed + 1, job->payload, job->len);
+    if (err < 0)
+        return err;
+    job->serial = ++c->handed;
+    job->recall_tried = false;
+    link_job(c, job);
+    if (job->timeout_usec > 0) {
+        job->handed_usec = tine__now_usec();
+        tine__caller_wake_at(c, job->handed_usec + job->timeout_usec);
+    }
+    return 0;
+}
+
+bool tine__caller_has_room(const tine__caller *c)
+{
+    return c->service->async || c->handed - c->answered < TINE__WINDOW;
+}
+
+tine_job *tine__caller_take_all(tine__caller *c)
+{
+    tine_job *first = c->first;
+    for (tine_job *job = first; job; job = job->next)
+        job->at = NULL;
+    c->first = c->last = NULL;
+    if (c->load)
+        c->service->host->callers_busy--;
+    c->load = 0;
+    memset(c->table, 0, c->ntable * sizeof *c->table);
+    if (!c->doomed)
+        return first;
+    tine_job *last = c->doomed;
+    while (last->next)
+        last = last->next;
+    last->next = first;
+    first = c->doomed;
+    c->doomed = NULL;
+    return first;
+}
+
+/* ------------------------------------------------------------------ the process */
+
+static void on_given(void *arg, tine_proc *p, int fd, const tine_error *err)
+{
+    tine__caller *c = arg;
+    if (fd < 0) {
+        if (err && !c->cause)
+            c->cause = tine__cause_new(err);
+        return;
+    }
+    c->pid = tine_proc_pid(p);
+    c->fd = fd;
+    if (tine__io_internal(c->service->host, &c->read_io, fd, TINE_READ,
+                          tine__caller_readable, c) < 0)
+        tine__caller_broken(c, "there is no memory to watch it");
+    tine__caller_flush(c);
+}
+
+static void on_failed(void *arg, tine_proc *p, const tine_error *err)
+{
+    tine__caller *c = arg;
+    (void)p;
+    if (!c->cause)
+        c->cause = tine__cause_new(err);
+}
+
+void tine__caller_broken(tine__caller *c, const char *what)
+{
+    char text[300];
+    int n = snprintf(text, sizeof text, "worker %d was killed: %s", (int)c->pid, what);
+    tine_error err = {
+        .kind = TINE_KIND_PROTOCOL,
+        .message = text,
+        .message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1,
+        .pid = c->pid,
+        .code = -1,
+    };
+    if (c->killed)
+        return;
+    free(c->cause);
+    c->cause = tine__cause_new(&err);
+    tine__caller_kill(c);
+}
+
+void tine__caller_kill(tine__caller *c)
+{
+    c->killed = true;
+    tine_io_free(c->read_io); /* what has come is read when it has ended */
+    c->read_io = NULL;
+    if (!c->proc)
+        return;
+    tine__proc_signal_group(c->proc, SIGKILL);
+    tine_proc_kill(c->proc, SIGKILL); /* also when it is not made yet */
+}
+
+void tine__caller_close(tine__caller *c)
+{
+    if (c->closed)
+        return;
+    c->closed = true;
+    tine__host_post(c->service->host, &c->flush_task);
+}
+
+/* What a call gets that ran when the worker ended. */
+static tine_error crash_of(const tine__caller *c, const tine_error *how, char *text,
+                           size_t size)
+{
+    tine_error err = {.code = -1, .pid = c->pid};
+    if (how)
+        err = *how;
+    if (c->cause && c->cause->error.kind == TINE_KIND_PROTOCOL)
+        return c->cause->error;
+    err.kind = TINE_KIND_CRASH;
+    const char *status = err.status ? err.status : "exited with code 0";
+    int n = snprintf(text, size, "the worker (process %d) %s while the job ran",
+                     (int)c->pid, status);
+    err.message = text;
+    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    if (!how)
+        err.code = 0;
+    return err;
+}
+
+/* Of the calls handed over: those that ran fail, the others are given back. */
+static tine_job *settle_dead(tine__caller *c, const tine_error *how)
+{
+    char text[256];
+    tine_error crash = crash_of(c, how, text, sizeof text);
+    uint64_t started = atomic_load(&c->region.page->started);
+    bool one = !c->service->async;
+    while (c->first && c->first->serial <= started) {
+        static const tine__times none;
+        tine_job *job = c->first;
+        tine__caller_unlink(c, job);
+        if (job->reason != TINE__REASON_NONE)
+            tine__caller_end_stopped(c, job);
+        else
+            c->ops->ended(c->owner, c, job, &crash, NULL, 0, &none);
+        if (one) /* what else the page says is garbage */
+            break;
+    }
+    return tine__caller_take_all(c);
+}
+
+static void on_ended(void *arg, tine_proc *p, const tine_error *err,
+                     const tine_exit *info, const tine_error *cause)
+{
+    tine__caller *c = arg;
+    c->proc = NULL;
+    (void)p;
+    if (info->pid)
+        c->pid = info->pid;
+    if (cause && !c->cause)
+        c->cause = tine__cause_new(cause);
+    tine_timer_free(c->timer);
+    c->timer = NULL;
+    tine__caller_drain(c);
+    tine__caller_settle(c);
+    tine_job *unstarted = settle_dead(c, err);
+    static const char text[] = "the worker has ended";
+    tine_error closed = {.kind = TINE_KIND_CLOSED,
+                         .message = text,
+                         .message_len = sizeof text - 1,
+                         .pid = c->pid,
+                         .code = -1};
+    tine__caller_fail_traces(c, &closed);
+    const tine_error *why = c->cause ? &c->cause->error : err;
+    tine_error early = {.kind = TINE_KIND_EXIT, .pid = c->pid, .code = 0};
+    if (!why && !c->closed) {
+        early.message = c->ready ? "the worker exited by itself"
+                                 : "the worker exited before it was ready";
+        early.message_len = strlen(early.message);
+        early.status = "exited with code 0";
+        why = &early;
+    }
+    c->ops->gone(c->owner, c, unstarted, why);
+}
+
+/* -------------------------------------------------------------------- memory */
+
+static void out_line(void *arg, int stream, const char *line, size_t len)
+{
+    static const char mark[] = "\0tine:";
+    tine__caller *c = arg;
+    if (!c)
+        return;
+    if (len > sizeof mark - 1 && memcmp(line, mark, sizeof mark - 1) == 0) {
+        uint64_t serial = 0;
+        for (size_t i = sizeof mark - 1; i < len && line[i] >= '0' && line[i] <= '9';
+             i++)
+            serial = serial * 10 + (uint64_t)(line[i] - '0');
+        tine_job *job = serial ? tine__caller_find(c, serial) : NULL;
+        c->marks[stream] = job ? job->id : 0;
+        return;
+    }
+    c->ops->output(c->owner, c, c->marks[stream], stream, line, len);
+}
+
+static void on_stdout(void *arg, tine_proc *p, const char *line, size_t len)
+{
+    (void)p;
+    out_line(arg, 1, line, len);
+}
+
+static void on_stderr(void *arg, tine_proc *p, const char *line, size_t len)
+{
+    (void)p;
+    out_line(arg, 2, line, len);
+}
+
+void tine__caller_stdio(tine_proc_options *options, const tine__service *s)
+{
+    if (!s->on_output)
+        return;
+    options->stdio[1] = (tine_stdio){TINE_STDIO_LINES, -1, on_stdout};
+    options->stdio[2] = (tine_stdio){TINE_STDIO_LINES, -1, on_stderr};
+}
+
+static void link_caller(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    c->next_caller = host->callers;
+    if (host->callers)
+        host->callers->prev_caller = c;
+    host->callers = c;
+}
+
+static int serve(tine__caller *c, tine_proc *p)
+{
+    static const tine__observer observer = {
+        .given = on_given, .failed = on_failed, .ended = on_ended};
+    unsigned char offset[8];
+    for (int i = 0; i < 8; i++)
+        offset[i] = (unsigned char)(c->region.offset >> 8 * i);
+    const tine__buf *body = &c->service->serve;
+    tine_str parts[] = {{body->data, body->len}, {offset, sizeof offset}};
+    return tine__proc_serve(p, parts, 2, c->region.fd, &observer, c);
+}
+
+int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_ops *ops,
+                     void *owner, tine__caller **out)
+{
+    tine_host *host = s->host;
+    tine__caller *c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    c->service = s;
+    c->ops = ops;
+    c->owner = owner;
+    c->fd = -1;
+    c->flush_task = (tine__task){.run = flush_task, .arg = c};
+    c->settle_task = (tine__task){.run = tine__caller_settle, .arg = c};
+    int err = host->board ? 0 : tine__board_open(&host->board);
+    if (!err)
+        err = tine__board_take(host->board, &c->region);
+    if (!err)
+        err = serve(c, p);
+    if (err < 0) {
+        if (c->region.chunk)
+            tine__board_give_back(host->board, &c->region);
+        free(c);
+        return err;
+    }
+    c->proc = p;
+    p->line_arg = s->on_output ? c : p->line_arg;
+    c->made_usec = tine__now_usec();
+    link_caller(c);
+    tine__caller_wake_at(c, c->made_usec + s->spawn_timeout_usec);
+    *out = c;
+    return 0;
+}
+
+void tine__caller_free(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    if (c->proc) {
+        tine__proc_ignore(c->proc);
+        c->proc->line_arg = NULL;
+    }
+    if (c->prev_caller)
+        c->prev_caller->next_caller = c->next_caller;
+    else
+        host->callers = c->next_caller;
+    if (c->next_caller)
+        c->next_caller->prev_caller = c->prev_caller;
+    tine__host_unpost(host, &c->flush_task);
+    tine__host_unpost(host, &c->settle_task);
+    tine_timer_free(c->timer);
+    tine_io_free(c->read_io);
+    tine_io_free(c->write_io);
+    tine__fd_close(&c->fd);
+    tine__buf_free(&c->out);
+    tine__buf_free(&c->in);
+    free(c->strs);
+    free(c->table);
+    free(c->cause);
+    while (c->traces) {
+        tine__trace *t = c->traces;
+        c->traces = t->next;
+        free(t);
+    }
+    tine__board_give_back(host->board, &c->region);
+    free(c);
+}
+
+/* ------------------------------------------------------------------ questions */
+
+pid_t tine__caller_pid(const tine__caller *c)
+{
+    return c->pid ? c->pid : c->proc ? tine_proc_pid(c->proc) : 0;
+}
+
+size_t tine__caller_load(const tine__caller *c)
+{
+    return c->load;
+}
+
+bool tine__caller_is_ready(const tine__caller *c)
+{
+    return c->ready;
+}
+
+bool tine__caller_is_closed(const tine__caller *c)
+{
+    return c->closed || c->killed || c->eof_usec || !c->proc;
+}
+
+void *tine__caller_tag(const tine__caller *c)
+{
+    return c->tag;
+}
+
+void tine__caller_set_tag(tine__caller *c, void *tag)
+{
+    c->tag = tag;
+}

@@ -1,0 +1,86 @@
+/* What the files of the caller share: caller.c (life), caller_read.c (frames in),
+ * caller_stop.c (deadlines and questions). */
+#ifndef TINE_CALLER_PRIV_H
+#define TINE_CALLER_PRIV_H
+
+#include "caller.h"
+
+/* A question for a traceback. */
+typedef struct tine__trace {
+    struct tine__trace *next;
+    tine_text_cb cb;
+    void *arg;
+    uint64_t number;
+    int64_t asked_usec;
+    bool idle; /* nothing ran: it is answered already */
+} tine__trace;
+
+/* Its life: made -> given (the socket) -> ready -> closed, killed, eof, in any order -> the
+ * process has ended: `gone`. */
+struct tine__caller {
+    const tine__service *service;
+    const tine__caller_ops *ops;
+    void *owner, *tag;
+    tine__caller *next_caller, *prev_caller;
+    tine_proc *proc; /* NULL once it has ended */
+    pid_t pid;
+    tine__region region;
+    int64_t made_usec;
+
+    int fd; /* -1 before it is given */
+    tine_io *read_io, *write_io;
+    tine__buf out; /* frames, of which `sent` octets are sent */
+    size_t sent;
+    uint64_t nsends;
+    tine__buf in;      /* the beginning of a frame */
+    uint64_t received; /* octets of the stream so far */
+    tine_str *strs;    /* results taken apart */
+    size_t max_strs;
+
+    tine_job *first, *last; /* handed over and not ended, by serial */
+    size_t load;
+    uint64_t handed, answered; /* serials: the last ones; answered: sync only */
+    uint64_t recalled[TINE__WINDOW / 64]; /* by serial: SKIPPED is expected */
+    size_t nrecalled;
+    tine_job **table; /* async: by serial */
+    size_t ntable;
+    tine_job *doomed; /* recalled to be ended; told in the next turn */
+
+    tine__task flush_task, settle_task;
+    tine_timer *timer;
+    int64_t timer_at;
+    tine__trace *traces;
+    uint64_t ntraces;
+    uint64_t marks[3]; /* serial of the job that writes to stdout and stderr */
+
+    bool ready, closed, shut, killed, reading, flushing_later;
+    int64_t eof_usec;   /* when the worker closed its end, 0: not yet */
+    tine__cause *cause; /* why it fails, known before it has ended */
+};
+
+/* caller_read.c */
+void tine__caller_readable(void *arg, tine_io *io, int events);
+/* Takes what is left in the socket and the ring of a dead worker. */
+void tine__caller_drain(tine__caller *c);
+
+/* caller.c */
+void tine__caller_broken(tine__caller *c, const char *what);
+void tine__caller_flush(tine__caller *c);
+/* Takes a job out of the lists. */
+void tine__caller_unlink(tine__caller *c, tine_job *job);
+tine_job *tine__caller_find(const tine__caller *c, uint64_t serial);
+/* Queues a frame. */
+int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
+                     size_t len);
+
+/* caller_stop.c */
+/* Sees that the timer fires at that time or before. */
+void tine__caller_wake_at(tine__caller *c, int64_t usec);
+void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text);
+/* Whether a call has started, by what the page says now. */
+bool tine__caller_has_started(const tine__caller *c, uint64_t serial);
+/* Ends a job for the reason it was stopped for; it is unlinked. */
+void tine__caller_end_stopped(tine__caller *c, tine_job *job);
+void tine__caller_settle(void *arg);
+
+#endif

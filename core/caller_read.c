@@ -1,0 +1,416 @@
+/* What comes from a worker: frames out of its socket, and after its death out of the ring. All of
+ * it may be garbage, which ends the worker and nothing else. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "caller_priv.h"
+#include "fd.h"
+
+enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
+
+typedef struct frame {
+    tine__call_head head;
+    const unsigned char *body;
+} frame;
+
+/* ------------------------------------------------------------------ one frame */
+
+static tine_error error_in(const tine__caller *c, tine__cursor *cur)
+{
+    tine_error err = {.code = -1, .pid = c->pid};
+    uint32_t kind = tine__get_u32(cur);
+    tine_str message = tine__get_str(cur), traceback = tine__get_str(cur);
+    if (kind > TINE_KIND_SYSTEM)
+        cur->bad = true;
+    err.kind = (tine_kind)kind;
+    err.message = message.data;
+    err.message_len = message.len;
+    err.traceback = traceback.len ? traceback.data : NULL;
+    err.traceback_len = traceback.len;
+    return err;
+}
+
+/* The payload as callbacks get it. -1: malformed, or no memory. */
+static int values_in(tine__caller *c, tine__cursor *cur, size_t *n)
+{
+    *n = 0;
+    while (c->service->serialiser != TINE_STRINGS ? *n == 0 : cur->at < cur->end) {
+        if (*n == c->max_strs) {
+            size_t most = c->max_strs ? c->max_strs * 2 : 8;
+            tine_str *strs = realloc(c->strs, most * sizeof *strs);
+            if (!strs)
+                return -1;
+            c->strs = strs;
+            c->max_strs = most;
+        }
+        if (c->service->serialiser == TINE_STRINGS) {
+            c->strs[*n] = tine__get_str(cur);
+        } else {
+            c->strs[*n] = (tine_str){cur->at, (size_t)(cur->end - cur->at)};
+            cur->at = cur->end;
+        }
+        ++*n;
+        if (cur->bad)
+            return -1;
+    }
+    return 0;
+}
+
+/* A worker's clock is the host's; what cannot be is garbage. */
+static tine__times times_in(const tine_job *job, tine__cursor *cur)
+{
+    tine__times times;
+    uint64_t started = tine__get_u64(cur) / 1000, run = tine__get_u64(cur) / 1000;
+    int64_t least = job->handed_usec ? job->handed_usec : job->queued_usec;
+    times.started_usec = started < INT64_MAX / 2 ? (int64_t)started : 0;
+    times.run_usec = run < INT64_MAX / 2 ? (int64_t)run : 0;
+    if (times.started_usec < least)
+        times.started_usec = least;
+    return times;
+}
+
+/* The call that a frame answers, taken out; NULL after an error. */
+static tine_job *answered_job(tine__caller *c, uint64_t serial)
+{
+    if (c->service->async) {
+        tine_job *job = tine__caller_find(c, serial);
+        if (!job)
+            tine__caller_broken(c, "it answered a call that is not open");
+        else
+            tine__caller_unlink(c, job);
+        return job;
+    }
+    tine_job *job = c->first;
+    if (serial != c->answered + 1 || !job || job->serial != serial) {
+        tine__caller_broken(c, serial <= c->answered
+                                   ? "it answered a call twice"
+                                   : "it answered a call that is not open");
+        return NULL;
+    }
+    c->answered++;
+    tine__caller_unlink(c, job);
+    return job;
+}
+
+static void on_answer(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    tine_error err;
+    size_t n = 0;
+    tine_job *job = answered_job(c, f->head.serial);
+    if (!job)
+        return;
+    tine__times times = times_in(job, &cur);
+    bool result = f->head.type == TINE__RESULT;
+    if (result && !cur.bad) {
+        cur.bad = values_in(c, &cur, &n) < 0;
+    } else if (!result) {
+        err = error_in(c, &cur);
+        cur.bad = cur.bad || cur.at != cur.end;
+    }
+    if (cur.bad) {
+        tine__caller_broken(c, "it sent garbage in an answer");
+        err = c->cause ? c->cause->error
+                       : (tine_error){.kind = TINE_KIND_SYSTEM,
+                                      .message = "out of memory",
+                                      .message_len = 13,
+                                      .code = -1,
+                                      .sys_errno = ENOMEM};
+        result = false;
+    }
+    c->ops->ended(c->owner, c, job, result ? NULL : &err, c->strs, result ? n : 0,
+                  &times);
+}
+
+/* A job that was taken back; or one that we took for started when it was not. */
+static void on_skipped(tine__caller *c, uint64_t serial)
+{
+    uint64_t bit = UINT64_C(1) << serial % 64;
+    uint64_t *word = &c->recalled[serial % TINE__WINDOW / 64];
+    if (c->service->async || serial != c->answered + 1) {
+        tine__caller_broken(c, "it skipped a call that was not to be");
+        return;
+    }
+    if (c->nrecalled && *word & bit && !(c->first && c->first->serial == serial)) {
+        *word &= ~bit;
+        c->nrecalled--;
+        c->answered++;
+        return;
+    }
+    tine_job *job = c->first;
+    if (!job || job->serial != serial || !job->recall_tried) {
+        tine__caller_broken(c, "it skipped a call that was not to be");
+        return;
+    }
+    c->answered++;
+    tine__caller_unlink(c, job);
+    if (job->reason != TINE__REASON_NONE) {
+        tine__caller_end_stopped(c, job);
+    } else if (tine__caller_give(c, job) < 0) {
+        static const tine__times none;
+        tine_error err = {.kind = TINE_KIND_SYSTEM, .code = -1, .sys_errno = ENOMEM};
+        err.message = "out of memory";
+        err.message_len = strlen(err.message);
+        c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
+    }
+}
+
+static void on_event(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    size_t n;
+    tine_job *job = f->head.serial ? tine__caller_find(c, f->head.serial) : NULL;
+    if (values_in(c, &cur, &n) < 0)
+        tine__caller_broken(c, "it sent garbage in an event");
+    else
+        c->ops->event(c->owner, c, job, c->strs, n);
+}
+
+static void on_fatal(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    tine_error err = error_in(c, &cur);
+    if (cur.bad) {
+        tine__caller_broken(c, "it sent garbage as its last words");
+        return;
+    }
+    if (c->cause)
+        return;
+    c->cause = tine__cause_new(&err);
+}
+
+static void on_ready(tine__caller *c)
+{
+    if (c->ready) {
+        tine__caller_broken(c, "it said twice that it is ready");
+        return;
+    }
+    c->ready = true;
+    c->ops->ready(c->owner, c);
+}
+
+static void on_trace(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    tine_str text = tine__get_str(&cur);
+    if (tine__get_done(&cur))
+        tine__caller_told_trace(c, f->head.serial, text);
+    else
+        tine__caller_broken(c, "it sent garbage as a traceback");
+}
+
+static void on_frame(tine__caller *c, const frame *f)
+{
+    int type = f->head.type;
+    if (!c->ready && type != TINE__READY && type != TINE__FATAL) {
+        tine__caller_broken(c, "it sent something else before it was ready");
+        return;
+    }
+    switch (type) {
+    case TINE__READY:
+        on_ready(c);
+        break;
+    case TINE__RESULT:
+    case TINE__ERROR:
+        on_answer(c, f);
+        break;
+    case TINE__SKIPPED:
+        on_skipped(c, f->head.serial);
+        break;
+    case TINE__EVENT:
+        on_event(c, f);
+        break;
+    case TINE__RETIRE:
+        c->ops->retire(c->owner, c);
+        break;
+    case TINE__TRACE:
+        on_trace(c, f);
+        break;
+    case TINE__FATAL:
+        on_fatal(c, f);
+        break;
+    default:
+        tine__caller_broken(c, "it sent garbage on its socket");
+        break;
+    }
+}
+
+/* -------------------------------------------------------------------- streams */
+
+static bool is_broken(const tine__caller *c)
+{
+    return c->cause && c->cause->error.kind == TINE_KIND_PROTOCOL;
+}
+
+/* Carries out all whole frames; returns how many octets they are. */
+static size_t take_frames(tine__caller *c, const unsigned char *data, size_t len)
+{
+    size_t at = 0;
+    while (len - at >= TINE__CALL_HEAD && !is_broken(c)) {
+        frame f;
+        if (!tine__call_head_get(&f.head, data + at)) {
+            tine__caller_broken(c, "it sent garbage on its socket");
+            break;
+        }
+        if (len - at - TINE__CALL_HEAD < f.head.len)
+            break;
+        f.body = data + at + TINE__CALL_HEAD;
+        at += TINE__CALL_HEAD + f.head.len;
+        on_frame(c, &f);
+    }
+    return at;
+}
+
+static bool keep(tine__caller *c, const unsigned char *data, size_t len)
+{
+    tine__buf_put(&c->in, data, len);
+    if (!c->in.failed)
+        return true;
+    tine__buf_free(&c->in);
+    tine__caller_broken(c, "there is no memory for what it sent");
+    return false;
+}
+
+/* n octets came. */
+static void feed(tine__caller *c, const unsigned char *data, size_t n)
+{
+    c->received += n;
+    if (!c->in.len) {
+        size_t used = take_frames(c, data, n);
+        if (used < n && !is_broken(c))
+            keep(c, data + used, n - used);
+        return;
+    }
+    if (!keep(c, data, n))
+        return;
+    size_t used = take_frames(c, c->in.data, c->in.len);
+    if (used)
+        memmove(c->in.data, c->in.data + used, c->in.len - used);
+    c->in.len -= used;
+    if (!c->in.len && c->in.cap > KEEP_BUFFER)
+        tine__buf_free(&c->in);
+}
+
+/* Octets that a large frame lacks, to be received where they belong; else 0. */
+static size_t missing(const tine__caller *c)
+{
+    tine__call_head head;
+    if (c->in.len < TINE__CALL_HEAD || !tine__call_head_get(&head, c->in.data))
+        return 0;
+    size_t need = TINE__CALL_HEAD + (size_t)head.len - c->in.len;
+    return need > SCRATCH ? need : 0;
+}
+
+/* Returns as recv. *asked: how much there was room for. */
+static ssize_t read_some(tine__caller *c, size_t *asked)
+{
+    tine_host *host = c->service->host;
+    size_t direct = missing(c);
+    unsigned char *to = host->scratch;
+    *asked = SCRATCH;
+    if (direct) {
+        *asked = direct < DIRECT ? direct : DIRECT;
+        to = tine__buf_room(&c->in, *asked);
+        if (!to) {
+            c->in.failed = false;
+            errno = ENOMEM;
+            return -1;
+        }
+    }
+    ssize_t n;
+    do
+        n = recv(c->fd, to, *asked, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n > 0 && direct) {
+        c->in.len += (size_t)n;
+        c->received += (size_t)n;
+        if (!missing(c) && (size_t)n == direct) {
+            take_frames(c, c->in.data, c->in.len);
+            tine__buf_free(&c->in);
+        }
+    } else if (n > 0) {
+        feed(c, to, (size_t)n);
+    }
+    return n;
+}
+
+static bool have_scratch(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    if (!host->scratch)
+        host->scratch = malloc(SCRATCH);
+    return host->scratch != NULL;
+}
+
+static void at_eof(tine__caller *c)
+{
+    tine_io_free(c->read_io);
+    c->read_io = NULL;
+    if (!c->eof_usec) {
+        c->eof_usec = tine__now_usec();
+        tine__caller_wake_at(c, c->eof_usec);
+    }
+}
+
+void tine__caller_readable(void *arg, tine_io *io, int events)
+{
+    tine__caller *c = arg;
+    size_t asked;
+    (void)io;
+    (void)events;
+    if (c->reading || !have_scratch(c))
+        return;
+    c->reading = true;
+    for (int i = 0; i < READS_PER_WAKE && !c->killed; i++) {
+        ssize_t n = read_some(c, &asked);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
+            at_eof(c);
+            break;
+        }
+        if (n < (ssize_t)asked)
+            break;
+    }
+    c->reading = false;
+    if (c->out.len > c->sent)
+        tine__caller_flush(c);
+}
+
+static void drain_socket(tine__caller *c)
+{
+    size_t asked;
+    while (c->fd >= 0 && !is_broken(c) && read_some(c, &asked) > 0)
+        ;
+}
+
+static void drain_ring(tine__caller *c)
+{
+    const unsigned char *ring =
+        (const unsigned char *)c->region.page + TINE__PAGE_STATUS;
+    uint64_t tail = atomic_load(&c->region.page->tail);
+    if (tail <= c->received || tail - c->received > TINE__RING)
+        return;
+    while (c->received < tail && !is_broken(c)) {
+        size_t at = c->received % TINE__RING;
+        size_t n = TINE__RING - at;
+        if (n > tail - c->received)
+            n = (size_t)(tail - c->received);
+        feed(c, ring + at, n);
+    }
+}
+
+void tine__caller_drain(tine__caller *c)
+{
+    if (!have_scratch(c))
+        return;
+    c->reading = true;
+    drain_socket(c);
+    if (!is_broken(c))
+        drain_ring(c);
+    c->reading = false;
+    tine_io_free(c->read_io);
+    tine_io_free(c->write_io);
+    c->read_io = c->write_io = NULL;
+    tine__fd_close(&c->fd);
+}

@@ -1,0 +1,333 @@
+/* Ending calls before they have ended by themselves, deadlines, and questions to a worker that
+ * works. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "caller_priv.h"
+
+enum { EOF_PATIENCE = 1000000, CLOSED_PATIENCE = 10000000, TRACE_PATIENCE = 1000000 };
+
+/* --------------------------------------------------------------------- recall */
+
+bool tine__caller_has_started(const tine__caller *c, uint64_t serial)
+{
+    uint64_t started = atomic_load(&c->region.page->started);
+    return started >= serial && started <= c->handed;
+}
+
+bool tine__caller_recall(tine__caller *c, tine_job *job)
+{
+    uint64_t serial = job->serial, bit = UINT64_C(1) << serial % 64;
+    if (c->service->async)
+        return false;
+    _Atomic uint64_t *word = &c->region.page->recall[serial % TINE__WINDOW / 64];
+    atomic_fetch_or(word, bit);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load(&c->region.page->started) >= serial) {
+        atomic_fetch_and(word, ~bit);
+        job->recall_tried = true;
+        return false;
+    }
+    c->recalled[serial % TINE__WINDOW / 64] |= bit;
+    c->nrecalled++;
+    tine__caller_unlink(c, job);
+    return true;
+}
+
+tine_job *tine__caller_last_unstarted(const tine__caller *c)
+{
+    tine_job *job = c->last;
+    if (!job || c->service->async || tine__caller_has_started(c, job->serial))
+        return NULL;
+    return job;
+}
+
+tine_job *tine__caller_running(const tine__caller *c, int64_t *since_usec)
+{
+    tine_job *job = c->first;
+    if (!job || !tine__caller_has_started(c, job->serial))
+        return NULL;
+    if (since_usec) {
+        int64_t now = tine__now_usec(), least = job->handed_usec;
+        uint64_t ns = atomic_load(&c->region.page->started_ns);
+        int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
+        if (c->service->async)
+            at = least ? least : job->queued_usec;
+        *since_usec = at > now ? now : at < least ? least : at;
+    }
+    return job;
+}
+
+/* ----------------------------------------------------------------------- stop */
+
+void tine__caller_end_stopped(tine__caller *c, tine_job *job)
+{
+    static const tine__times none;
+    char text[200];
+    bool timeout = job->reason == TINE__REASON_TIMEOUT;
+    tine_error err = {.kind = timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED,
+                      .code = -1,
+                      .pid = c->pid};
+    int n;
+    if (timeout && job->killed)
+        n = snprintf(text, sizeof text,
+                     "the job took longer than %g s, and its worker (process %d) was "
+                     "killed, since it did not end within %g s more",
+                     (double)job->timeout_usec / 1e6, (int)c->pid,
+                     (double)c->service->grace_usec / 1e6);
+    else if (timeout)
+        n = snprintf(text, sizeof text, "the job took longer than %g s",
+                     (double)job->timeout_usec / 1e6);
+    else
+        n = snprintf(text, sizeof text, "the job was cancelled%s",
+                     job->killed ? ", and its worker killed for it" : "");
+    err.message = text;
+    err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
+    err.signal = job->killed ? SIGKILL : 0;
+    c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
+}
+
+static void wake_worker(tine__caller *c)
+{
+    if (c->proc && c->proc->pidfd >= 0)
+        tine__pidfd_signal(c->proc, TINE__SIGNAL);
+}
+
+static void ask_to_stop(tine__caller *c, tine_job *job)
+{
+    tine__page *page = c->region.page;
+    if (c->service->async) {
+        unsigned char reason[4] = {(unsigned char)job->reason};
+        tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
+    }
+    atomic_store(&page->stop_reason, (uint32_t)job->reason);
+    atomic_store(&page->stop_serial, job->serial);
+    wake_worker(c);
+    tine__caller_wake_at(c, job->stop_usec + c->service->grace_usec);
+}
+
+void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
+{
+    if (job->reason != TINE__REASON_NONE)
+        return;
+    job->reason = reason;
+    job->stop_usec = tine__now_usec();
+    if (!tine__caller_recall(c, job)) {
+        ask_to_stop(c, job);
+        return;
+    }
+    job->next = NULL;
+    tine_job **link = &c->doomed;
+    while (*link)
+        link = &(*link)->next;
+    *link = job;
+    job->at = c;
+    tine__host_post(c->service->host, &c->settle_task);
+}
+
+/* Tells of jobs that were taken back to be ended, and of answered questions. */
+void tine__caller_settle(void *arg)
+{
+    tine__caller *c = arg;
+    while (c->doomed) {
+        tine_job *job = c->doomed;
+        c->doomed = job->next;
+        job->next = NULL;
+        job->at = NULL;
+        tine__caller_end_stopped(c, job);
+    }
+    tine__trace **link = &c->traces;
+    while (*link) {
+        tine__trace *t = *link;
+        if (!t->idle) {
+            link = &t->next;
+            continue;
+        }
+        *link = t->next;
+        static const char idle[] = "nothing runs: the worker waits for calls";
+        t->cb(t->arg, NULL, idle, sizeof idle - 1);
+        free(t);
+        link = &c->traces;
+    }
+}
+
+/* ------------------------------------------------------------------- traceback */
+
+int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
+{
+    tine__trace *t = calloc(1, sizeof *t);
+    if (!t)
+        return -ENOMEM;
+    t->cb = cb;
+    t->arg = arg;
+    t->number = ++c->ntraces;
+    t->asked_usec = tine__now_usec();
+    t->idle = !c->first || atomic_load(&c->region.page->idle);
+    t->next = c->traces;
+    c->traces = t;
+    if (t->idle) {
+        tine__host_post(c->service->host, &c->settle_task);
+        return 0;
+    }
+    atomic_store(&c->region.page->trace_asked, t->number);
+    wake_worker(c);
+    tine__caller_wake_at(c, t->asked_usec + TRACE_PATIENCE);
+    return 0;
+}
+
+void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text)
+{
+    tine__trace **link = &c->traces;
+    while (*link) {
+        tine__trace *t = *link;
+        if (t->idle || t->number > number) {
+            link = &t->next;
+            continue;
+        }
+        *link = t->next;
+        t->cb(t->arg, NULL, text.data, text.len);
+        free(t);
+        link = &c->traces;
+    }
+}
+
+void tine__caller_fail_traces(tine__caller *c, const tine_error *err)
+{
+    while (c->traces) {
+        tine__trace *t = c->traces;
+        c->traces = t->next;
+        t->cb(t->arg, err, NULL, 0);
+        free(t);
+    }
+}
+
+static void give_traces_up(tine__caller *c, int64_t now)
+{
+    static const char text[] = "the worker did not answer within 1 s: it runs a C "
+                               "function, or waits in one";
+    tine_error err = {.kind = TINE_KIND_TIMEOUT,
+                      .message = text,
+                      .message_len = sizeof text - 1,
+                      .pid = c->pid,
+                      .code = -1};
+    tine__trace **link = &c->traces;
+    while (*link) {
+        tine__trace *t = *link;
+        if (t->idle || t->asked_usec + TRACE_PATIENCE > now) {
+            link = &t->next;
+            continue;
+        }
+        *link = t->next;
+        t->cb(t->arg, &err, NULL, 0);
+        free(t);
+        link = &c->traces;
+    }
+}
+
+/* ------------------------------------------------------------------- deadlines */
+
+static void earlier(int64_t *next, int64_t at)
+{
+    if (*next < 0 || at < *next)
+        *next = at;
+}
+
+static int64_t start_of(const tine__caller *c, const tine_job *job)
+{
+    int64_t since;
+    if (c->service->async)
+        return job->handed_usec;
+    return tine__caller_running(c, &since) == job ? since : -1;
+}
+
+/* The job's next deadline, or what was due is done and -1 or later returned. */
+static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+{
+    if (job->reason != TINE__REASON_NONE) {
+        int64_t end = job->stop_usec + c->service->grace_usec;
+        if (end > now || c->killed)
+            return end > now ? end : -1;
+        job->killed = true;
+        tine__caller_kill(c);
+        return -1;
+    }
+    if (job->timeout_usec <= 0)
+        return -1;
+    int64_t start = start_of(c, job);
+    if (start < 0)
+        return now + job->timeout_usec; /* at the earliest */
+    if (start + job->timeout_usec > now)
+        return start + job->timeout_usec;
+    tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
+    return job->stop_usec + c->service->grace_usec;
+}
+
+static int64_t check_worker(tine__caller *c, int64_t now)
+{
+    int64_t next = -1;
+    if (!c->ready && !c->killed) {
+        int64_t due = c->made_usec + c->service->spawn_timeout_usec;
+        if (due <= now) {
+            char text[100];
+            int n = snprintf(text, sizeof text, "the worker was not ready within %g s",
+                             (double)c->service->spawn_timeout_usec / 1e6);
+            tine_error err = {.kind = TINE_KIND_TIMEOUT,
+                              .message = text,
+                              .message_len = (size_t)n,
+                              .pid = tine__caller_pid(c),
+                              .code = -1};
+            if (!c->cause)
+                c->cause = tine__cause_new(&err);
+            tine__caller_kill(c);
+        } else {
+            earlier(&next, due);
+        }
+    }
+    if (c->eof_usec && !c->killed) {
+        int64_t due = c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);
+        if (due <= now)
+            tine__caller_broken(c, "it closed its socket");
+        else
+            earlier(&next, due);
+    }
+    return next;
+}
+
+static void on_timer(void *arg, tine_timer *timer)
+{
+    tine__caller *c = arg;
+    int64_t now = tine__now_usec(), next;
+    (void)timer;
+    tine_timer_free(c->timer);
+    c->timer = NULL;
+    next = check_worker(c, now);
+    for (tine_job *job = c->first, *after; job; job = after) {
+        after = job->next;
+        int64_t at = check_job(c, job, now);
+        if (at >= 0)
+            earlier(&next, at);
+    }
+    for (const tine__trace *t = c->traces; t; t = t->next)
+        if (!t->idle && t->asked_usec + TRACE_PATIENCE > now)
+            earlier(&next, t->asked_usec + TRACE_PATIENCE);
+    if (next >= 0)
+        tine__caller_wake_at(c, next);
+    give_traces_up(c, now);
+}
+
+/* The timer is not moved when what it was for is over: it finds nothing then. */
+void tine__caller_wake_at(tine__caller *c, int64_t usec)
+{
+    if (c->timer && c->timer_at <= usec)
+        return;
+    tine_timer_free(c->timer);
+    c->timer = NULL;
+    int64_t after = usec - tine__now_usec();
+    c->timer_at = usec;
+    if (tine__timer_internal(c->service->host, &c->timer, after > 0 ? after : 0,
+                             on_timer, c) < 0)
+        c->timer = NULL; /* no memory; the next call asks again */
+}

@@ -1,0 +1,114 @@
+/* What host and worker say to each other once a worker serves calls: the frames of the
+ * call stream, and the page of memory that they share. Both sides include it; no I/O.
+ *
+ * The call stream is the command socket after SERVE. A frame is a header of 16 octets
+ * and a body: u32 length of the body, u8 type, u8 0, u16 magic, u64 serial; little-endian.
+ * A serial numbers the calls handed to one worker, from 1.
+ *
+ * Host to worker:
+ *   CALL     payload: the arguments, serialised
+ *   CANCEL   u32 tine__reason; async only. The call is to end, whatever it is doing
+ * Worker to host:
+ *   READY    init has returned; the first frame unless it is FATAL
+ *   RESULT   times, payload: the results, serialised
+ *   ERROR    times, u32 tine_kind, str message, str traceback
+ *   EVENT    payload; serial: the call that runs, or 0
+ *   RETIRE   the worker wants no calls beyond those it has
+ *   TRACE    str text; serial: the number of the question, as in the page
+ *   SKIPPED  the call was recalled before it started
+ *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
+ * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and octets.
+ * A payload of TINE_STRINGS is one str after another. */
+#ifndef TINE_CALLS_H
+#define TINE_CALLS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum tine__call_frame {
+    TINE__CALL = 1,
+    TINE__CANCEL,
+    TINE__READY = 16,
+    TINE__RESULT,
+    TINE__ERROR,
+    TINE__EVENT,
+    TINE__RETIRE,
+    TINE__TRACE,
+    TINE__SKIPPED,
+    TINE__FATAL
+};
+
+#define TINE__CALL_HEAD 16
+#define TINE__CALL_TIMES 16
+#define TINE__CALL_MAGIC 0x7463u
+
+/* Why a call is to end before it has. */
+enum tine__reason { TINE__REASON_NONE, TINE__REASON_TIMEOUT, TINE__REASON_CANCEL };
+
+typedef struct tine__call_head {
+    uint32_t len;
+    int type;
+    uint64_t serial;
+} tine__call_head;
+
+void tine__call_head_put(unsigned char to[TINE__CALL_HEAD], int type, uint64_t serial,
+                         uint32_t len);
+/* Returns false for garbage. */
+bool tine__call_head_get(tine__call_head *head,
+                         const unsigned char from[TINE__CALL_HEAD]);
+
+/* ------------------------------------------------------------- the shared page
+ *
+ * A worker serving calls maps one region: a page of status, then a ring. Only the worker
+ * and the host map it, and the worker only its own.
+ *
+ * Answers that fit are put into the ring, and sent from there, many at a time. `tail` is the
+ * offset in the stream of worker to host up to which there is something to send, all sent
+ * octets included: octet `o` lies at ring[o % TINE__RING]. One store of tail makes a whole
+ * frame appear. So what a worker had answered and not sent when it died is not lost: the host
+ * takes the octets between what it has received and tail from the ring. A frame that does
+ * not fit is sent from elsewhere with the ring empty, and tail moved behind it afterwards:
+ * what lies in a socket outlives its sender.
+ *
+ * `started` is stored before a call starts, when all before it have been answered. So of a
+ * dead worker, when its stream and ring are used up: calls up to `started` that have no
+ * answer were running, those above it had not started.
+ *
+ * recall: bit (serial % TINE__WINDOW) set by the host takes a call back that is handed over
+ * but not started. Both sides store, then fence (seq_cst), then load: the worker `started`,
+ * then the bit; the host the bit, then `started`. If the host finds started < serial, the
+ * call will not start; the worker answers SKIPPED. Sync only: with async there is no window,
+ * and a CANCEL frame instead. The worker clears the bit of a call when it answers it.
+ *
+ * flushed and sends are hints: who waits awake looks at them, since looking at a socket that the
+ * other side writes to at this moment costs both a lock, and on a virtual machine a halt.
+ *
+ * Signal TINE__SIGNAL makes a worker look at the page: at stop_serial and stop_reason (raise an
+ * error in that call if it runs, once) and at trace_asked (say the traceback, then
+ * store trace_told). It does not interrupt system calls that can be restarted. */
+#define TINE__WINDOW 256u
+#define TINE__RING 16384u
+#define TINE__PAGE_STATUS 4096u
+#define TINE__REGION (TINE__PAGE_STATUS + TINE__RING)
+#define TINE__SIGNAL SIGURG
+
+typedef struct tine__page {
+    /* Written by the worker: a cache line. */
+    _Alignas(
+        64) _Atomic uint64_t started; /* serial of the last call that has started */
+    _Atomic uint64_t started_ns;      /* when; CLOCK_MONOTONIC */
+    _Atomic uint64_t tail;
+    _Atomic uint64_t trace_told;
+    _Atomic uint64_t flushed; /* octets of the stream that are in the socket */
+    _Atomic uint32_t idle;    /* nothing runs: the worker waits for calls */
+    /* Written by the host. */
+    _Alignas(64) _Atomic uint64_t stop_serial;
+    _Atomic uint32_t stop_reason;
+    _Atomic uint64_t trace_asked;
+    _Atomic uint64_t sends; /* how often the host has written to the socket */
+    _Alignas(64) _Atomic uint64_t recall[TINE__WINDOW / 64];
+} tine__page;
+
+#endif

@@ -1,0 +1,344 @@
+/* The async backend: many calls at once, answered by their `done` now or later, in the loop of
+ * the worker's own tine. */
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bind.h"
+#include "host.h"
+#include "link.h"
+#include "serving.h"
+
+enum { CALLS_PER_WAKE = 256 };
+
+/* What a `done` answers. Its userdata is collected with the last reference to the done. */
+typedef struct token {
+    uint64_t serial, started_ns;
+    bool answered, stopped;
+} token;
+
+static struct async {
+    tine__serving *serving;
+    bind_link *link;
+    tine_io *io;
+    tine__task flush_task;
+    int start;  /* registry reference of the function that starts a call */
+    int tokens; /* and of a table, weak: serial -> token */
+    size_t open;
+    bool eof, leaving;
+} async;
+
+/* -------------------------------------------------------------------- answers */
+
+static void finish(void);
+
+static void flush_task(void *arg)
+{
+    (void)arg;
+    if (!tine__answer_flush(false))
+        tine__answer_arm();
+    if (async.eof && !async.open)
+        finish();
+}
+
+static void answered(token *t)
+{
+    t->answered = true;
+    async.open--;
+    tine__host_post(async.link->host, &async.flush_task);
+}
+
+static void times_of(const token *t, uint64_t times[2])
+{
+    times[0] = t->started_ns;
+    times[1] = tine__clock_ns() - t->started_ns;
+}
+
+static void answer_error(token *t, const tine__failure *f)
+{
+    uint64_t times[2];
+    times_of(t, times);
+    tine__answer_failure(t->serial, times, f);
+    answered(t);
+}
+
+static void answer_text(token *t, tine_kind kind, const char *text, size_t len)
+{
+    tine__failure f = {kind, {text, len}, {"", 0}};
+    answer_error(t, &f);
+}
+
+/* done(...): the call's results. Returns whether anybody still wanted them. */
+static int done(lua_State *L)
+{
+    token *t = lua_touserdata(L, lua_upvalueindex(1));
+    tine__serving *s = async.serving;
+    uint64_t times[2];
+    if (t->stopped) {
+        lua_pushboolean(L, 0);
+        return 1;
+    }
+    if (t->answered)
+        return luaL_error(L, "done: this call has been answered");
+    s->out.len = 0;
+    if (bind_codec_encode(s->codec, L, 1, lua_gettop(L), "results", &s->out)) {
+        times_of(t, times);
+        tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
+        tine__answer_put(TINE__RESULT, t->serial, parts, 2);
+        answered(t);
+    } else {
+        size_t len;
+        const char *text = lua_tolstring(L, -1, &len);
+        answer_text(t, TINE_KIND_ENCODE, text, len);
+    }
+    tine__answer_arm();
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* The last reference to a done has gone: nobody can answer any more. */
+static int token_gc(lua_State *L)
+{
+    static const char text[] = "the worker dropped this call's done without an answer";
+    token *t = lua_touserdata(L, 1);
+    if (!t->answered && !async.leaving)
+        answer_text(t, TINE_KIND_EXCEPTION, text, sizeof text - 1);
+    return 0;
+}
+
+/* fail(done, failure): the call's function raised. */
+static int fail(lua_State *L)
+{
+    tine__failure f;
+    lua_settop(L, 2);
+    lua_getupvalue(L, 1, 1);
+    token *t = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    tine__failure_from(L, LUA_ERRRUN, TINE_KIND_EXCEPTION, &f);
+    if (!t->answered)
+        answer_error(t, &f);
+    else if (!t->stopped)
+        fprintf(stderr, "tine: after its call was answered: %.*s\n%.*s\n",
+                (int)f.message.len, (const char *)f.message.data, (int)f.traceback.len,
+                (const char *)f.traceback.data);
+    return 0;
+}
+
+/* ------------------------------------------------------------------- requests */
+
+typedef struct request {
+    tine__call_head head;
+    const unsigned char *body;
+    token *token;
+} request;
+
+static int start_call(lua_State *L)
+{
+    request *r = lua_touserdata(L, 1);
+    tine__serving *s = async.serving;
+    lua_settop(L, 0);
+    token *t = lua_newuserdatauv(L, sizeof *t, 0);
+    *t = (token){.serial = r->head.serial, .answered = true};
+    luaL_setmetatable(L, "tine.done");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
+    lua_pushvalue(L, 1);
+    lua_rawseti(L, 2, (lua_Integer)t->serial);
+    lua_pop(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.start);
+    lua_pushvalue(L, 1);
+    lua_pushcclosure(L, done, 1);
+    t->started_ns = tine__clock_ns();
+    t->answered = false;
+    r->token = t;
+    async.open++;
+    int n = bind_codec_decode(s->codec, L, r->body, r->head.len);
+    if (n < 0) {
+        size_t len;
+        const char *text = lua_tolstring(L, -1, &len);
+        answer_text(t, TINE_KIND_DECODE, text, len);
+        return 0;
+    }
+    tine__answer_arm();
+    s->serial = t->serial;
+    lua_call(L, n + 1, 0);
+    return 0;
+}
+
+static void on_call(lua_State *L, request *r)
+{
+    tine__page *page = tine__answer_page();
+    tine__failure f;
+    int top = lua_gettop(L);
+    atomic_store(&page->started_ns, tine__clock_ns());
+    atomic_store(&page->started, r->head.serial);
+    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, start_call);
+    lua_pushlightuserdata(L, r);
+    int status = lua_pcall(L, 1, 0, top + 1);
+    async.serving->serial = 0;
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        if (!r->token) {
+            uint64_t times[2] = {tine__clock_ns(), 0};
+            tine__answer_failure(r->head.serial, times, &f);
+        } else if (!r->token->answered) {
+            answer_error(r->token, &f);
+        }
+    }
+    lua_settop(L, top);
+}
+
+/* The host wants the call to end; what it has started in the loop goes on unheard. */
+static void on_cancel(lua_State *L, const request *r)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
+    lua_rawgeti(L, -1, (lua_Integer)r->head.serial);
+    token *t = lua_touserdata(L, -1);
+    if (t && !t->answered && r->head.len == 4) {
+        bool timeout = r->body[0] == TINE__REASON_TIMEOUT;
+        const char *text = timeout ? "the job took too long" : "the job was cancelled";
+        t->stopped = true;
+        answer_text(t, timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED, text,
+                    strlen(text));
+    }
+    lua_pop(L, 2);
+}
+
+static int take_requests(lua_State *L)
+{
+    int result = 1;
+    luaL_checkstack(L, LUA_MINSTACK, "requests");
+    for (int i = 0; i < CALLS_PER_WAKE && result > 0; i++) {
+        request r = {.token = NULL};
+        result = tine__request(&r.head, &r.body, false);
+        if (result > 0 && r.head.type == TINE__CALL)
+            on_call(L, &r);
+        else if (result > 0 && r.head.type == TINE__CANCEL)
+            on_cancel(L, &r);
+    }
+    if (result < 0) {
+        async.eof = true;
+        tine_io_free(async.io);
+        async.io = NULL;
+    }
+    return 0;
+}
+
+static void read_requests(void *arg, tine_io *io, int events)
+{
+    tine__page *page = tine__answer_page();
+    (void)arg;
+    (void)io;
+    (void)events;
+    atomic_store(&page->idle, 0);
+    do
+        bind_enter(async.link, take_requests, NULL);
+    while (!async.eof && tine__request_ready());
+    flush_task(NULL);
+    tine__interrupt_settle();
+    atomic_store(&page->idle, async.open == 0);
+}
+
+/* ------------------------------------------------------------------ beginning */
+
+static void leave_with(const tine__failure *f)
+{
+    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback);
+    tine__answer_flush(true);
+    tine__leave(1);
+}
+
+static int call_done(lua_State *L)
+{
+    if (async.serving->done != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, async.serving->done);
+        lua_call(L, 0, 0);
+    }
+    return 0;
+}
+
+/* The host has closed, and nothing is open. */
+static void finish(void)
+{
+    tine__failure f;
+    lua_State *L = async.serving->L;
+    if (async.leaving || !lua_checkstack(L, LUA_MINSTACK))
+        return;
+    async.leaving = true;
+    lua_pushcfunction(L, tine__on_call_error);
+    int handler = lua_gettop(L);
+    lua_pushcfunction(L, call_done);
+    int status = lua_pcall(L, 0, 0, handler);
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        leave_with(&f);
+    }
+    tine__answer_flush(true);
+    tine__leave(0);
+}
+
+static void push_template(lua_State *L)
+{
+    tine__push_embedded(L, "tine.template.async");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.serving->func);
+    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, fail);
+    lua_call(L, 3, 1);
+    async.start = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static int run_loop(lua_State *L)
+{
+    static const char key[] = "tine.loop";
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "tine");
+    lua_call(L, 1, 0);
+    async.link = bind_link_host(L);
+    if (!async.link)
+        return luaL_error(L, "%s", luaL_tolstring(L, -1, NULL));
+    luaL_newmetatable(L, "tine.done");
+    lua_pushcfunction(L, token_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_newtable(L);
+    lua_newtable(L);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    async.tokens = luaL_ref(L, LUA_REGISTRYINDEX);
+    push_template(L);
+    async.flush_task = (tine__task){.run = flush_task};
+    int err = tine_io_new(async.link->host, &async.io, tine__answer_fd(), TINE_READ,
+                          read_requests, NULL);
+    if (err < 0)
+        return luaL_error(L, "watch the socket: %s", tine_strerror(err));
+    tine__answer_flush(true);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, -1, key);
+    lua_getfield(L, -1, "run");
+    for (;;) {
+        lua_pushvalue(L, -1);
+        lua_call(L, 0, 0);
+        if (async.eof)
+            break; /* else the user's code has called loop.stop: the host may call again */
+    }
+    /* What is open now nobody will answer; their tokens may be garbage already. */
+    lua_gc(L, LUA_GCCOLLECT);
+    return 0;
+}
+
+void tine__async_run(tine__serving *s)
+{
+    tine__failure f;
+    lua_State *L = s->L;
+    async.serving = s;
+    lua_settop(L, 0);
+    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, run_loop);
+    int status = lua_pcall(L, 0, 0, 1);
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        leave_with(&f);
+    }
+    finish();
+    tine__leave(0);
+}

@@ -1,0 +1,249 @@
+/* Reaching into a call that runs: an error raised in it, and its traceback, at the host's
+ * request. The request lies in the shared page, a signal points to it, and a hook carries it out
+ * in whichever coroutine runs: Lua does not tell which that is, so coroutine.resume and
+ * coroutine.wrap are ours, and note it. */
+#include <lauxlib.h>
+#include <lualib.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bind.h"
+#include "serving.h"
+
+enum { SAVED = 16 };
+
+/* A hook of the user's that ours took the place of. */
+typedef struct saved {
+    lua_State *L;
+    lua_Hook hook;
+    int mask, count;
+} saved;
+
+static lua_State *volatile running; /* the coroutine that runs */
+static volatile sig_atomic_t pending;
+static uint64_t stopped; /* the call that was stopped last: each is once */
+static saved olds[SAVED];
+
+static void on_hook(lua_State *L, lua_Debug *ar);
+
+/* In a signal handler too: what it calls only reads and writes fields of the state. */
+static void install(lua_State *L)
+{
+    lua_Hook hook = lua_gethook(L);
+    if (hook == on_hook)
+        return;
+    if (hook) {
+        int i = 0;
+        while (i < SAVED && olds[i].L)
+            i++;
+        if (i < SAVED) {
+            olds[i].hook = hook;
+            olds[i].mask = lua_gethookmask(L);
+            olds[i].count = lua_gethookcount(L);
+            olds[i].L = L;
+        }
+    }
+    lua_sethook(L, on_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
+                1);
+}
+
+static void uninstall(lua_State *L)
+{
+    for (int i = 0; i < SAVED; i++) {
+        if (olds[i].L == L) {
+            olds[i].L = NULL;
+            lua_sethook(L, olds[i].hook, olds[i].mask, olds[i].count);
+            return;
+        }
+    }
+    lua_sethook(L, NULL, 0, 0);
+}
+
+/* ------------------------------------------------------------------- requests */
+
+static bool wants_stop(const tine__page *page)
+{
+    uint64_t serial = tine__service.serial;
+    return serial && serial != stopped && atomic_load(&page->stop_serial) == serial;
+}
+
+static bool wants_trace(const tine__page *page)
+{
+    return atomic_load(&page->trace_asked) != atomic_load(&page->trace_told);
+}
+
+static void tell_trace(uint64_t number, const char *text, size_t len)
+{
+    tine__page *page = tine__answer_page();
+    unsigned char length[4];
+    for (int i = 0; i < 4; i++)
+        length[i] = (unsigned char)(len >> 8 * i);
+    tine_str parts[] = {{length, 4}, {text, len}};
+    atomic_store(&page->trace_told, number);
+    tine__answer_put(TINE__TRACE, number, parts, 2);
+    tine__answer_flush(false);
+    tine__answer_arm();
+}
+
+static void trace(lua_State *L)
+{
+    uint64_t number = atomic_load(&tine__answer_page()->trace_asked);
+    lua_State *main = tine__service.L;
+    size_t len;
+    luaL_checkstack(L, 8, "traceback");
+    luaL_traceback(L, L, NULL, 0);
+    if (main && main != L) {
+        /* Other coroutines may lie between; Lua does not say which. */
+        luaL_traceback(L, main, "\nresumed from:", 0);
+        lua_concat(L, 2);
+    }
+    const char *text = lua_tolstring(L, -1, &len);
+    tell_trace(number, text, len);
+    lua_pop(L, 1);
+}
+
+static int stop(lua_State *L)
+{
+    tine__page *page = tine__answer_page();
+    bool cancel = atomic_load(&page->stop_reason) == TINE__REASON_CANCEL;
+    const char *text = cancel ? "the job was cancelled" : "the job took too long";
+    stopped = tine__service.serial;
+    bind_push_error(L, cancel ? "cancelled" : "timeout", text, strlen(text));
+    luaL_traceback(L, L, NULL, 0);
+    lua_setfield(L, -2, "traceback");
+    return lua_error(L);
+}
+
+static void on_hook(lua_State *L, lua_Debug *ar)
+{
+    const tine__page *page = tine__answer_page();
+    (void)ar;
+    uninstall(L);
+    if (!page)
+        return;
+    pending = 0;
+    if (wants_trace(page))
+        trace(L);
+    if (wants_stop(page)) {
+        luaL_checkstack(L, 8, "stop");
+        stop(L);
+    }
+}
+
+static void on_signal(int signo)
+{
+    (void)signo;
+    tine__answer_on_signal();
+    const tine__page *page = tine__answer_page();
+    if (!page || !tine__service.serial || (!wants_stop(page) && !wants_trace(page)))
+        return;
+    pending = 1;
+    install(running);
+}
+
+void tine__interrupt_serve(lua_State *L)
+{
+    struct sigaction action;
+    sigset_t set;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    running = L;
+    sigaction(TINE__SIGNAL, &action, NULL);
+    sigemptyset(&set);
+    sigaddset(&set, TINE__SIGNAL);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+/* It came as the call ended: nothing runs any more. */
+void tine__interrupt_settle(void)
+{
+    static const char idle[] = "nothing runs: the worker waits for calls";
+    const tine__page *page = tine__answer_page();
+    if (wants_trace(page))
+        tell_trace(atomic_load(&page->trace_asked), idle, sizeof idle - 1);
+}
+
+/* ------------------------------------------------------------------ coroutines */
+
+/* The results of a resume, moved to L: their number, or -1 with the error. */
+static int resume(lua_State *L, lua_State *co, int nargs)
+{
+    int nresults;
+    lua_State *before = running;
+    if (!lua_checkstack(co, nargs)) {
+        lua_pushliteral(L, "too many arguments to resume");
+        return -1;
+    }
+    lua_xmove(L, co, nargs);
+    running = co;
+    if (pending)
+        install(co);
+    int status = lua_resume(co, L, nargs, &nresults);
+    running = before;
+    if (pending && before)
+        install(before);
+    if (status != LUA_OK && status != LUA_YIELD) {
+        lua_xmove(co, L, 1);
+        return -1;
+    }
+    if (!lua_checkstack(L, nresults + 1)) {
+        lua_pop(co, nresults);
+        lua_pushliteral(L, "too many results to resume");
+        return -1;
+    }
+    lua_xmove(co, L, nresults);
+    return nresults;
+}
+
+static int co_resume(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, 1);
+    luaL_argexpected(L, co, 1, "coroutine");
+    int n = resume(L, co, lua_gettop(L) - 1);
+    lua_pushboolean(L, n >= 0);
+    lua_insert(L, n >= 0 ? -(n + 1) : -2);
+    return n >= 0 ? n + 1 : 2;
+}
+
+static int wrapped(lua_State *L)
+{
+    lua_State *co = lua_tothread(L, lua_upvalueindex(1));
+    int n = resume(L, co, lua_gettop(L));
+    if (n >= 0)
+        return n;
+    int status = lua_status(co);
+    if (status != LUA_OK && status != LUA_YIELD) {
+        status =
+            lua_resetthread(co); /* its variables to be closed; the error may change */
+        lua_xmove(co, L, 1);
+    }
+    if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+        luaL_where(L, 1);
+        lua_insert(L, -2);
+        lua_concat(L, 2);
+    }
+    return lua_error(L);
+}
+
+static int co_wrap(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_State *co = lua_newthread(L);
+    lua_pushvalue(L, 1);
+    lua_xmove(L, co, 1);
+    lua_pushcclosure(L, wrapped, 1);
+    return 1;
+}
+
+void tine__interrupt_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"resume", co_resume}, {"wrap", co_wrap}, {NULL, NULL}};
+    running = L;
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    if (lua_getfield(L, -1, LUA_COLIBNAME) == LUA_TTABLE)
+        luaL_setfuncs(L, functions, 0);
+    lua_pop(L, 2);
+}

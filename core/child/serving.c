@@ -1,0 +1,284 @@
+/* A worker that serves calls: how it begins, and what both backends do with a call. */
+#include "serving.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bind.h"
+#include "protocol.h"
+
+tine__serving tine__service = {.func = LUA_NOREF, .done = LUA_NOREF};
+
+uint64_t tine__clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* --------------------------------------------------------------------- errors */
+
+/* Whether the value at idx is an err table. */
+static bool is_err(lua_State *L, int idx)
+{
+    bool same;
+    if (!lua_istable(L, idx) || !lua_getmetatable(L, idx))
+        return false;
+    luaL_getmetatable(L, "tine.error");
+    same = lua_rawequal(L, -1, -2);
+    lua_pop(L, 2);
+    return same;
+}
+
+/* Pushes a field of the err table at idx; returns whether it is a string. */
+static bool get_string(lua_State *L, int idx, const char *name)
+{
+    lua_pushstring(L, name);
+    return lua_rawget(L, idx) == LUA_TSTRING;
+}
+
+/* What stopped a call keeps its kind on the way to the caller. */
+static int kind_of(lua_State *L, int idx)
+{
+    int kind = TINE_KIND_EXCEPTION;
+    if (get_string(L, idx, "kind"))
+        for (int k = TINE_KIND_TIMEOUT; k <= TINE_KIND_CANCELLED; k++)
+            if (strcmp(lua_tostring(L, -1), tine_kind_name((tine_kind)k)) == 0)
+                kind = k;
+    lua_pop(L, 1);
+    return kind;
+}
+
+int tine__on_call_error(lua_State *L)
+{
+    luaL_checkstack(L, 10, NULL);
+    lua_settop(L, 1);
+    int kind = TINE_KIND_EXCEPTION;
+    bool err = is_err(L, 1), traced = false;
+    lua_createtable(L, 3, 0);
+    if (err)
+        kind = kind_of(L, 1);
+    if (!err || !get_string(L, 1, "message"))
+        luaL_tolstring(L, 1, NULL);
+    lua_rawseti(L, 2, 1);
+    if (err)
+        traced = get_string(L, 1, "traceback");
+    if (!traced)
+        luaL_traceback(L, L, NULL, 1);
+    lua_rawseti(L, 2, 2);
+    lua_pushinteger(L, kind);
+    lua_rawseti(L, 2, 3);
+    lua_settop(L, 2);
+    return 1;
+}
+
+void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure *f)
+{
+    static const char dumb[] = "an error that cannot be shown";
+    int at = lua_gettop(L);
+    f->kind = kind;
+    f->message = (tine_str){dumb, sizeof dumb - 1};
+    f->traceback = (tine_str){"", 0};
+    if (status == LUA_ERRMEM)
+        f->kind = TINE_KIND_SYSTEM;
+    if (lua_istable(L, at)) {
+        lua_rawgeti(L, at, 1);
+        lua_rawgeti(L, at, 2);
+        lua_rawgeti(L, at, 3);
+        if (kind == TINE_KIND_EXCEPTION)
+            f->kind = (tine_kind)lua_tointeger(L, -1);
+        f->message.data = lua_tolstring(L, at + 1, &f->message.len);
+        f->traceback.data = lua_tolstring(L, at + 2, &f->traceback.len);
+    } else if (lua_type(L, at) == LUA_TSTRING) {
+        f->message.data = lua_tolstring(L, at, &f->message.len);
+    }
+}
+
+void tine__answer_failure(uint64_t serial, const uint64_t times[2],
+                          const tine__failure *f)
+{
+    tine__answer_error(TINE__ERROR, serial, times, f->kind, f->message, f->traceback);
+}
+
+void tine__mark(uint64_t serial)
+{
+    char text[40];
+    fflush(stdout);
+    fflush(stderr);
+    int n = snprintf(text, sizeof text, "%ctine:%llu\n", 0, (unsigned long long)serial);
+    for (int fd = 1; fd <= 2; fd++) {
+        ssize_t written = write(fd, text, (size_t)n);
+        (void)written; /* the lines just have no job then */
+    }
+}
+
+/* ------------------------------------------------------- what a worker can call */
+
+static tine__serving *check_serving(lua_State *L, const char *name)
+{
+    if (!tine__service.L)
+        luaL_error(L, "%s: this process serves no calls", name);
+    return &tine__service;
+}
+
+static int serving_event(lua_State *L)
+{
+    tine__serving *s = check_serving(L, "event");
+    s->event_out.len = 0;
+    if (!bind_codec_encode(s->codec, L, 1, lua_gettop(L), "event", &s->event_out))
+        return luaL_error(L, "%s", lua_tostring(L, -1));
+    tine_str part = {s->event_out.data, s->event_out.len};
+    tine__answer_put(TINE__EVENT, s->serial, &part, 1);
+    tine__answer_arm();
+    return 0;
+}
+
+static int serving_flush(lua_State *L)
+{
+    check_serving(L, "flush");
+    tine__answer_flush(true);
+    return 0;
+}
+
+static int serving_retire(lua_State *L)
+{
+    tine__serving *s = check_serving(L, "retire");
+    if (!s->retired)
+        tine__answer_put(TINE__RETIRE, 0, NULL, 0);
+    s->retired = true;
+    tine__answer_arm();
+    return 0;
+}
+
+void tine__serving_functions(lua_State *L)
+{
+    static const luaL_Reg functions[] = {{"event", serving_event},
+                                         {"flush", serving_flush},
+                                         {"retire", serving_retire},
+                                         {NULL, NULL}};
+    luaL_setfuncs(L, functions, 0);
+}
+
+/* ------------------------------------------------------------------ beginning */
+
+typedef struct beginning {
+    tine__child *child;
+    tine__reader *frame;
+    tine_str source, code[3];
+    uint32_t kind[3], serialiser;
+} beginning;
+
+/* Pushes the function that the host named or sent; returns false for none. */
+static bool push_code(lua_State *L, const beginning *b, int i)
+{
+    if (!b->code[i].len)
+        return false;
+    if (b->kind[i] != TINE_PLAIN) {
+        tine__push_function(L, b->code[i].data, b->code[i].len);
+        return true;
+    }
+    int n = bind_plain_decode(L, b->code[i].data, b->code[i].len, 1);
+    if (n < 0)
+        lua_error(L);
+    if (n != 1 || !lua_isfunction(L, -1))
+        luaL_error(L, "the host sent no function");
+    return true;
+}
+
+enum { FUNC, INIT, DONE };
+
+static int begin(lua_State *L)
+{
+    beginning *b = lua_touserdata(L, 1);
+    tine__serving *s = &tine__service;
+    lua_settop(L, 0);
+    if (push_code(L, b, INIT)) {
+        int base = lua_gettop(L);
+        tine__push_run_args(L);
+        lua_call(L, lua_gettop(L) - base, 0);
+    }
+    s->codec = bind_codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
+    luaL_ref(L, LUA_REGISTRYINDEX);
+    push_code(L, b, FUNC);
+    s->func = luaL_ref(L, LUA_REGISTRYINDEX);
+    if (push_code(L, b, DONE))
+        s->done = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+static void fatal(tine_kind kind, tine_str message, tine_str traceback)
+{
+    tine__answer_error(TINE__FATAL, 0, NULL, kind, message, traceback);
+    tine__answer_flush(true);
+    tine__leave(1);
+}
+
+static void begin_protected(lua_State *L, beginning *b)
+{
+    tine__failure f;
+    lua_settop(L, 0);
+    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, begin);
+    lua_pushlightuserdata(L, b);
+    int status = lua_pcall(L, 1, 0, 1);
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        fatal(f.kind, f.message, f.traceback);
+    }
+    lua_settop(L, 0);
+}
+
+static bool take_apart(beginning *b, uint32_t *flags, uint64_t *offset)
+{
+    tine__reader *r = b->frame;
+    tine__cursor cur = {r->body.data, r->body.data + r->body.len, false};
+    *flags = tine__get_u32(&cur);
+    b->serialiser = tine__get_u32(&cur);
+    b->source = tine__get_str(&cur);
+    for (int i = 0; i < 3; i++) {
+        b->kind[i] = tine__get_u32(&cur);
+        b->code[i] = tine__get_str(&cur);
+    }
+    *offset = tine__get_u64(&cur);
+    return tine__get_done(&cur) && r->nfds == 1 && b->serialiser <= TINE_SOURCE &&
+           b->code[FUNC].len;
+}
+
+void tine__serve_calls(tine__child *c, tine__reader *frame)
+{
+    static const char garbage[] = "the command socket brought garbage in a command";
+    beginning b = {.child = c, .frame = frame};
+    tine__serving *s = &tine__service;
+    uint32_t flags;
+    uint64_t offset;
+    if (!take_apart(&b, &flags, &offset)) {
+        tine__fail(c, TINE_KIND_PROTOCOL, 0, garbage, sizeof garbage - 1, "", 0);
+        tine__leave(1);
+    }
+    if (!c->named && b.kind[FUNC] == TINE_TEXT)
+        tine__title_set(b.code[FUNC].data, b.code[FUNC].len);
+    int memfd = frame->fds[0], fd = c->cmd;
+    frame->fds[0] = c->cmd = -1;
+    int err = tine__answer_open(fd, memfd, offset);
+    if (err < 0) {
+        const char *text = tine_strerror(err);
+        tine__fail(c, TINE_KIND_SYSTEM, -err, text, strlen(text), "", 0);
+        tine__leave(1);
+    }
+    tine__reap_by_signal();
+    sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);
+    tine__interrupt_serve(c->L);
+    begin_protected(c->L, &b);
+    s->L = c->L;
+    s->async = (flags & TINE__SERVE_ASYNC) != 0;
+    s->marks = (flags & TINE__SERVE_MARKS) != 0;
+    tine__reader_next(frame);
+    tine__answer_put(TINE__READY, 0, NULL, 0);
+    if (s->async)
+        tine__async_run(s);
+    tine__sync_run(s);
+}

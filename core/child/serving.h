@@ -1,0 +1,56 @@
+/* What the files of a worker that serves calls share: serving.c (its beginning and the parts of
+ * a call), sync.c, async.c, interrupt.c. */
+#ifndef TINE_SERVING_H
+#define TINE_SERVING_H
+
+#include <lua.h>
+
+#include "answer.h"
+#include "child.h"
+#include "codec.h"
+
+typedef struct tine__serving {
+    lua_State *L;
+    bind_codec *codec;
+    bool async, marks, retired;
+    int func, done;        /* registry references; done: LUA_NOREF without one */
+    uint64_t serial;       /* of the call whose code runs now, or 0 */
+    bind_octets out;       /* scratch */
+    bind_octets event_out; /* likewise: events are made while out is in use */
+} tine__serving;
+
+extern tine__serving tine__service;
+
+/* ns on CLOCK_MONOTONIC. */
+uint64_t tine__clock_ns(void);
+/* The parts of a call's error: what the message handler left on top. */
+typedef struct tine__failure {
+    tine_kind kind;
+    tine_str message, traceback;
+} tine__failure;
+/* Message handler: {message, traceback, kind}. */
+int tine__on_call_error(lua_State *L);
+/* Takes apart what is on top after a failed call; status as lua_pcall. Strings stay on the
+ * stack. */
+void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure *f);
+/* Answers a call with an error. */
+void tine__answer_failure(uint64_t serial, const uint64_t times[2],
+                          const tine__failure *f);
+/* Writes the marks to stdout and stderr. */
+void tine__mark(uint64_t serial);
+
+/* Functions for the table "tine.child". */
+void tine__serving_functions(lua_State *L);
+
+void tine__sync_run(tine__serving *s) __attribute__((noreturn));
+void tine__async_run(tine__serving *s) __attribute__((noreturn));
+
+/* interrupt.c */
+/* Puts resume and wrap in the place of the coroutine library's, to know which one runs. */
+void tine__interrupt_open(lua_State *L);
+/* Installs the handler of TINE__SIGNAL. */
+void tine__interrupt_serve(lua_State *L);
+/* Answers a question for a traceback that has not been answered, when nothing runs. */
+void tine__interrupt_settle(void);
+
+#endif

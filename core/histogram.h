@@ -1,0 +1,23 @@
+/* A distribution of times in microseconds, in fixed memory: 16 buckets for each power of two,
+ * so that what it says is right to 1/16. After HdrHistogram (Gil Tene). */
+#ifndef TINE_HISTOGRAM_H
+#define TINE_HISTOGRAM_H
+
+#include <stdint.h>
+
+#include "tine.h"
+
+/* 2^40 us are 12 days; what is more counts as that. */
+#define TINE__HISTOGRAM_BITS 40
+#define TINE__HISTOGRAM_BUCKETS ((TINE__HISTOGRAM_BITS - 3) * 16)
+
+typedef struct tine__histogram {
+    uint64_t count, sum, min, max;
+    uint32_t buckets[TINE__HISTOGRAM_BUCKETS];
+} tine__histogram;
+
+/* Zeros is empty. Negative times count as 0. */
+void tine__histogram_add(tine__histogram *h, int64_t usec);
+void tine__histogram_read(const tine__histogram *h, tine_histogram *out);
+
+#endif

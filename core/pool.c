@@ -1,0 +1,580 @@
+/* Pools: the public calls, a job's way from its call to its callback, and the turn in which what
+ * the scheduler decides is carried out. */
+#include "pool.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum { DEFAULT_LOAD = 2, STEAL_USEC = 1000, MOST_LOAD = TINE__WINDOW - 1 };
+
+static const char closed_text[] = "the pool was closed";
+
+/* ---------------------------------------------------------------------- ends */
+
+static void count(tine_pool *pool)
+{
+    bool on = pool->pending > 0 || pool->closed;
+    if (on == pool->counted)
+        return;
+    pool->counted = on;
+    pool->host->nactive += on ? 1 : (size_t)-1;
+}
+
+void tine__pool_fault(tine_pool *pool, const tine_error *err)
+{
+    if (pool->options.rpc.on_error)
+        pool->options.rpc.on_error(pool->options.rpc.arg, err);
+    else
+        tine__host_fault(pool->host, err);
+}
+
+void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
+                    const tine_str *results, size_t n)
+{
+    tine_call_cb cb = job->cb;
+    pool->pending--;
+    pool->n.done++;
+    if (err) {
+        pool->n.failed++;
+        pool->n.timeouts += err->kind == TINE_KIND_TIMEOUT;
+        pool->n.cancelled += err->kind == TINE_KIND_CANCELLED;
+        pool->n.rejected += err->kind == TINE_KIND_REJECTED;
+    }
+    if (cb)
+        cb(job->arg, job, err, results, n);
+    tine__job_free(job);
+    count(pool);
+}
+
+void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate)
+{
+    job->pool->fate = fate;
+    job->next = NULL;
+    if (pool->ending)
+        pool->ending_last->next = job;
+    else
+        pool->ending = job;
+    pool->ending_last = job;
+    tine__pool_wake(pool);
+}
+
+void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate)
+{
+    tine__sched_job *s;
+    while ((s = tine__sched_pop(pool->sched)))
+        tine__pool_end_later(pool, ((struct tine__pool_part *)(void *)s)->job, fate);
+}
+
+static tine_error no_workers(const tine_pool *pool, char *text, size_t size)
+{
+    const tine__cause *cause = pool->is_dead ? pool->dead : pool->last;
+    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
+    if (cause)
+        err = cause->error;
+    int n = snprintf(text, size, "the pool cannot make workers: %s%.*s",
+                     pool->is_dead ? "" : "5 in a row have failed; the last: ",
+                     cause ? (int)cause->error.message_len : 7,
+                     cause ? cause->error.message : "unknown");
+    err.message = text;
+    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    return err;
+}
+
+static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *text,
+                             size_t size)
+{
+    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1, .message = closed_text};
+    switch (job->pool->fate) {
+    case TINE__FATE_CANCELLED:
+        return tine__error_cancelled();
+    case TINE__FATE_REJECTED:
+        err.kind = TINE_KIND_REJECTED;
+        err.message = text;
+        snprintf(text, size, "the queue is full: %zu calls wait (queue)",
+                 pool->options.queue);
+        break;
+    case TINE__FATE_NO_WORKERS:
+        return no_workers(pool, text, size);
+    case TINE__FATE_WORKER_GONE:
+        err.message = "the worker ended before the call started";
+        break;
+    case TINE__FATE_NO_MEMORY:
+        return tine__error_system(-ENOMEM, text, size, "call");
+    default:
+        break;
+    }
+    err.message_len = strlen(err.message);
+    return err;
+}
+
+static void tell_ends(tine_pool *pool)
+{
+    char text[600];
+    tine_job *list = pool->ending;
+    pool->ending = pool->ending_last = NULL;
+    while (list) {
+        tine_job *job = list;
+        list = job->next;
+        job->next = NULL;
+        tine_error err = fate_error(pool, job, text, sizeof text);
+        tine__pool_end(pool, job, &err, NULL, 0);
+    }
+}
+
+/* ------------------------------------------------------------------------ turn */
+
+void tine__pool_wake(tine_pool *pool)
+{
+    tine__host_post(pool->host, &pool->task);
+}
+
+static tine_job *job_of(tine__sched_job *s)
+{
+    return ((struct tine__pool_part *)(void *)s)->job;
+}
+
+static tine__pool_worker *worker_of(tine__sched_worker *s)
+{
+    return (tine__pool_worker *)(void *)s;
+}
+
+static void assign(tine_pool *pool, tine__sched_job *s, tine__sched_worker *w)
+{
+    tine_job *job = job_of(s);
+    if (tine__caller_give(worker_of(w)->caller, job) == 0)
+        return;
+    tine__sched_done(pool->sched, s, false, tine__now_usec());
+    tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
+}
+
+static void steal(tine_pool *pool, tine__sched_job *s, tine__sched_worker *w)
+{
+    int64_t now = tine__now_usec();
+    tine_job *job = job_of(s);
+    if (job->reason != TINE__REASON_NONE ||
+        !tine__caller_recall(worker_of(w)->caller, job))
+        tine__sched_kept(pool->sched, s, now);
+    else if (tine__sched_returned(pool->sched, s, now) < 0)
+        tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
+}
+
+static void carry_out(tine_pool *pool, const tine__sched_action *a)
+{
+    switch (a->what) {
+    case TINE__SCHED_START:
+        tine__pool_start(pool, a->replacement);
+        break;
+    case TINE__SCHED_ASSIGN:
+        assign(pool, a->job, a->worker);
+        break;
+    case TINE__SCHED_STEAL:
+        steal(pool, a->job, a->worker);
+        break;
+    case TINE__SCHED_STOP:
+        tine__caller_close(worker_of(a->worker)->caller);
+        break;
+    case TINE__SCHED_DRAIN:
+        if (pool->options.on_drain)
+            pool->options.on_drain(pool->options.rpc.arg);
+        break;
+    case TINE__SCHED_BREAK:
+        tine__pool_end_queued(pool, TINE__FATE_NO_WORKERS);
+        break;
+    case TINE__SCHED_NONE:
+        break;
+    }
+}
+
+static void on_timer(void *arg, tine_timer *timer)
+{
+    tine_pool *pool = arg;
+    (void)timer;
+    tine_timer_free(pool->timer);
+    pool->timer = NULL;
+    tine__pool_wake(pool);
+}
+
+/* The timer is not moved when what it was for is over. */
+static void wake_at(tine_pool *pool, int64_t at)
+{
+    if (at < 0 || (pool->timer && pool->timer_at <= at))
+        return;
+    int64_t after = at - tine__now_usec();
+    tine_timer_free(pool->timer);
+    pool->timer = NULL;
+    pool->timer_at = at;
+    if (tine__timer_internal(pool->host, &pool->timer, after > 0 ? after : 0, on_timer,
+                             pool) < 0)
+        pool->timer = NULL; /* no memory: with the next turn */
+}
+
+void tine__pool_turn(tine_pool *pool)
+{
+    if (pool->in_turn)
+        return;
+    pool->in_turn = true;
+    int64_t now = tine__now_usec();
+    for (;;) {
+        tine__sched_action a = tine__sched_next(pool->sched, now);
+        if (a.what == TINE__SCHED_NONE)
+            break;
+        carry_out(pool, &a);
+    }
+    tine__sched_job *orphan;
+    while ((orphan = tine__sched_orphan(pool->sched)))
+        tine__pool_end_later(pool, job_of(orphan), TINE__FATE_WORKER_GONE);
+    wake_at(pool, tine__sched_when(pool->sched, now));
+    pool->in_turn = false;
+}
+
+static void pool_free(tine_pool *pool)
+{
+    tine_host *host = pool->host;
+    pool->pending = 0;
+    pool->closed = false;
+    count(pool);
+    if (pool->prev)
+        pool->prev->next = pool->next;
+    else
+        host->pools = pool->next;
+    if (pool->next)
+        pool->next->prev = pool->prev;
+    tine__host_unpost(host, &pool->task);
+    tine_timer_free(pool->timer);
+    tine__sched_free(pool->sched);
+    tine__service_free(&pool->service);
+    free(pool->dead);
+    free(pool->last);
+    free(pool);
+}
+
+static void kill_now(tine_pool *pool)
+{
+    pool->killed = true;
+    pool->kill_at = -1;
+    tine__pool_end_queued(pool, TINE__FATE_CLOSED);
+    tine__pool_kill_workers(pool);
+}
+
+static bool may_finish(tine_pool *pool)
+{
+    if (!pool->closed || pool->pending || pool->workers)
+        return false;
+    for (tine__source *s = pool->sources, *next; s; s = next) {
+        next = s->next;
+        tine__source_drop(s);
+    }
+    return !pool->sources;
+}
+
+static void run_task(void *arg)
+{
+    tine_pool *pool = arg;
+    if (pool->kill_at >= 0 && tine__now_usec() >= pool->kill_at)
+        kill_now(pool);
+    else if (pool->kill_at >= 0)
+        wake_at(pool, pool->kill_at);
+    tine__pool_turn(pool);
+    tell_ends(pool);
+    if (pool->ending)
+        tine__pool_wake(pool);
+    if (!may_finish(pool) || pool->ending)
+        return;
+    tine_gone_cb gone = pool->gone;
+    void *gone_arg = pool->gone_arg;
+    if (gone)
+        gone(gone_arg);
+    pool_free(pool);
+}
+
+/* ------------------------------------------------------------------------ calls */
+
+static uint64_t hash(const tine_str *key)
+{
+    /* FNV-1a. */
+    const unsigned char *at = key->data;
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < key->len; i++)
+        h = (h ^ at[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+static int make_job(tine_pool *pool, const tine_str *args, size_t n, tine_call_cb cb,
+                    void *arg, tine_job **out)
+{
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (pool->closed)
+        return -TINE_ECLOSED;
+    tine_job *job;
+    int err =
+        tine__job_new(&job, &pool->service, args, n, sizeof(struct tine__pool_part));
+    if (err < 0)
+        return err;
+    job->pool->job = job;
+    job->owner = pool;
+    job->id = ++pool->ids;
+    job->cb = cb;
+    job->arg = arg;
+    job->timeout_usec = pool->options.rpc.timeout_usec;
+    job->pool->retries = pool->options.retries;
+    job->queued_usec = tine__now_usec();
+    *out = job;
+    return 0;
+}
+
+static void queue_job(tine_pool *pool, tine_job *job)
+{
+    pool->pending++;
+    pool->n.calls++;
+    count(pool);
+    int err = pool->is_dead
+                  ? -EHOSTDOWN
+                  : tine__sched_add(pool->sched, &job->pool->s, job->queued_usec);
+    if (err == -EAGAIN)
+        tine__pool_end_later(pool, job, TINE__FATE_REJECTED);
+    else if (err == -EHOSTDOWN)
+        tine__pool_end_later(pool, job, TINE__FATE_NO_WORKERS);
+    else if (err < 0)
+        tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
+    else
+        tine__pool_wake(pool);
+}
+
+int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
+                   const tine_call_options *o, tine_call_cb cb, void *arg,
+                   tine_job **out)
+{
+    tine_job *job;
+    int err = make_job(pool, args, n, cb, arg, &job);
+    if (err < 0)
+        return err;
+    if (o) {
+        struct tine__pool_part *part = job->pool;
+        part->on_event = o->on_event;
+        part->s.priority = o->priority;
+        if (o->timeout_usec)
+            job->timeout_usec = o->timeout_usec > 0 ? o->timeout_usec : 0;
+        if (o->retries)
+            part->retries = o->retries > 0 ? (unsigned)o->retries : 0;
+        part->s.has_key = o->key.data != NULL;
+        if (o->key.data)
+            part->s.key = hash(&o->key);
+    }
+    queue_job(pool, job);
+    if (out)
+        *out = job;
+    return 0;
+}
+
+int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
+                        tine_call_cb cb, void *arg)
+{
+    int made = 0;
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (pool->closed)
+        return -TINE_ECLOSED;
+    if (!pool->workers && !pool->is_dead && !tine__sched_broken(pool->sched))
+        tine__pool_start(pool, false);
+    for (tine__pool_worker *w = pool->workers; w; w = w->next) {
+        tine_job *job;
+        bool takes =
+            w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY;
+        if (w->canary || !takes)
+            continue;
+        int err = make_job(pool, args, n, cb, arg, &job);
+        if (err < 0)
+            return made ? made : err;
+        job->pool->s.pinned = true;
+        job->pool->s.worker = &w->s;
+        job->pool->s.priority = INT32_MAX;
+        queue_job(pool, job);
+        made++;
+    }
+    if (made)
+        return made;
+    /* Nobody is there, and nobody can be made: one call, which says why. */
+    tine_job *job;
+    int err = make_job(pool, args, n, cb, arg, &job);
+    if (err < 0)
+        return err;
+    queue_job(pool, job);
+    return 1;
+}
+
+void tine__pool_cancel(tine_job *job)
+{
+    tine_pool *pool = job->owner;
+    if (tine__stale(pool->host) || job->pool->fate != TINE__FATE_OPEN)
+        return;
+    if (job->at) {
+        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
+    } else if (job->pool->s.queued) {
+        tine__sched_remove(pool->sched, &job->pool->s);
+        tine__pool_end_later(pool, job, TINE__FATE_CANCELLED);
+    }
+}
+
+/* ------------------------------------------------------------------------- life */
+
+static int open_sched(tine_pool *pool)
+{
+    const tine_pool_options *o = &pool->options;
+    tine__sched_config config = {
+        .max = o->max,
+        .idle = o->idle,
+        .load = o->load,
+        .start_usec = o->start_usec,
+        .stop_usec = o->stop_usec,
+        .steal_usec = STEAL_USEC,
+        .queue = o->queue,
+        .max_jobs = o->max_jobs,
+        .max_age_usec = o->max_age_usec,
+    };
+    if (getrandom(&config.seed, sizeof config.seed, GRND_NONBLOCK) < 0)
+        config.seed = (uint64_t)tine__now_usec();
+    return tine__sched_new(&pool->sched, &config);
+}
+
+static void take_options(tine_pool *pool, const tine_pool_options *options)
+{
+    tine_pool_options *o = &pool->options;
+    *o = *options;
+    if (!o->load)
+        o->load = DEFAULT_LOAD;
+    if (!pool->service.async && o->load > MOST_LOAD)
+        o->load = MOST_LOAD;
+    memset(&o->rpc.init, 0, sizeof o->rpc.init);
+    memset(&o->rpc.done, 0, sizeof o->rpc.done);
+    memset(&o->rpc.source, 0, sizeof o->rpc.source);
+}
+
+int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *options,
+                  tine_pool **out)
+{
+    if (!options || !options->max || options->idle > options->max)
+        return -EINVAL;
+    tine_pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        return -ENOMEM;
+    pool->host = p->host;
+    pool->kill_at = -1;
+    pool->task = (tine__task){.run = run_task, .arg = pool};
+    int err = tine__service_init(&pool->service, p->host, func, &options->rpc);
+    if (!err) {
+        take_options(pool, options);
+        err = open_sched(pool);
+    }
+    if (!err)
+        err = tine__source_hold(pool, p, false, &pool->current);
+    if (err < 0) {
+        tine__sched_free(pool->sched);
+        tine__service_free(&pool->service);
+        free(pool);
+        return err;
+    }
+    pool->next = p->host->pools;
+    if (pool->next)
+        pool->next->prev = pool;
+    p->host->pools = pool;
+    tine__pool_wake(pool);
+    *out = pool;
+    return 0;
+}
+
+int tine_pool_resize(tine_pool *pool, size_t max, size_t idle)
+{
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (!max || idle > max)
+        return -EINVAL;
+    pool->options.max = max;
+    pool->options.idle = idle;
+    tine__sched_resize(pool->sched, max, idle, tine__now_usec());
+    tine__pool_wake(pool);
+    return 0;
+}
+
+void tine_pool_close(tine_pool *pool, int64_t kill_after_usec, tine_gone_cb gone,
+                     void *arg)
+{
+    if (!pool || tine__stale(pool->host))
+        return;
+    int64_t now = tine__now_usec();
+    if (kill_after_usec >= 0) {
+        int64_t at =
+            kill_after_usec > INT64_MAX / 2 ? INT64_MAX / 2 : now + kill_after_usec;
+        if (pool->kill_at < 0 || at < pool->kill_at)
+            pool->kill_at = at;
+    }
+    if (!pool->closed) {
+        pool->closed = true;
+        pool->gone = gone;
+        pool->gone_arg = arg;
+        tine__sched_close(pool->sched, now);
+        static const char text[] =
+            "the pool was closed before the new template was ready";
+        tine_error err = {.kind = TINE_KIND_CLOSED,
+                          .message = text,
+                          .message_len = sizeof text - 1,
+                          .code = -1};
+        if (pool->candidate)
+            tine__pool_reload_failed(pool, &err);
+    }
+    count(pool);
+    tine__pool_wake(pool);
+}
+
+int tine_pool_open(const tine_pool *pool)
+{
+    return !pool->closed;
+}
+
+size_t tine_pool_pending(const tine_pool *pool)
+{
+    return pool->pending;
+}
+
+static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
+{
+    while (job) {
+        tine_job *next = job->next;
+        job->next = NULL;
+        tine__pool_end(pool, job, err, NULL, 0);
+        job = next;
+    }
+}
+
+void tine__pool_teardown(tine_pool *pool)
+{
+    tine_error err = {.kind = TINE_KIND_CLOSED,
+                      .message = closed_text,
+                      .message_len = sizeof closed_text - 1,
+                      .code = -1};
+    pool->closed = true; /* nothing can be called any more */
+    while (pool->workers) {
+        tine__pool_worker *w = pool->workers;
+        tine_job *jobs = tine__caller_take_all(w->caller);
+        tine__caller_fail_traces(w->caller, &err);
+        for (tine_job *job = jobs; job; job = job->next)
+            tine__sched_done(pool->sched, &job->pool->s, false, 0);
+        tine__pool_free_worker(w);
+        teardown_list(pool, jobs, &err);
+    }
+    tine__pool_end_queued(pool, TINE__FATE_CLOSED);
+    while (pool->ending) {
+        tine_job *list = pool->ending;
+        pool->ending = NULL;
+        teardown_list(pool, list, &err);
+    }
+    tine__pool_free_sources(pool);
+    if (pool->reload_cb)
+        pool->reload_cb(pool->reload_arg, &err);
+    if (pool->gone)
+        pool->gone(pool->gone_arg);
+    pool_free(pool);
+}

@@ -1,0 +1,217 @@
+/* The processes that a pool forks its workers from: the template, a spare that takes its place
+ * if it dies, and a new one that is tried out first. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pool.h"
+
+static void forget(tine__source *s)
+{
+    tine_pool *pool = s->pool;
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        pool->sources = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    free(s);
+}
+
+void tine__pool_die(tine_pool *pool, const tine_error *err)
+{
+    if (pool->is_dead)
+        return;
+    pool->is_dead = true;
+    pool->dead = tine__cause_new(err);
+    tine__pool_end_queued(pool, TINE__FATE_NO_WORKERS);
+    tine__pool_wake(pool);
+}
+
+/* What it was told to do before it was ours has failed. */
+static void on_failed(void *arg, tine_proc *p, const tine_error *err)
+{
+    tine__source *s = arg;
+    tine_pool *pool = s->pool;
+    (void)p;
+    if (s == pool->candidate)
+        tine__pool_reload_failed(pool, err);
+    else if (s == pool->current && !pool->spare)
+        tine__pool_die(pool, err);
+}
+
+static void lost_current(tine_pool *pool, const tine_error *why)
+{
+    char text[500];
+    pool->current = pool->spare;
+    pool->spare = NULL;
+    if (pool->current) {
+        tine__pool_make_spare(pool);
+        return;
+    }
+    tine_error err = why ? *why : (tine_error){.code = -1};
+    if (err.kind != TINE_KIND_EXCEPTION)
+        err.kind = TINE_KIND_CLOSED;
+    int n = snprintf(text, sizeof text, "the pool's template has ended: %.*s",
+                     why ? (int)why->message_len : 9, why ? why->message : "by itself");
+    err.message = text;
+    err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
+    tine__pool_die(pool, &err);
+}
+
+static void on_ended(void *arg, tine_proc *p, const tine_error *err,
+                     const tine_exit *info, const tine_error *cause)
+{
+    tine__source *s = arg;
+    tine_pool *pool = s->pool;
+    const tine_error *why = cause ? cause : err;
+    static const char text[] = "the new template has ended";
+    tine_error gone = {.kind = TINE_KIND_CLOSED,
+                       .message = text,
+                       .message_len = sizeof text - 1,
+                       .code = -1};
+    (void)info;
+    s->proc = NULL;
+    if (s->ours)
+        tine_proc_close(p);
+    if (s == pool->candidate)
+        tine__pool_reload_failed(pool, why ? why : &gone);
+    if (s == pool->spare)
+        pool->spare = NULL;
+    if (s == pool->current && !pool->closed)
+        lost_current(pool, why);
+    else if (s == pool->current)
+        pool->current = NULL;
+    forget(s);
+    tine__pool_wake(pool);
+}
+
+int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **out)
+{
+    static const tine__observer observer = {.failed = on_failed, .ended = on_ended};
+    tine__source *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    int err = tine__proc_hold(p, &observer, s);
+    if (err < 0) {
+        free(s);
+        return err;
+    }
+    s->pool = pool;
+    s->proc = p;
+    s->ours = ours;
+    s->generation = pool->generation;
+    s->next = pool->sources;
+    if (s->next)
+        s->next->prev = s;
+    pool->sources = s;
+    *out = s;
+    return 0;
+}
+
+/* It stays until its last worker has gone; we hear of its end. */
+void tine__source_drop(tine__source *s)
+{
+    if (s->dropped)
+        return;
+    s->dropped = true;
+    if (s->proc)
+        tine__proc_unhold(s->proc);
+}
+
+/* A process that sleeps beside the template: should that die, no job is lost for it. */
+void tine__pool_make_spare(tine_pool *pool)
+{
+    static const tine_proc_options options = {.name = "spare template"};
+    tine_proc *p;
+    if (pool->spare || !pool->current || !pool->current->proc || pool->closed)
+        return;
+    if (tine__proc_fork_held(pool->current->proc, &options, true, &p) < 0)
+        return; /* with the next worker */
+    if (tine__source_hold(pool, p, true, &pool->spare) < 0) {
+        pool->spare = NULL;
+        tine_proc_close(p);
+    } else {
+        pool->spare->generation = pool->current->generation;
+    }
+}
+
+/* ---------------------------------------------------------------------- reload */
+
+int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
+{
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (pool->closed)
+        return -TINE_ECLOSED;
+    if (pool->candidate || p->host != pool->host)
+        return pool->candidate ? -EBUSY : -EINVAL;
+    int err = tine__source_hold(pool, p, false, &pool->candidate);
+    if (err < 0)
+        return err;
+    pool->candidate->generation = pool->generation + 1;
+    pool->reload_cb = cb;
+    pool->reload_arg = arg;
+    err = tine__pool_start_canary(pool);
+    if (err < 0) {
+        tine__source *s = pool->candidate;
+        pool->candidate = NULL;
+        pool->reload_cb = NULL;
+        tine__source_drop(s);
+    }
+    return err;
+}
+
+static void tell_reload(tine_pool *pool, const tine_error *err)
+{
+    tine_fault_cb cb = pool->reload_cb;
+    pool->reload_cb = NULL;
+    if (cb)
+        cb(pool->reload_arg, err);
+}
+
+void tine__pool_reload_failed(tine_pool *pool, const tine_error *err)
+{
+    tine__source *s = pool->candidate;
+    if (!s)
+        return;
+    pool->candidate = NULL;
+    if (pool->canary) {
+        pool->canary->killed = true;
+        tine__caller_kill(pool->canary->caller);
+    }
+    tine__source_drop(s);
+    tell_reload(pool, err);
+}
+
+void tine__pool_take_over(tine_pool *pool)
+{
+    tine__source *old = pool->current, *spare = pool->spare;
+    int64_t now = tine__now_usec();
+    pool->current = pool->candidate;
+    pool->candidate = pool->spare = NULL;
+    pool->canary = NULL;
+    pool->generation++;
+    pool->is_dead = false;
+    free(pool->dead);
+    pool->dead = NULL;
+    for (tine__pool_worker *w = pool->workers; w; w = w->next)
+        if (w->generation != pool->generation && !w->canary)
+            tine__sched_replace(pool->sched, &w->s, now);
+    if (old)
+        tine__source_drop(old);
+    if (spare)
+        tine__source_drop(spare);
+    tell_reload(pool, NULL);
+}
+
+void tine__pool_free_sources(tine_pool *pool)
+{
+    while (pool->sources) {
+        tine__source *s = pool->sources;
+        if (s->proc)
+            tine__proc_ignore(s->proc);
+        forget(s);
+    }
+}

@@ -1,0 +1,290 @@
+/* The workers of a pool: made, listened to, replaced, and mourned. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "pool.h"
+
+enum { RSS_EVERY_USEC = 250000 };
+
+static tine__pool_worker *worker_at(tine__caller *c)
+{
+    return tine__caller_tag(c);
+}
+
+/* ----------------------------------------------------------------- the end of jobs */
+
+static bool is_crash(const tine_error *err)
+{
+    return err && (err->kind == TINE_KIND_CRASH || err->kind == TINE_KIND_PROTOCOL);
+}
+
+static void note_times(tine_pool *pool, const tine_job *job, const tine__times *times)
+{
+    if (!times->started_usec)
+        return;
+    tine__histogram_add(&pool->wait, times->started_usec - job->queued_usec);
+    tine__histogram_add(&pool->run, times->run_usec);
+}
+
+uint64_t tine__pool_rss(pid_t pid)
+{
+    char path[40];
+    unsigned long size, resident;
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return 0;
+    int n = fscanf(f, "%lu %lu", &size, &resident);
+    fclose(f);
+    return n == 2 ? (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static void check_rss(tine__pool_worker *w, int64_t now)
+{
+    tine_pool *pool = w->pool;
+    if (!pool->options.max_rss || w->s.due || now - w->rss_usec < RSS_EVERY_USEC)
+        return;
+    w->rss_usec = now;
+    if (tine__pool_rss(tine__caller_pid(w->caller)) > pool->options.max_rss)
+        tine__sched_replace(pool->sched, &w->s, now);
+}
+
+/* The error of a job that was tried several times says so. */
+static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
+                 const tine_str *results, size_t n)
+{
+    char text[700];
+    tine_error more;
+    if (pool->killed && is_crash(err)) {
+        static const char closed[] = "the pool was closed, and its workers killed";
+        more = (tine_error){.kind = TINE_KIND_CLOSED,
+                            .message = closed,
+                            .message_len = sizeof closed - 1,
+                            .code = -1,
+                            .pid = err->pid};
+        err = &more;
+    } else if (is_crash(err) && job->pool->tried) {
+        more = *err;
+        int len = snprintf(text, sizeof text, "%.*s (tried %u times)",
+                           (int)err->message_len, err->message, job->pool->tried + 1);
+        more.message = text;
+        more.message_len = (size_t)len < sizeof text ? (size_t)len : sizeof text - 1;
+        err = &more;
+    }
+    tine__pool_end(pool, job, err, results, n);
+}
+
+static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_error *err,
+                     const tine_str *results, size_t n, const tine__times *times)
+{
+    tine_pool *pool = owner;
+    tine__pool_worker *w = worker_at(c);
+    struct tine__pool_part *part = job->pool;
+    int64_t now = tine__now_usec();
+    bool crash = is_crash(err);
+    w->charged = w->charged || crash;
+    w->killed = w->killed || job->killed;
+    if (crash && part->tried < part->retries && !pool->killed) {
+        part->tried++;
+        pool->n.retried++;
+        if (tine__sched_again(pool->sched, &part->s, now) < 0)
+            tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
+        tine__pool_wake(pool);
+        return;
+    }
+    if (!crash && !job->killed)
+        w->jobs++;
+    note_times(pool, job, times);
+    tine__sched_done(pool->sched, &part->s, !crash && !job->killed, now);
+    check_rss(w, now);
+    tell(pool, job, err, results, n);
+    tine__pool_turn(pool);
+    if (pool->closed || pool->ending)
+        tine__pool_wake(pool);
+}
+
+/* --------------------------------------------------------------- other news of them */
+
+static void on_event(void *owner, tine__caller *c, tine_job *job,
+                     const tine_str *values, size_t n)
+{
+    tine_pool *pool = owner;
+    pid_t pid = tine__caller_pid(c);
+    if (job && job->pool->on_event)
+        job->pool->on_event(job->arg, pid, job, values, n);
+    else if (pool->options.rpc.on_event)
+        pool->options.rpc.on_event(pool->options.rpc.arg, pid, job, values, n);
+}
+
+static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
+                      const char *line, size_t len)
+{
+    tine_pool *pool = owner;
+    if (pool->options.rpc.on_output)
+        pool->options.rpc.on_output(pool->options.rpc.arg, tine__caller_pid(c), job_id,
+                                    stream, line, len);
+}
+
+static void on_ready(void *owner, tine__caller *c)
+{
+    tine_pool *pool = owner;
+    tine__pool_worker *w = worker_at(c);
+    int64_t now = tine__now_usec();
+    if (w->canary) {
+        w->canary = false;
+        if (tine__sched_started(pool->sched, &w->s, false, now) < 0) {
+            tine__caller_close(c);
+            return;
+        }
+        tine__pool_take_over(pool);
+    }
+    tine__sched_ready(pool->sched, &w->s, now);
+    tine__pool_make_spare(pool);
+    tine__pool_wake(pool);
+}
+
+static void on_retire(void *owner, tine__caller *c)
+{
+    tine_pool *pool = owner;
+    pool->n.recycled++;
+    tine__sched_retire(pool->sched, &worker_at(c)->s, tine__now_usec());
+    tine__pool_wake(pool);
+}
+
+static void bring_back(tine_pool *pool, tine_job *unstarted, int64_t now)
+{
+    while (unstarted) {
+        tine_job *job = unstarted;
+        unstarted = job->next;
+        job->next = job->prev = NULL;
+        if (job->reason != TINE__REASON_NONE || pool->killed) {
+            tine__sched_done(pool->sched, &job->pool->s, false, now);
+            tine__pool_end_later(
+                pool, job, pool->killed ? TINE__FATE_CLOSED : TINE__FATE_CANCELLED);
+        } else if (tine__sched_again(pool->sched, &job->pool->s, now) < 0) {
+            tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
+        }
+    }
+}
+
+static void mourn(tine_pool *pool, tine__pool_worker *w, const tine_error *why)
+{
+    if (!why)
+        return;
+    if (!w->killed)
+        pool->n.crashed++;
+    free(pool->last);
+    pool->last = tine__cause_new(why);
+}
+
+static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
+                    const tine_error *why)
+{
+    tine_pool *pool = owner;
+    tine__pool_worker *w = worker_at(c);
+    int64_t now = tine__now_usec();
+    bool canary = w->canary, stopping = w->s.state == TINE__SCHED_STOPPED;
+    bool failed = why && !w->killed && !pool->killed;
+    mourn(pool, w, why);
+    bring_back(pool, unstarted, now);
+    if (!canary)
+        tine__sched_gone(pool->sched, &w->s, failed, now);
+    bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
+    tine_error err = why ? *why : (tine_error){.code = -1};
+    tine__pool_free_worker(w);
+    tine__pool_wake(pool);
+    if (canary) {
+        pool->canary = NULL;
+        tine__pool_reload_failed(pool, &err);
+    } else if (tell_fault && !pool->is_dead) {
+        tine__cause *cause = pool->last;
+        tine__pool_fault(pool, cause ? &cause->error : &err);
+    }
+}
+
+/* ------------------------------------------------------------------- made, and freed */
+
+void tine__pool_free_worker(tine__pool_worker *w)
+{
+    tine_pool *pool = w->pool;
+    if (w->prev)
+        w->prev->next = w->next;
+    else
+        pool->workers = w->next;
+    if (w->next)
+        w->next->prev = w->prev;
+    tine__caller_free(w->caller);
+    free(w);
+}
+
+static int fork_worker(tine_pool *pool, tine__source *source, tine__pool_worker **out)
+{
+    static const tine__caller_ops ops = {on_ready,  on_ended, on_event,
+                                         on_retire, on_gone,  on_output};
+    tine_proc_options options;
+    tine_proc *p = NULL;
+    memset(&options, 0, sizeof options);
+    tine__caller_stdio(&options, &pool->service);
+    tine__pool_worker *w = calloc(1, sizeof *w);
+    if (!w)
+        return -ENOMEM;
+    int err = tine__proc_fork_held(source->proc, &options, false, &p);
+    if (!err)
+        err = tine__caller_new(p, &pool->service, &ops, pool, &w->caller);
+    tine_proc_close(p);
+    if (err < 0) {
+        free(w);
+        return err;
+    }
+    tine__caller_set_tag(w->caller, w);
+    w->pool = pool;
+    w->generation = source->generation;
+    w->next = pool->workers;
+    if (w->next)
+        w->next->prev = w;
+    pool->workers = w;
+    pool->n.started++;
+    *out = w;
+    return 0;
+}
+
+void tine__pool_start(tine_pool *pool, bool replacement)
+{
+    int64_t now = tine__now_usec();
+    tine__pool_worker *w = NULL;
+    char text[200];
+    int err = pool->current ? fork_worker(pool, pool->current, &w) : -TINE_ECLOSED;
+    if (!err)
+        err = tine__sched_started(pool->sched, &w->s, replacement, now);
+    if (!err) {
+        pool->n.recycled += replacement;
+        return;
+    }
+    if (w) {
+        tine__caller_kill(w->caller);
+        w->canary = true; /* the scheduler does not know it */
+    }
+    tine_error error = tine__error_system(err, text, sizeof text, "make a worker");
+    free(pool->last);
+    pool->last = tine__cause_new(&error);
+    tine__sched_not_started(pool->sched, replacement, now);
+}
+
+int tine__pool_start_canary(tine_pool *pool)
+{
+    int err = fork_worker(pool, pool->candidate, &pool->canary);
+    if (!err)
+        pool->canary->canary = true;
+    return err;
+}
+
+void tine__pool_kill_workers(tine_pool *pool)
+{
+    for (tine__pool_worker *w = pool->workers; w; w = w->next) {
+        w->killed = true;
+        tine__caller_kill(w->caller);
+    }
+}

@@ -1,0 +1,514 @@
+/* The scheduler's jobs: where they wait, and which worker gets them. See sched.h. */
+#include "sched.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sched_priv.h"
+
+/* ---------------------------------------------------------------------- orders */
+
+static bool job_before(const void *a, const void *b)
+{
+    const tine__sched_job *x = a, *y = b;
+    return x->priority != y->priority ? x->priority > y->priority : x->order < y->order;
+}
+
+static bool less_loaded(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return x->load != y->load ? x->load < y->load : x->p.used < y->p.used;
+}
+
+static bool used_before(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return x->p.used < y->p.used;
+}
+
+static bool idle_before(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return x->p.idle_since_usec < y->p.idle_since_usec;
+}
+
+static bool busy_before(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return x->p.busy_since_usec < y->p.busy_since_usec;
+}
+
+static bool older(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return x->p.too_old_usec < y->p.too_old_usec;
+}
+
+static bool due_before(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return x->p.due_order < y->p.due_order;
+}
+
+#define PLACE(name) offsetof(tine__sched_worker, p.name)
+
+int tine__sched_new(tine__sched **out, const tine__sched_config *config)
+{
+    tine__sched *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    s->config = *config;
+    s->random = config->seed;
+    s->waiting_since = s->last_start = s->last_stop = -1;
+    s->burst = 1;
+    tine__prioq_init(&s->queue, job_before, offsetof(tine__sched_job, at));
+    tine__prioq_init(&s->free, less_loaded, PLACE(at_free));
+    tine__prioq_init(&s->hungry, used_before, PLACE(at_hungry));
+    tine__prioq_init(&s->idle, idle_before, PLACE(at_idle));
+    tine__prioq_init(&s->loaded, busy_before, PLACE(at_loaded));
+    tine__prioq_init(&s->ages, older, PLACE(at_age));
+    tine__prioq_init(&s->due, due_before, PLACE(at_due));
+    tine__prioq_init(&s->leaving, used_before, PLACE(at_leaving));
+    if (tine__keys_open(&s->keys) < 0) {
+        free(s);
+        return -ENOMEM;
+    }
+    *out = s;
+    return 0;
+}
+
+void tine__sched_free(tine__sched *s)
+{
+    if (!s)
+        return;
+    tine__prioq *all[] = {&s->queue,  &s->free, &s->hungry, &s->idle,
+                          &s->loaded, &s->ages, &s->due,    &s->leaving};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tine__prioq_free(all[i]);
+    tine__keys_free(&s->keys);
+    free(s);
+}
+
+/* --------------------------------------------------------------------- waiting */
+
+bool tine__sched_takes_jobs(const tine__sched_worker *w)
+{
+    return w->state == TINE__SCHED_STARTING || w->state == TINE__SCHED_READY;
+}
+
+static int wait_for(tine__sched *s, tine__sched_worker *w, tine__sched_job *job)
+{
+    if (!w->p.waiting) {
+        w->p.waiting = malloc(sizeof *w->p.waiting);
+        if (!w->p.waiting)
+            return -ENOMEM;
+        tine__prioq_init(w->p.waiting, job_before, offsetof(tine__sched_job, at));
+    }
+    int err = tine__prioq_add(w->p.waiting, job);
+    if (err < 0)
+        return err;
+    job->worker = w;
+    tine__sched_place(s, w);
+    return 0;
+}
+
+/* Until the worker that has others of its key has done them. */
+static void park(tine__key *e, tine__sched_job *job)
+{
+    tine__sched_job *after = e->parked_last;
+    while (after && job_before(job, after))
+        after = after->prev;
+    job->prev = after;
+    job->next = after ? after->next : e->parked;
+    if (job->next)
+        job->next->prev = job;
+    else
+        e->parked_last = job;
+    if (after)
+        after->next = job;
+    else
+        e->parked = job;
+    job->parked = true;
+}
+
+static void unpark(tine__key *e, tine__sched_job *job)
+{
+    if (job->prev)
+        job->prev->next = job->next;
+    else
+        e->parked = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    else
+        e->parked_last = job->prev;
+    job->next = job->prev = NULL;
+    job->parked = false;
+}
+
+int tine__sched_route(tine__sched *s, tine__sched_job *job)
+{
+    if (job->pinned)
+        return wait_for(s, job->worker, job);
+    job->worker = NULL;
+    if (!job->has_key)
+        return tine__prioq_add(&s->queue, job);
+    tine__key *e = tine__keys_find(&s->keys, job->key);
+    if (!e || !e->worker)
+        return tine__prioq_add(&s->queue, job); /* who gets the first gets them all */
+    if (tine__sched_takes_jobs(e->worker))
+        return wait_for(s, e->worker, job);
+    if (e->handed) {
+        park(e, job);
+        return 0;
+    }
+    tine__keys_bind(e, NULL);
+    return tine__prioq_add(&s->queue, job);
+}
+
+/* Takes a job out of where it waits. */
+static void unqueue(tine__sched *s, tine__sched_job *job)
+{
+    if (job->parked) {
+        unpark(tine__keys_find(&s->keys, job->key), job);
+    } else if (job->worker) {
+        tine__prioq_remove(job->worker->p.waiting, job);
+        tine__sched_place(s, job->worker);
+    } else {
+        tine__prioq_remove(&s->queue, job);
+    }
+}
+
+static void dequeued(tine__sched *s, tine__sched_job *job)
+{
+    job->queued = false;
+    s->nqueued--;
+}
+
+static void close_key(tine__sched *s, tine__sched_job *job)
+{
+    if (job->has_key)
+        tine__keys_find(&s->keys, job->key)->open--;
+}
+
+static int open_key(tine__sched *s, const tine__sched_job *job)
+{
+    if (!job->has_key)
+        return 0;
+    tine__key *e = tine__keys_get(&s->keys, job->key);
+    if (!e)
+        return -ENOMEM;
+    e->open++;
+    return 0;
+}
+
+int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
+{
+    if (s->broken && !job->pinned) {
+        if (s->probing || now < s->retry_at)
+            return -EHOSTDOWN;
+        s->probing = true;
+        s->next_start = now;
+    }
+    if (s->config.queue && !job->pinned && s->nqueued >= s->config.queue) {
+        s->was_full = true;
+        return -EAGAIN;
+    }
+    int err = open_key(s, job);
+    if (err < 0)
+        return err;
+    job->order = ++s->orders;
+    job->queued_usec = now;
+    err = tine__sched_route(s, job);
+    if (err < 0) {
+        close_key(s, job);
+        return err;
+    }
+    job->queued = true;
+    s->nqueued++;
+    return 0;
+}
+
+int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now)
+{
+    (void)now;
+    if (job->handed)
+        tine__sched_unhand(s, job);
+    int err = tine__sched_route(s, job);
+    if (err < 0) {
+        close_key(s, job);
+        return err;
+    }
+    job->queued = true;
+    s->nqueued++;
+    return 0;
+}
+
+void tine__sched_remove(tine__sched *s, tine__sched_job *job)
+{
+    if (!job->queued)
+        return;
+    unqueue(s, job);
+    dequeued(s, job);
+    close_key(s, job);
+}
+
+static tine__sched_job *any_queued(tine__sched *s)
+{
+    tine__sched_worker *w = tine__prioq_first(&s->hungry);
+    if (s->queue.n)
+        return tine__prioq_first(&s->queue);
+    if (w)
+        return tine__prioq_first(w->p.waiting);
+    return NULL;
+}
+
+tine__sched_job *tine__sched_orphan(tine__sched *s)
+{
+    tine__sched_job *job = s->orphans;
+    if (!job)
+        return NULL;
+    s->orphans = job->next;
+    job->next = NULL;
+    dequeued(s, job);
+    close_key(s, job);
+    return job;
+}
+
+tine__sched_job *tine__sched_pop(tine__sched *s)
+{
+    tine__sched_job *job = tine__sched_orphan(s);
+    if (job)
+        return job;
+    job = any_queued(s);
+    if (job)
+        tine__sched_remove(s, job);
+    return job;
+}
+
+/* ----------------------------------------------------------------- handing over */
+
+static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
+                 int64_t now)
+{
+    unqueue(s, job);
+    dequeued(s, job);
+    job->worker = w;
+    job->handed = true;
+    job->next = NULL;
+    job->prev = w->p.last;
+    if (w->p.last)
+        w->p.last->next = job;
+    else
+        w->p.first = job;
+    w->p.last = job;
+    s->nhanded++;
+    if (w->load++ == 0) {
+        s->nbusy++;
+        w->p.busy_since_usec = now;
+    }
+    w->p.used = ++s->uses;
+    if (job->has_key) {
+        tine__key *e = tine__keys_find(&s->keys, job->key);
+        if (e->worker != w)
+            tine__keys_bind(e, w);
+        e->handed++;
+    }
+    tine__sched_place(s, w);
+}
+
+/* The worker that held the key up has none of it any more: the others may go on. */
+static void release_parked(tine__sched *s, tine__key *e)
+{
+    if (e->handed || !e->worker || tine__sched_takes_jobs(e->worker))
+        return;
+    tine__keys_bind(e, NULL);
+    while (e->parked) {
+        tine__sched_job *job = e->parked;
+        unpark(e, job);
+        if (tine__sched_route(s, job) < 0) {
+            park(e, job); /* no memory: with the next one that ends */
+            return;
+        }
+    }
+}
+
+void tine__sched_unhand(tine__sched *s, tine__sched_job *job)
+{
+    tine__sched_worker *w = job->worker;
+    if (job->prev)
+        job->prev->next = job->next;
+    else
+        w->p.first = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    else
+        w->p.last = job->prev;
+    job->next = job->prev = NULL;
+    job->handed = false;
+    job->worker = job->pinned ? w : NULL;
+    s->nhanded--;
+    if (--w->load == 0)
+        s->nbusy--;
+    if (job->has_key) {
+        tine__key *e = tine__keys_find(&s->keys, job->key);
+        e->handed--;
+        release_parked(s, e);
+    }
+}
+
+void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now)
+{
+    tine__sched_worker *w = job->worker;
+    bool first = w->p.first == job;
+    tine__sched_unhand(s, job);
+    close_key(s, job);
+    w->jobs_done++;
+    w->p.kept = false;
+    if (first)
+        w->p.busy_since_usec = now;
+    if (w->load == 0)
+        w->p.idle_since_usec = now;
+    if (ok) {
+        w->good = true;
+        tine__sched_succeeded(s);
+    }
+    if (s->config.max_jobs && w->jobs_done >= w->p.limit_jobs)
+        w->due = true;
+    tine__sched_place(s, w);
+}
+
+int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now)
+{
+    tine__sched_worker *w = job->worker;
+    int err = tine__sched_again(s, job, now);
+    if (w->load == 0)
+        w->p.idle_since_usec = now;
+    tine__sched_place(s, w);
+    return err;
+}
+
+void tine__sched_kept(tine__sched *s, tine__sched_job *job, int64_t now)
+{
+    (void)now;
+    job->worker->p.kept = true;
+    tine__sched_place(s, job->worker);
+}
+
+void tine__sched_disperse(tine__sched *s, tine__sched_worker *w)
+{
+    while (w->p.waiting && w->p.waiting->n) {
+        tine__sched_job *job = tine__prioq_first(w->p.waiting);
+        tine__prioq_remove(w->p.waiting, job);
+        if (job->pinned) {
+            job->worker = NULL;
+            job->next = s->orphans;
+            s->orphans = job;
+        } else if (tine__sched_route(s, job) < 0) {
+            job->worker = NULL;
+            park(tine__keys_find(&s->keys, job->key), job);
+        }
+    }
+}
+
+/* -------------------------------------------------------------------- decisions */
+
+/* The best of the jobs that any may take; those whose key belongs to somebody by now go there. */
+static tine__sched_job *next_job(tine__sched *s)
+{
+    for (;;) {
+        tine__sched_job *job = tine__prioq_first(&s->queue);
+        if (!job || !job->has_key)
+            return job;
+        const tine__key *e = tine__keys_find(&s->keys, job->key);
+        if (!e->worker)
+            return job;
+        tine__prioq_remove(&s->queue, job);
+        if (tine__sched_route(s, job) < 0 || tine__prioq_first(&s->queue) == job)
+            return job;
+    }
+}
+
+static bool assign(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    tine__sched_worker *w = tine__prioq_first(&s->hungry);
+    tine__sched_job *job = w ? tine__prioq_first(w->p.waiting) : NULL;
+    if (!job) {
+        w = tine__prioq_first(&s->free);
+        job = w ? next_job(s) : NULL;
+        w = tine__prioq_first(&s->free);
+    }
+    if (!job || !w)
+        return false;
+    hand(s, job, w, now);
+    *action = (tine__sched_action){TINE__SCHED_ASSIGN, job, w, false};
+    return true;
+}
+
+/* When the worker that has been at its job the longest may be relieved of others; -1: never. */
+static int64_t steal_at(const tine__sched *s)
+{
+    const tine__sched_worker *w = tine__prioq_first(&s->loaded);
+    if (!w || !s->idle.n || s->queue.n)
+        return -1;
+    return w->p.busy_since_usec + s->config.steal_usec;
+}
+
+static bool steal(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    int64_t at = steal_at(s);
+    if (at < 0 || at > now)
+        return false;
+    tine__sched_worker *w = tine__prioq_first(&s->loaded);
+    tine__sched_job *job = w->p.last;
+    while (job && job != w->p.first && (job->has_key || job->pinned))
+        job = job->prev;
+    if (!job || job == w->p.first) {
+        w->p.kept = true;
+        tine__sched_place(s, w);
+        return steal(s, now, action);
+    }
+    *action = (tine__sched_action){TINE__SCHED_STEAL, job, w, false};
+    return true;
+}
+
+tine__sched_action tine__sched_next(tine__sched *s, int64_t now)
+{
+    tine__sched_action action = {TINE__SCHED_NONE, NULL, NULL, false};
+    if (s->tell_broken) {
+        s->tell_broken = false;
+        action.what = TINE__SCHED_BREAK;
+        return action;
+    }
+    if (s->was_full && s->nqueued < s->config.queue) {
+        s->was_full = false;
+        action.what = TINE__SCHED_DRAIN;
+        return action;
+    }
+    if (assign(s, now, &action) || steal(s, now, &action) ||
+        tine__sched_workers_next(s, now, &action))
+        return action;
+    return action;
+}
+
+int64_t tine__sched_when(const tine__sched *s, int64_t now)
+{
+    int64_t at = steal_at(s), workers = tine__sched_workers_when(s, now);
+    return at < 0 || (workers >= 0 && workers < at) ? workers : at;
+}
+
+bool tine__sched_broken(const tine__sched *s)
+{
+    return s->broken;
+}
+
+size_t tine__sched_queued(const tine__sched *s)
+{
+    return s->nqueued;
+}
+
+tine__sched_worker *tine__sched_least(const tine__sched *s)
+{
+    return tine__prioq_first(&s->free);
+}

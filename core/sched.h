@@ -1,0 +1,166 @@
+/* The pool's scheduler: which job goes to which worker, when a worker is started, retired or
+ * given up. Decides only: no I/O, no clock, no loop, no callbacks. The time comes with each
+ * question, in microseconds of any monotonic clock. Nothing here costs more than O(log n)
+ * with n workers or queued jobs, but tine__sched_resize.
+ *
+ * Use: tell it what happened, then call tine__sched_next until it says NONE; ask again when
+ * something has happened, or at the time it gives.
+ *
+ * Rules, in this order of rank:
+ * - A job goes to the ready worker with the fewest jobs, of equals to the one that got
+ *   its last job longest ago; never more than `load` to one. The highest priority goes first,
+ *   equal ones in the order added.
+ * - Jobs of one key go to one worker, in order, from the first of them on as long as that
+ *   worker takes jobs; which worker is decided by load, jobs waiting for it included. The
+ *   last TINE__SCHED_KEYS keys are remembered. When that worker retires, those that have not been
+ *   handed over wait until it has done the ones it has, and then go to another.
+ * - A job that was handed over and has not started is taken back (STEAL) for a worker that is
+ *   idle when nothing is queued and the one before it has run for steal_usec: no job waits
+ *   behind a long one while a worker has nothing to do.
+ * - A worker is started at once when there is none, or fewer than `idle`; one more when there has
+ *   been a job that no idle worker could take for start_usec without a break, counted anew from
+ *   each start; up to max. When many jobs wait, as many at a time as have waited for
+ *   start_usec, doubling. Workers that are being replaced count towards max only once.
+ * - Every stop_usec one idle worker above `idle` is stopped: of those idle, the one used
+ *   longest ago, if it has been idle for stop_usec.
+ * - A worker past max_jobs (minus up to an eighth, at random, so that not all go at once) or
+ *   max_age (likewise), or marked by tine__sched_replace, is replaced: a
+ *   replacement is started, the old one goes on working until that is ready, then takes no
+ *   more jobs and is stopped when it has none. At most max(1, max / 4) at a time, of all that
+ *   are due the one longest due first.
+ * - A worker that ends before it has done one job well is a failure. After the n-th
+ *   in a row, the next one is started 2^(n-2) * 50 ms later (the first is free).
+ *   TINE__SCHED_FAILURES in a row break the pool: the caller fails all jobs. One worker is
+ *   tried again after 1 s, then 2, 4, ... 64 s, when there is a job; one job done well mends it. */
+#ifndef TINE_SCHED_H
+#define TINE_SCHED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TINE__SCHED_FAILURES 5
+#define TINE__SCHED_KEYS 4096
+
+typedef struct tine__sched tine__sched;
+
+typedef struct tine__sched_config {
+    size_t max, idle, load;
+    int64_t start_usec, stop_usec, steal_usec;
+    size_t queue; /* 0: no bound */
+    uint64_t max_jobs;
+    int64_t max_age_usec;
+    uint64_t seed; /* of the jitter */
+} tine__sched_config;
+
+/* What the scheduler keeps of a job: part of the pool's own. Zeros at first, but priority,
+ * pinned and key. */
+typedef struct tine__sched_job {
+    int priority;
+    uint64_t order;
+    size_t at;                         /* place in a queue */
+    struct tine__sched_worker *worker; /* handed to; or waiting for: key, pinned */
+    bool pinned; /* worker was set by the pool: this one or none */
+    bool queued, handed, has_key, parked;
+    uint64_t key;                        /* a hash of it */
+    struct tine__sched_job *next, *prev; /* of a worker, in the order handed */
+    int64_t queued_usec;
+} tine__sched_job;
+
+enum tine__sched_state {
+    TINE__SCHED_STARTING,
+    TINE__SCHED_READY,
+    TINE__SCHED_RETIRING, /* takes no more jobs */
+    TINE__SCHED_STOPPED   /* the pool was told to stop it */
+};
+
+typedef struct tine__sched_worker {
+    enum tine__sched_state state;
+    size_t load; /* jobs handed over */
+    uint64_t jobs_done;
+    int64_t since_usec; /* ready */
+    bool due;           /* is to be replaced */
+    bool replaces_one;  /* a replacement */
+    bool good;          /* has done a job well */
+    /* The scheduler's own; see sched_priv.h. */
+    struct tine__sched_private {
+        size_t at_free, at_hungry, at_idle, at_loaded, at_age, at_due, at_leaving;
+        uint64_t used, limit_jobs, due_order;
+        int64_t too_old_usec, idle_since_usec, busy_since_usec;
+        bool kept; /* its last job was not to be had: no stealing until one is done */
+        bool is_ready;                        /* counted as such */
+        struct tine__sched_job *first, *last; /* handed over, in order */
+        struct tine__prioq *waiting;          /* jobs that only it may take; or NULL */
+        struct tine__key *keys;               /* that are bound to it */
+    } p;
+} tine__sched_worker;
+
+enum tine__sched_what {
+    TINE__SCHED_NONE,
+    TINE__SCHED_START,  /* make a worker, then tine__sched_started */
+    TINE__SCHED_ASSIGN, /* hand job to worker; it counts as handed over */
+    TINE__SCHED_STEAL, /* try to take job back from worker, then tine__sched_returned, or
+                         * tine__sched_kept if it had started */
+    TINE__SCHED_STOP,  /* tell worker to exit: it has no jobs and gets none */
+    TINE__SCHED_DRAIN, /* the queue has room again, after a job was rejected or it was full */
+    TINE__SCHED_BREAK /* five failures: fail every queued job (tine__sched_pop) */
+};
+
+typedef struct tine__sched_action {
+    enum tine__sched_what what;
+    tine__sched_job *job;
+    tine__sched_worker *worker;
+    bool replacement; /* START: to be passed to tine__sched_started */
+} tine__sched_action;
+
+int tine__sched_new(tine__sched **out, const tine__sched_config *config);
+void tine__sched_free(tine__sched *s);
+/* Room for jobs is made here, so that nothing else asks for memory but started.
+ * Returns 0, -EAGAIN (the queue is full), -EHOSTDOWN (broken, and not to be tried yet),
+ * -ENOMEM. A pinned job is never refused for want of room. */
+int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now);
+/* Back at its old place: its worker died before it started, or it is tried again. Never
+ * refused. -ENOMEM. */
+int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now);
+/* Takes a queued job out. */
+void tine__sched_remove(tine__sched *s, tine__sched_job *job);
+/* A queued job, best first, which is taken out; NULL: none. Pinned ones of workers that have gone
+ * come first: the pool tells them. */
+tine__sched_job *tine__sched_pop(tine__sched *s);
+/* A pinned job whose worker has gone, taken out; NULL: none. */
+tine__sched_job *tine__sched_orphan(tine__sched *s);
+/* A job handed over has ended. ok: done well, for the worker's good name. */
+void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now);
+/* STEAL's outcome. returned queues the job again, at its old place. */
+int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now);
+void tine__sched_kept(tine__sched *s, tine__sched_job *job, int64_t now);
+
+int tine__sched_started(tine__sched *s, tine__sched_worker *w, bool replacement,
+                        int64_t now);
+/* START could not be carried out at all: counts as a failure. */
+void tine__sched_not_started(tine__sched *s, bool replacement, int64_t now);
+void tine__sched_ready(tine__sched *s, tine__sched_worker *w, int64_t now);
+/* It takes no more jobs (it said so, or it is to go), and is stopped when it has none. A
+ * replacement is started as needed. */
+void tine__sched_retire(tine__sched *s, tine__sched_worker *w, int64_t now);
+/* It is to be replaced, replacement first. */
+void tine__sched_replace(tine__sched *s, tine__sched_worker *w, int64_t now);
+/* It has ended. Its handed jobs must have been told (done) or brought back (again) before,
+ * in any order. failed: it ended otherwise than as it was told to. */
+void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_t now);
+void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now);
+/* No new jobs come: workers are stopped as they become idle, none is started but for
+ * queued jobs. */
+void tine__sched_close(tine__sched *s, int64_t now);
+
+tine__sched_action tine__sched_next(tine__sched *s, int64_t now);
+/* When tine__sched_next may have something to do though nothing happens; -1: never. */
+int64_t tine__sched_when(const tine__sched *s, int64_t now);
+
+bool tine__sched_broken(const tine__sched *s);
+size_t tine__sched_queued(const tine__sched *s);
+size_t tine__sched_workers(const tine__sched *s);
+/* A worker that takes jobs, the least loaded; NULL: none. Next in no order: for stats. */
+tine__sched_worker *tine__sched_least(const tine__sched *s);
+
+#endif

@@ -1,0 +1,391 @@
+/* The scheduler's workers: when one is started, replaced, stopped or given up. See sched.h. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "sched_priv.h"
+
+enum { BACKOFF_USEC = 50000, FIRST_RETRY_USEC = 1000000, LAST_RETRY_USEC = 64000000 };
+
+/* splitmix64 (Steele, Lea, Flood 2014). */
+static uint64_t draw(tine__sched *s)
+{
+    uint64_t x = s->random += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+/* Up to an eighth less, so that not all go at once. */
+static uint64_t jitter(tine__sched *s, uint64_t limit)
+{
+    uint64_t most = limit / 8;
+    return most ? limit - draw(s) % (most + 1) : limit;
+}
+
+/* ---------------------------------------------------------------------- places */
+
+static void set_place(tine__prioq *q, tine__sched_worker *w, size_t place, bool wanted)
+{
+    if (wanted && !place)
+        tine__prioq_add(q, w); /* there is room since it was started */
+    else if (wanted)
+        tine__prioq_moved(q, w);
+    else
+        tine__prioq_remove(q, w);
+}
+
+static void count(size_t *n, bool *was, bool is)
+{
+    if (*was != is)
+        *n += is ? 1 : (size_t)-1;
+    *was = is;
+}
+
+void tine__sched_place(tine__sched *s, tine__sched_worker *w)
+{
+    struct tine__sched_private *p = &w->p;
+    bool ready = w->state == TINE__SCHED_READY, room = w->load < s->config.load;
+    bool waits = p->waiting && p->waiting->n > 0;
+    bool pinned_only = w->state == TINE__SCHED_RETIRING && waits;
+    count(&s->nready, &p->is_ready, ready);
+    set_place(&s->free, w, p->at_free, ready && room);
+    set_place(&s->hungry, w, p->at_hungry, (ready || pinned_only) && room && waits);
+    set_place(&s->idle, w, p->at_idle, ready && !w->load && !waits);
+    set_place(&s->loaded, w, p->at_loaded, ready && w->load > 1 && !p->kept);
+    set_place(&s->ages, w, p->at_age, ready && s->config.max_age_usec && !w->due);
+    if (ready && w->due && !p->due_order)
+        p->due_order = ++s->uses;
+    set_place(&s->due, w, p->at_due, ready && w->due);
+    set_place(&s->leaving, w, p->at_leaving,
+              w->state == TINE__SCHED_RETIRING && !w->load && !waits);
+}
+
+/* ----------------------------------------------------------------- what happened */
+
+int tine__sched_started(tine__sched *s, tine__sched_worker *w, bool replacement,
+                        int64_t now)
+{
+    tine__prioq *all[] = {&s->free, &s->hungry, &s->idle,   &s->loaded,
+                          &s->ages, &s->due,    &s->leaving};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (tine__prioq_reserve(all[i], s->nworkers + 1) < 0)
+            return -ENOMEM;
+    w->state = TINE__SCHED_STARTING;
+    w->replaces_one = replacement;
+    s->nworkers++;
+    s->nstarting++;
+    s->nreplacing += replacement;
+    s->last_start = now;
+    return 0;
+}
+
+void tine__sched_not_started(tine__sched *s, bool replacement, int64_t now)
+{
+    (void)replacement;
+    s->last_start = now;
+    tine__sched_failed(s, now);
+}
+
+static void retire(tine__sched *s, tine__sched_worker *w)
+{
+    if (w->state != TINE__SCHED_READY)
+        return;
+    w->state = TINE__SCHED_RETIRING;
+    s->nretiring++;
+    tine__sched_place(s, w);
+    /* What waits for it by its key is to wait for others; what is pinned it still does. */
+    tine__prioq *waiting = w->p.waiting;
+    for (size_t left = waiting ? waiting->n : 0; left > 0; left--) {
+        tine__sched_job *job = tine__prioq_first(waiting);
+        if (job->pinned)
+            break;
+        tine__prioq_remove(waiting, job);
+        job->worker = NULL;
+        if (tine__sched_route(s, job) < 0)
+            tine__prioq_add(waiting, job);
+    }
+    tine__sched_place(s, w);
+}
+
+void tine__sched_ready(tine__sched *s, tine__sched_worker *w, int64_t now)
+{
+    if (w->state != TINE__SCHED_STARTING)
+        return;
+    w->state = TINE__SCHED_READY;
+    w->since_usec = w->p.idle_since_usec = now;
+    w->p.limit_jobs = jitter(s, s->config.max_jobs);
+    w->p.too_old_usec = now + (int64_t)jitter(s, (uint64_t)s->config.max_age_usec);
+    s->nstarting--;
+    tine__sched_place(s, w);
+    if (!w->replaces_one)
+        return;
+    w->replaces_one = false;
+    s->nreplacing--;
+    tine__sched_worker *old = tine__prioq_first(&s->due);
+    if (old)
+        retire(s, old);
+}
+
+void tine__sched_retire(tine__sched *s, tine__sched_worker *w, int64_t now)
+{
+    (void)now;
+    retire(s, w);
+}
+
+void tine__sched_replace(tine__sched *s, tine__sched_worker *w, int64_t now)
+{
+    (void)now;
+    w->due = true;
+    tine__sched_place(s, w);
+}
+
+static void forget(tine__sched *s, tine__sched_worker *w)
+{
+    count(&s->nready, &w->p.is_ready, false);
+    tine__prioq_remove(&s->free, w);
+    tine__prioq_remove(&s->hungry, w);
+    tine__prioq_remove(&s->idle, w);
+    tine__prioq_remove(&s->loaded, w);
+    tine__prioq_remove(&s->ages, w);
+    tine__prioq_remove(&s->due, w);
+    tine__prioq_remove(&s->leaving, w);
+}
+
+void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_t now)
+{
+    bool expected = w->state == TINE__SCHED_STOPPED;
+    if (w->state == TINE__SCHED_STARTING) {
+        s->nstarting--;
+        s->nreplacing -= w->replaces_one;
+    }
+    if (w->state == TINE__SCHED_RETIRING)
+        s->nretiring--;
+    w->state = TINE__SCHED_STOPPED;
+    while (w->p.keys)
+        tine__keys_bind(w->p.keys, NULL);
+    forget(s, w);
+    tine__sched_disperse(s, w);
+    forget(s, w);
+    if (w->p.waiting)
+        tine__prioq_free(w->p.waiting);
+    free(w->p.waiting);
+    w->p.waiting = NULL;
+    s->nworkers--;
+    if (failed && !expected && !w->good)
+        tine__sched_failed(s, now);
+}
+
+void tine__sched_failed(tine__sched *s, int64_t now)
+{
+    if (s->broken) {
+        s->probing = false;
+        s->retry_usec =
+            s->retry_usec < LAST_RETRY_USEC / 2 ? s->retry_usec * 2 : LAST_RETRY_USEC;
+        s->retry_at = now + s->retry_usec;
+        s->tell_broken = true;
+        return;
+    }
+    s->failures++;
+    if (s->failures >= 2)
+        s->next_start = now + ((int64_t)BACKOFF_USEC << (s->failures - 2));
+    if (s->failures < TINE__SCHED_FAILURES)
+        return;
+    s->broken = s->tell_broken = true;
+    s->retry_usec = FIRST_RETRY_USEC;
+    s->retry_at = now + s->retry_usec;
+}
+
+void tine__sched_succeeded(tine__sched *s)
+{
+    s->failures = 0;
+    s->next_start = 0;
+    s->broken = s->probing = false;
+}
+
+void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now)
+{
+    (void)now;
+    s->config.max = max;
+    s->config.idle = idle;
+}
+
+void tine__sched_close(tine__sched *s, int64_t now)
+{
+    (void)now;
+    s->closed = true;
+}
+
+size_t tine__sched_workers(const tine__sched *s)
+{
+    return s->nworkers;
+}
+
+/* -------------------------------------------------------------------- decisions */
+
+/* Workers that take jobs, or will; replacements count for those they replace. */
+static size_t capacity(const tine__sched *s)
+{
+    return s->nready + s->nstarting - s->nreplacing;
+}
+
+/* Jobs that an idle worker could begin with. */
+static size_t backlog(const tine__sched *s)
+{
+    return s->nqueued + s->nhanded - s->nbusy;
+}
+
+static bool may_start(const tine__sched *s, int64_t now)
+{
+    return now >= s->next_start && (!s->broken || (s->probing && !s->nstarting));
+}
+
+static bool start(tine__sched_action *action, bool replacement)
+{
+    *action = (tine__sched_action){TINE__SCHED_START, NULL, NULL, replacement};
+    return true;
+}
+
+/* Since when a job has been waiting that no idle worker takes. */
+static void note_waiting(tine__sched *s, int64_t now)
+{
+    bool waits = backlog(s) > 0 && !s->idle.n;
+    if (!waits) {
+        s->waiting_since = -1;
+        s->burst = 1;
+    } else if (s->waiting_since < 0) {
+        s->waiting_since = now;
+    }
+}
+
+static int64_t busy_start_at(const tine__sched *s)
+{
+    if (s->waiting_since < 0 || capacity(s) >= s->config.max)
+        return -1;
+    int64_t from = s->waiting_since;
+    if (s->last_start > from)
+        from = s->last_start;
+    return from + s->config.start_usec;
+}
+
+/* Another worker for jobs that wait. */
+static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    if (s->nqueued && capacity(s) == 0)
+        return start(action, false);
+    if (backlog(s) <= s->nstarting - s->nreplacing || capacity(s) >= s->config.max)
+        return false;
+    if (s->config.start_usec == 0)
+        return start(action, false);
+    if (s->burst > 1 && s->last_start == now) { /* the rest of those due now */
+        s->burst--;
+        return start(action, false);
+    }
+    int64_t at = busy_start_at(s);
+    if (at < 0 || at > now)
+        return false;
+    s->starts = s->starts ? s->starts * 2 : 1;
+    s->burst = s->starts;
+    return start(action, false);
+}
+
+static size_t most_replacing(const tine__sched *s)
+{
+    return s->config.max / 4 > 1 ? s->config.max / 4 : 1;
+}
+
+static bool replace(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    tine__sched_worker *old;
+    while ((old = tine__prioq_first(&s->ages)) && old->p.too_old_usec <= now) {
+        old->due = true;
+        tine__sched_place(s, old);
+    }
+    if (s->closed || s->nreplacing >= most_replacing(s) || s->nreplacing >= s->due.n)
+        return false;
+    return start(action, true);
+}
+
+static bool stop(tine__sched *s, tine__sched_worker *w, int64_t now,
+                 tine__sched_action *action)
+{
+    if (w->state == TINE__SCHED_RETIRING)
+        s->nretiring--;
+    w->state = TINE__SCHED_STOPPED;
+    s->last_stop = now;
+    tine__sched_place(s, w);
+    *action = (tine__sched_action){TINE__SCHED_STOP, NULL, w, false};
+    return true;
+}
+
+static size_t fewest(const tine__sched *s)
+{
+    return s->closed ? 0 : s->config.idle;
+}
+
+static int64_t stop_at(const tine__sched *s)
+{
+    const tine__sched_worker *w = tine__prioq_first(&s->idle);
+    if (!w || capacity(s) <= fewest(s))
+        return -1;
+    if (s->closed || capacity(s) > s->config.max)
+        return 0;
+    int64_t at = w->p.idle_since_usec + s->config.stop_usec;
+    int64_t next = s->last_stop < 0 ? at : s->last_stop + s->config.stop_usec;
+    return at > next ? at : next;
+}
+
+static bool shrink(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    tine__sched_worker *w = tine__prioq_first(&s->leaving);
+    if (w)
+        return stop(s, w, now, action);
+    int64_t at = stop_at(s);
+    if (at >= 0 && at <= now && (!s->closed || !backlog(s)))
+        return stop(s, tine__prioq_first(&s->idle), now, action);
+    /* Too many since a resize: those that work take no more. */
+    while (s->nready > s->config.max && (w = tine__prioq_first(&s->loaded)) != NULL)
+        retire(s, w);
+    while (s->nready > s->config.max && (w = tine__prioq_first(&s->free)) != NULL)
+        retire(s, w);
+    return false;
+}
+
+bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    note_waiting(s, now);
+    if (s->waiting_since < 0)
+        s->starts = 0;
+    if (shrink(s, now, action))
+        return true;
+    if (!may_start(s, now))
+        return false;
+    if (!s->closed && !s->broken && capacity(s) < fewest(s))
+        return start(action, false);
+    return start_for_jobs(s, now, action) || replace(s, now, action);
+}
+
+static void earlier(int64_t *when, int64_t at)
+{
+    if (at >= 0 && (*when < 0 || at < *when))
+        *when = at;
+}
+
+int64_t tine__sched_workers_when(const tine__sched *s, int64_t now)
+{
+    int64_t when = -1;
+    bool wanted = (s->nqueued && !capacity(s)) ||
+                  (!s->closed && !s->broken && capacity(s) < fewest(s)) ||
+                  (s->due.n > s->nreplacing && !s->closed);
+    if (wanted && now < s->next_start && !s->broken)
+        earlier(&when, s->next_start);
+    int64_t at =
+        s->config.start_usec && !s->broken && backlog(s) > s->nstarting - s->nreplacing
+            ? busy_start_at(s)
+            : -1;
+    earlier(&when, at >= 0 && at < s->next_start ? s->next_start : at);
+    earlier(&when, stop_at(s));
+    const tine__sched_worker *old = tine__prioq_first(&s->ages);
+    if (old)
+        earlier(&when, old->p.too_old_usec);
+    return when;
+}

@@ -1,0 +1,224 @@
+/* Timers: a heap, and one timerfd that the loop watches. libevent's own are precise to a
+ * millisecond, or cost a system call in each turn of the loop. The timerfd is set only when
+ * something earlier comes up; what it then fires for may be over already, and nothing happens. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "fd.h"
+#include "host.h"
+
+enum { FIRST_HEAP = 16 };
+
+struct tine_timer {
+    tine_host *host;
+    tine_timer *next, *prev; /* of the host's */
+    tine_timer_cb cb;
+    void *arg;
+    int64_t at, every_usec;
+    uint64_t order; /* of equal times the first comes first */
+    size_t place;   /* in the heap, from 1; 0: it is in none */
+    bool counted;
+};
+
+/* ------------------------------------------------------------------------ heap */
+
+static bool before(const tine_timer *a, const tine_timer *b)
+{
+    return a->at != b->at ? a->at < b->at : a->order < b->order;
+}
+
+static void put(tine_host *host, size_t place, tine_timer *t)
+{
+    host->heap[place] = t;
+    t->place = place;
+}
+
+static void rise(tine_host *host, size_t place, tine_timer *t)
+{
+    while (place > 1 && before(t, host->heap[place / 2])) {
+        put(host, place, host->heap[place / 2]);
+        place /= 2;
+    }
+    put(host, place, t);
+}
+
+static void sink(tine_host *host, size_t place, tine_timer *t)
+{
+    size_t child;
+    while ((child = place * 2) <= host->nheap) {
+        if (child < host->nheap && before(host->heap[child + 1], host->heap[child]))
+            child++;
+        if (!before(host->heap[child], t))
+            break;
+        put(host, place, host->heap[child]);
+        place = child;
+    }
+    put(host, place, t);
+}
+
+static int heap_add(tine_host *host, tine_timer *t)
+{
+    if (host->nheap + 1 >= host->heap_size) {
+        size_t size = host->heap_size ? host->heap_size * 2 : FIRST_HEAP;
+        tine_timer **heap = realloc(host->heap, size * sizeof *heap);
+        if (!heap)
+            return -ENOMEM;
+        host->heap = heap;
+        host->heap_size = size;
+    }
+    t->order = ++host->timer_order;
+    rise(host, ++host->nheap, t);
+    return 0;
+}
+
+static void heap_remove(tine_host *host, tine_timer *t)
+{
+    size_t place = t->place;
+    if (!place)
+        return;
+    t->place = 0;
+    tine_timer *last = host->heap[host->nheap--];
+    if (last == t)
+        return;
+    if (place > 1 && before(last, host->heap[place / 2]))
+        rise(host, place, last);
+    else
+        sink(host, place, last);
+}
+
+/* -------------------------------------------------------------------- timerfd */
+
+void tine__timers_wake_at(tine_host *host, int64_t usec)
+{
+    if (host->armed_at && host->armed_at <= usec)
+        return;
+    struct itimerspec when = {{0, 0}, {usec / 1000000, usec % 1000000 * 1000}};
+    if (usec <= 0)
+        when.it_value.tv_nsec = 1;
+    timerfd_settime(host->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+    host->armed_at = usec > 0 ? usec : 1;
+}
+
+static void count(tine_timer *t, bool on)
+{
+    if (t->counted == on)
+        return;
+    t->counted = on;
+    t->host->nactive += on ? 1 : (size_t)-1;
+}
+
+static void fire(tine_host *host, tine_timer *t, int64_t now)
+{
+    heap_remove(host, t);
+    if (t->every_usec >= 0) {
+        t->at = now + t->every_usec;
+        heap_add(host, t); /* there is room: it has just left */
+    } else {
+        count(t, false);
+    }
+    t->cb(t->arg, t);
+}
+
+static void on_timerfd(void *arg, tine_io *io, int events)
+{
+    tine_host *host = arg;
+    uint64_t times;
+    (void)io;
+    (void)events;
+    if (read(host->timer_fd, &times, sizeof times) < 0)
+        return;
+    int64_t now = tine__now_usec();
+    host->armed_at = 0;
+    host->spurious = !host->nheap || host->heap[1]->at > now;
+    /* What is added meanwhile waits for the next turn. */
+    for (size_t n = host->nheap;
+         n > 0 && host->nheap && host->heap[1]->at <= now && !host->stopped; n--)
+        fire(host, host->heap[1], now);
+    if (host->nheap)
+        tine__timers_wake_at(host, host->heap[1]->at);
+}
+
+int tine__timers_open(tine_host *host)
+{
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    host->timer_fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
+    if (host->timer_fd < 0)
+        return host->timer_fd;
+    return tine__io_internal(host, &host->timer_io, host->timer_fd, TINE_READ,
+                             on_timerfd, host);
+}
+
+void tine__timers_close(tine_host *host)
+{
+    while (host->timers)
+        tine_timer_free(host->timers);
+    tine_io_free(host->timer_io);
+    tine__fd_close(&host->timer_fd);
+    free(host->heap);
+}
+
+/* ---------------------------------------------------------------------- public */
+
+static int64_t later(int64_t after_usec)
+{
+    int64_t now = tine__now_usec();
+    if (after_usec < 0)
+        after_usec = 0;
+    return after_usec > INT64_MAX / 2 - now ? INT64_MAX / 2 : now + after_usec;
+}
+
+int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
+                         tine_timer_cb cb, void *arg)
+{
+    tine_timer *t = calloc(1, sizeof *t);
+    if (!t)
+        return -ENOMEM;
+    t->host = host;
+    t->cb = cb;
+    t->arg = arg;
+    t->at = later(after_usec);
+    t->every_usec = -1;
+    if (heap_add(host, t) < 0) {
+        free(t);
+        return -ENOMEM;
+    }
+    t->next = host->timers;
+    if (t->next)
+        t->next->prev = t;
+    host->timers = t;
+    tine__timers_wake_at(host, t->at);
+    *out = t;
+    return 0;
+}
+
+int tine_timer_new(tine_host *host, tine_timer **out, int64_t after_usec,
+                   int64_t every_usec, tine_timer_cb cb, void *arg)
+{
+    if (tine__stale(host))
+        return -TINE_ESTALE;
+    int err = tine__timer_internal(host, out, after_usec, cb, arg);
+    if (err < 0)
+        return err;
+    (*out)->every_usec = every_usec;
+    count(*out, true);
+    return 0;
+}
+
+void tine_timer_free(tine_timer *t)
+{
+    if (!t)
+        return;
+    tine_host *host = t->host;
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        host->timers = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    heap_remove(host, t);
+    count(t, false);
+    free(t);
+}

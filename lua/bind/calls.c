@@ -1,0 +1,466 @@
+/* Calls from Lua and their answers: the hot path. The callback of a call lies in a table, at the
+ * number of its slot; the core gets the slot's record as its argument. A job is the slot and
+ * its generation, so that it can be dropped and kept as its user likes. */
+#include <stdlib.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include "bind.h"
+#include "service.h"
+
+#define JOB_TYPE "tine.job"
+
+enum { CHUNK = 256, MAX_CHUNKS = 1 << 18 };
+
+typedef struct record {
+    bind_service *service;
+    tine_job *job; /* NULL: free */
+    uint32_t slot, next_free, generation;
+    int has_event; /* a handler of its own */
+} record;
+
+/* Of a Lua state; a userdata in its registry. */
+typedef struct calls {
+    record **chunks;
+    uint32_t nchunks, free; /* slots count from 1; 0: none */
+    tine_str *strs;
+    size_t max_strs;
+    bind_octets out;
+    int callbacks, events; /* registry references */
+} calls;
+
+typedef struct job {
+    uint32_t slot, generation;
+    lua_Integer id;
+} job;
+
+/* Upvalues of the functions that call: what would have to be looked up by name each time. */
+enum { UP_SERVICE = 1, UP_JOB, UP_CALLBACKS, UP_SLOW, UPVALUES = UP_SLOW };
+
+static const char calls_key;
+
+static calls *get_calls(lua_State *L)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &calls_key);
+    calls *c = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return c;
+}
+
+static calls *calls_of(const bind_service *b)
+{
+    return b->object.link->call_records;
+}
+
+static record *record_at(const calls *c, uint32_t slot)
+{
+    return &c->chunks[(slot - 1) / CHUNK][(slot - 1) % CHUNK];
+}
+
+static int grow(calls *c)
+{
+    if (c->nchunks == MAX_CHUNKS)
+        return 0;
+    record **chunks = realloc(c->chunks, (c->nchunks + 1) * sizeof *chunks);
+    if (!chunks)
+        return 0;
+    c->chunks = chunks;
+    record *chunk = calloc(CHUNK, sizeof *chunk);
+    if (!chunk)
+        return 0;
+    chunks[c->nchunks] = chunk;
+    for (uint32_t i = CHUNK; i-- > 0;) {
+        chunk[i].slot = c->nchunks * CHUNK + i + 1;
+        chunk[i].next_free = c->free;
+        c->free = chunk[i].slot;
+    }
+    c->nchunks++;
+    return 1;
+}
+
+static record *take_record(lua_State *L, calls *c)
+{
+    if (!c->free && !grow(c))
+        luaL_error(L, "not enough memory");
+    record *r = record_at(c, c->free);
+    c->free = r->next_free;
+    return r;
+}
+
+static void free_record(calls *c, record *r)
+{
+    r->job = NULL;
+    r->generation++;
+    r->next_free = c->free;
+    c->free = r->slot;
+}
+
+static int calls_gc(lua_State *L)
+{
+    calls *c = lua_touserdata(L, 1);
+    for (uint32_t i = 0; i < c->nchunks; i++)
+        free(c->chunks[i]);
+    free(c->chunks);
+    free(c->strs);
+    bind_octets_free(&c->out);
+    memset(c, 0, sizeof *c);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- the answer */
+
+typedef struct answer {
+    record *record;
+    const tine_error *err;
+    const tine_str *results;
+    size_t n;
+} answer;
+
+static int deliver(lua_State *L)
+{
+    answer *a = lua_touserdata(L, 1);
+    record *r = a->record;
+    bind_service *b = r->service;
+    calls *c = calls_of(b);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->callbacks);
+    lua_rawgeti(L, 2, (lua_Integer)r->slot);
+    lua_pushboolean(L, 0);
+    lua_rawseti(L, 2, (lua_Integer)r->slot);
+    if (r->has_event) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
+        lua_pushnil(L);
+        lua_rawseti(L, -2, (lua_Integer)r->slot);
+        lua_pop(L, 1);
+    }
+    free_record(c, r);
+    a->record = NULL;
+    int nargs = 1;
+    if (a->err) {
+        bind_push_failure(L, a->err);
+    } else {
+        lua_pushnil(L);
+        int n = bind_service_values(L, b, a->results, a->n);
+        if (n < 0) {
+            size_t len;
+            const char *text = lua_tolstring(L, -1, &len);
+            bind_push_error(L, "decode", text, len);
+        } else {
+            nargs += n;
+        }
+    }
+    bind_service_paid(b);
+    lua_call(L, nargs, 0);
+    return 0;
+}
+
+static void on_answer(void *arg, tine_job *core, const tine_error *err,
+                      const tine_str *results, size_t n)
+{
+    answer a = {arg, err, results, n};
+    bind_service *b = a.record->service;
+    (void)core;
+    if (b->object.link->closed || !bind_enter_call(b->object.link, deliver, &a) ||
+        !a.record)
+        return;
+    bind_service_paid(b); /* no memory: nobody is told */
+}
+
+typedef struct event {
+    record *record;
+    const tine_str *values;
+    size_t n;
+} event;
+
+static int deliver_event(lua_State *L)
+{
+    event *e = lua_touserdata(L, 1);
+    const calls *c = calls_of(e->record->service);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
+    lua_rawgeti(L, -1, (lua_Integer)e->record->slot);
+    int n = bind_service_values(L, e->record->service, e->values, e->n);
+    if (n >= 0)
+        bind_call(e->record->service->object.link, n);
+    return 0;
+}
+
+static void on_job_event(void *arg, pid_t pid, tine_job *core, const tine_str *values,
+                         size_t n)
+{
+    event e = {arg, values, n};
+    (void)pid;
+    (void)core;
+    bind_enter(e.record->service->object.link, deliver_event, &e);
+}
+
+/* ------------------------------------------------------------------- the call */
+
+static tine_str *room_for(lua_State *L, calls *c, size_t n)
+{
+    if (n > c->max_strs) {
+        tine_str *strs = realloc(c->strs, n * sizeof *strs);
+        if (!strs)
+            luaL_error(L, "not enough memory");
+        c->strs = strs;
+        c->max_strs = n;
+    }
+    return c->strs;
+}
+
+int bind_calls_encode(lua_State *L, bind_service *b, int first, int last,
+                      tine_str **out)
+{
+    calls *c = calls_of(b);
+    size_t n = last >= first ? (size_t)(last - first + 1) : 0;
+    tine_str *strs = room_for(L, c, b->strings ? n : 1);
+    *out = strs;
+    if (!b->strings) {
+        c->out.len = 0;
+        if (!bind_codec_encode(b->codec, L, first, (int)n, "args", &c->out))
+            return -1;
+        strs[0] = (tine_str){c->out.data, c->out.len};
+        return 1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        int type = lua_type(L, first + (int)i);
+        if (type != LUA_TSTRING && type != LUA_TNUMBER) {
+            c->out.len = 0;
+            bind_codec_encode(b->codec, L, first, (int)n, "args", &c->out);
+            return -1;
+        }
+        strs[i].data = lua_tolstring(L, first + (int)i, &strs[i].len);
+    }
+    return (int)n;
+}
+
+/* What a call needs beside its values. */
+typedef struct how {
+    int callback, event; /* stack indices; event 0: none */
+    const tine_call_options *options;
+} how;
+
+/* Returns 1 with a job pushed; else nil and an err. */
+static int make_call(lua_State *L, bind_service *b, int first, int last, const how *h)
+{
+    calls *c = calls_of(b);
+    tine_str *strs;
+    tine_job *core = NULL;
+    int rc;
+    int n = bind_calls_encode(L, b, first, last, &strs);
+    if (n < 0) {
+        size_t len;
+        const char *text = lua_tolstring(L, -1, &len);
+        lua_pushnil(L);
+        bind_push_error(L, "encode", text, len);
+        return 2;
+    }
+    if (!b->object.core)
+        return bind_fail(L, "call", -TINE_ECLOSED);
+    job *j = lua_newuserdatauv(L, sizeof *j, 0);
+    lua_pushvalue(L, lua_upvalueindex(UP_JOB));
+    lua_setmetatable(L, -2);
+    record *r = take_record(L, c);
+    r->service = b;
+    r->has_event = h->event != 0;
+    *j = (job){r->slot, r->generation, 0};
+    lua_pushvalue(L, h->callback);
+    lua_rawseti(L, lua_upvalueindex(UP_CALLBACKS), (lua_Integer)r->slot);
+    if (h->event) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
+        lua_pushvalue(L, h->event);
+        lua_rawseti(L, -2, (lua_Integer)r->slot);
+        lua_pop(L, 1);
+    }
+    bind_service_owe(L, 1, b);
+    if (b->is_pool) {
+        tine_call_options options;
+        if (h->options)
+            options = *h->options;
+        else
+            memset(&options, 0, sizeof options);
+        options.on_event = h->event ? on_job_event : NULL;
+        rc = tine_pool_call(b->object.core, strs, (size_t)n, &options, on_answer, r,
+                            &core);
+    } else {
+        rc = tine_rpc_call(b->object.core, strs, (size_t)n, on_answer, r, &core);
+    }
+    if (rc < 0) {
+        free_record(c, r);
+        bind_service_paid(b);
+        return bind_fail(L, "call", rc);
+    }
+    r->job = core;
+    j->id = (lua_Integer)tine_job_id(core);
+    return 1;
+}
+
+/* The service at index 1; NULL if it is none. */
+static bind_service *fast_self(lua_State *L)
+{
+    if (lua_type(L, 1) != LUA_TUSERDATA || !lua_getmetatable(L, 1))
+        return NULL;
+    int same = lua_rawequal(L, -1, lua_upvalueindex(UP_SERVICE));
+    lua_pop(L, 1);
+    return same ? lua_touserdata(L, 1) : NULL;
+}
+
+static int after_wait(lua_State *L, int status, lua_KContext ctx)
+{
+    (void)status;
+    (void)ctx;
+    return lua_gettop(L);
+}
+
+/* call(service, ..., callback): returns the job. Whatever is not that simple is done by the
+ * function in Lua, which gets all arguments, and, where the call has failed, its err before. */
+static int service_call(lua_State *L)
+{
+    bind_service *b = fast_self(L);
+    int top = lua_gettop(L);
+    if (b && top > 1 && lua_type(L, top) == LUA_TFUNCTION) {
+        how h = {.callback = top};
+        if (make_call(L, b, 2, top - 1, &h) == 1)
+            return 1;
+        lua_insert(L, 1); /* err */
+        lua_settop(L, top + 1);
+    } else {
+        lua_pushnil(L);
+        lua_insert(L, 1);
+    }
+    lua_pushvalue(L, lua_upvalueindex(UP_SLOW));
+    lua_insert(L, 1);
+    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, after_wait);
+    return after_wait(L, LUA_OK, 0);
+}
+
+/* call_with(pool, options, callback, event or nil, ...): options are checked. */
+static int service_call_with(lua_State *L)
+{
+    bind_service *b = bind_service_self(L);
+    tine_call_options o;
+    memset(&o, 0, sizeof o);
+    lua_getfield(L, 2, "timeout");
+    if (!lua_isnil(L, -1))
+        o.timeout_usec = bind_field_usec(L, 2, "timeout");
+    lua_getfield(L, 2, "priority");
+    o.priority = (int)lua_tointeger(L, -1);
+    lua_getfield(L, 2, "retries");
+    if (!lua_isnil(L, -1))
+        o.retries = lua_tointeger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
+    lua_getfield(L, 2, "key");
+    if (!lua_isnil(L, -1))
+        o.key.data = lua_tolstring(L, -1, &o.key.len);
+    /* The key stays on the stack, below the values. */
+    lua_insert(L, 5);
+    lua_pop(L, 3);
+    how h = {.callback = 3, .event = lua_isnil(L, 4) ? 0 : 4, .options = &o};
+    return make_call(L, b, 6, lua_gettop(L), &h);
+}
+
+/* ------------------------------------------------------------------------ job */
+
+/* Its record, or NULL when it has ended. */
+static record *live(lua_State *L, const job *j)
+{
+    const calls *c = get_calls(L);
+    record *r = c && j->slot ? record_at(c, j->slot) : NULL;
+    return r && r->generation == j->generation && r->job ? r : NULL;
+}
+
+/*** Ends the job, whatever it is doing; does nothing when it has ended.
+@function job:cancel */
+static int job_cancel(lua_State *L)
+{
+    record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
+    if (r && r->service->object.core && !bind_link_check(L)->closed)
+        tine_job_cancel(r->job);
+    return 0;
+}
+
+/*** The job's number, counted from 1 in each rpc and pool.
+@function job:id
+@treturn integer */
+static int job_id(lua_State *L)
+{
+    const job *j = luaL_checkudata(L, 1, JOB_TYPE);
+    lua_pushinteger(L, j->id);
+    return 1;
+}
+
+static int job_text(lua_State *L)
+{
+    const job *j = luaL_checkudata(L, 1, JOB_TYPE);
+    lua_pushfstring(L, "tine.job (%I%s)", (LUAI_UACINT)j->id,
+                    live(L, j) ? "" : ", ended");
+    return 1;
+}
+
+/* ended_job(): the job of a call that failed at once. */
+static int ended_job(lua_State *L)
+{
+    job *j = lua_newuserdatauv(L, sizeof *j, 0);
+    *j = (job){0, 0, 0};
+    luaL_setmetatable(L, JOB_TYPE);
+    return 1;
+}
+
+static void open_state(lua_State *L)
+{
+    calls *c = lua_newuserdatauv(L, sizeof *c, 0);
+    memset(c, 0, sizeof *c);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, calls_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    lua_newtable(L);
+    c->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_newtable(L);
+    c->events = luaL_ref(L, LUA_REGISTRYINDEX);
+    bind_link_check(L)->call_records = c;
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &calls_key);
+}
+
+/* Sets a function that calls; the table on top, the slow function (or nil) above. */
+static void set_caller(lua_State *L, const char *name, lua_CFunction f)
+{
+    int slow = lua_gettop(L);
+    luaL_getmetatable(L, bind_service_type);
+    luaL_getmetatable(L, JOB_TYPE);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, get_calls(L)->callbacks);
+    lua_pushvalue(L, slow);
+    lua_pushcclosure(L, f, UPVALUES);
+    lua_setfield(L, slow - 1, name);
+    lua_settop(L, slow - 1);
+}
+
+/* caller(slow): the function call, see service_call. */
+static int new_caller(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    lua_newtable(L);
+    lua_insert(L, 1);
+    set_caller(L, "call", service_call);
+    lua_getfield(L, 1, "call");
+    return 1;
+}
+
+void bind_calls_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"caller", new_caller}, {"ended_job", ended_job}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"cancel", job_cancel}, {"id", job_id}, {NULL, NULL}};
+    if (!get_calls(L))
+        open_state(L);
+    if (luaL_newmetatable(L, JOB_TYPE)) {
+        luaL_newlib(L, methods);
+        lua_setfield(L, -2, "__index");
+        lua_pushcfunction(L, job_text);
+        lua_setfield(L, -2, "__tostring");
+    }
+    lua_pop(L, 1);
+    luaL_setfuncs(L, functions, 0);
+    lua_pushnil(L);
+    set_caller(L, "call_with", service_call_with);
+}

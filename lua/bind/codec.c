@@ -1,0 +1,267 @@
+/* The serialisers of calls: what they have in common, and the two that need no library:
+ * strings and plain Lua data. See codec.h. */
+#include "codec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include "bind.h"
+#include "codec_priv.h"
+
+#define TYPE_NAME "tine.codec"
+
+enum { FIRST_CAPACITY = 256, MAX_STRING = 0xffffffff };
+
+/* --------------------------------------------------------------------- octets */
+
+unsigned char *bind_octets_room(bind_octets *o, size_t n)
+{
+    if (o->cap - o->len < n) {
+        size_t cap = o->cap ? o->cap : FIRST_CAPACITY;
+        while (cap - o->len < n)
+            cap = cap > SIZE_MAX / 2 ? o->len + n : cap * 2;
+        unsigned char *data = realloc(o->data, cap);
+        if (!data)
+            return NULL;
+        o->data = data;
+        o->cap = cap;
+    }
+    return o->data + o->len;
+}
+
+void bind_octets_free(bind_octets *o)
+{
+    free(o->data);
+    memset(o, 0, sizeof *o);
+}
+
+unsigned char *bind_codec_room(lua_State *L, bind_octets *o, size_t n)
+{
+    unsigned char *to = bind_octets_room(o, n);
+    if (!to)
+        luaL_error(L, "not enough memory");
+    return to;
+}
+
+/* -------------------------------------------------------------------- strings */
+
+static int refuse_string(lua_State *L, int idx, int i, const char *what)
+{
+    lua_pushfstring(
+        L,
+        "%s[%d]: a %s (the serialiser \"string\" takes strings and numbers; "
+        "see the option serialiser)",
+        what, i, luaL_typename(L, idx));
+    return 0;
+}
+
+static int encode_strings(lua_State *L, int first, int n, const char *what,
+                          bind_octets *out)
+{
+    for (int i = 0; i < n; i++) {
+        size_t len;
+        const char *s;
+        int type = lua_type(L, first + i);
+        if (type != LUA_TSTRING && type != LUA_TNUMBER)
+            return refuse_string(L, first + i, i + 1, what);
+        s = lua_tolstring(L, first + i, &len);
+        if (len > MAX_STRING) {
+            lua_pushfstring(L, "%s[%d]: a string of more than 4 GiB", what, i + 1);
+            return 0;
+        }
+        unsigned char *to = bind_codec_room(L, out, 4 + len);
+        to[0] = (unsigned char)len;
+        to[1] = (unsigned char)(len >> 8);
+        to[2] = (unsigned char)(len >> 16);
+        to[3] = (unsigned char)(len >> 24);
+        memcpy(to + 4, s, len);
+        out->len += 4 + len;
+    }
+    return 1;
+}
+
+static int decode_strings(lua_State *L, const unsigned char *at, size_t len)
+{
+    int n = 0;
+    while (len > 0) {
+        size_t size = len < 4 ? 0
+                              : (size_t)at[0] | (size_t)at[1] << 8 |
+                                    (size_t)at[2] << 16 | (size_t)at[3] << 24;
+        if (len < 4 || size > len - 4) {
+            lua_pushliteral(L, "malformed strings");
+            return -1;
+        }
+        if (n % 16 == 0)
+            luaL_checkstack(L, 20, "too many values");
+        lua_pushlstring(L, (const char *)at + 4, size);
+        at += 4 + size;
+        len -= 4 + size;
+        n++;
+    }
+    return n;
+}
+
+/* ----------------------------------------------------------------- plain data */
+
+/* "args[2].x: a userdata" is what the plain encoder says. */
+int bind_codec_rename(lua_State *L, const char *what)
+{
+    const char *message = lua_tostring(L, -1);
+    if (strncmp(message, "args[", 5) == 0) {
+        lua_pushfstring(L, "%s%s", what, message + 4);
+        lua_remove(L, -2);
+    }
+    return 0;
+}
+
+static int encode_plain(lua_State *L, int first, int n, const char *what,
+                        bind_octets *out)
+{
+    size_t len;
+    luaL_checkstack(L, 8, "too many values");
+    if (!bind_plain_encode(L, first, n, 0))
+        return bind_codec_rename(L, what);
+    const char *octets = lua_tolstring(L, -1, &len);
+    memcpy(bind_codec_room(L, out, len), octets, len);
+    out->len += len;
+    lua_pop(L, 1);
+    return 1;
+}
+
+/* ------------------------------------------------------------------------ all */
+
+static int codec_gc(lua_State *L)
+{
+    bind_codec *c = lua_touserdata(L, 1);
+    bind_msgpack_close(c);
+    luaL_unref(L, LUA_REGISTRYINDEX, c->encode);
+    luaL_unref(L, LUA_REGISTRYINDEX, c->decode);
+    return 0;
+}
+
+bind_codec *bind_codec_push(lua_State *L, int kind, const char *source, size_t len)
+{
+    bind_codec *c = lua_newuserdatauv(L, sizeof *c, 2);
+    memset(c, 0, sizeof *c);
+    c->kind = kind;
+    c->encode = c->decode = LUA_NOREF;
+    if (luaL_newmetatable(L, TYPE_NAME)) {
+        lua_pushcfunction(L, codec_gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    if (kind == BIND_JSON)
+        bind_json_open(L, c);
+    else if (kind == BIND_SOURCE)
+        bind_source_open(L, c, source, len);
+    return c;
+}
+
+/* Pushes a function of the codec's Lua side. */
+void bind_codec_function(lua_State *L, const bind_codec *c, int which)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, which == CODEC_ENCODE ? c->encode : c->decode);
+}
+
+int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
+                      bind_octets *out)
+{
+    size_t before = out->len;
+    int ok;
+    switch (c->kind) {
+    case BIND_STRINGS:
+        ok = encode_strings(L, first, n, what, out);
+        break;
+    case BIND_MSGPACK:
+        ok = bind_msgpack_encode(L, first, n, what, out);
+        break;
+    case BIND_LUA:
+        ok = encode_plain(L, first, n, what, out);
+        break;
+    case BIND_JSON:
+        ok = bind_json_encode(c, L, first, n, what, out);
+        break;
+    default:
+        ok = bind_source_encode(c, L, first, n, what, out);
+        break;
+    }
+    if (!ok)
+        out->len = before;
+    return ok;
+}
+
+int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+{
+    switch (c->kind) {
+    case BIND_STRINGS:
+        return decode_strings(L, data, len);
+    case BIND_MSGPACK:
+        return bind_msgpack_decode(c, L, data, len);
+    case BIND_LUA:
+        return bind_plain_decode(L, data, len, 0);
+    case BIND_JSON:
+        return bind_json_decode(c, L, data, len);
+    default:
+        return bind_source_decode(c, L, data, len);
+    }
+}
+
+/* ------------------------------------------------------------ for the specs */
+
+static int codec_encode(lua_State *L)
+{
+    bind_codec *c = luaL_checkudata(L, 1, TYPE_NAME);
+    bind_octets out = {0};
+    if (!bind_codec_encode(c, L, 2, lua_gettop(L) - 1, "args", &out)) {
+        bind_octets_free(&out);
+        lua_pushnil(L);
+        lua_insert(L, -2);
+        return 2;
+    }
+    lua_pushlstring(L, (const char *)out.data, out.len);
+    bind_octets_free(&out);
+    return 1;
+}
+
+static int codec_decode(lua_State *L)
+{
+    bind_codec *c = luaL_checkudata(L, 1, TYPE_NAME);
+    size_t len;
+    const char *data = luaL_checklstring(L, 2, &len);
+    int n = bind_codec_decode(c, L, data, len);
+    if (n >= 0)
+        return n;
+    lua_pushnil(L);
+    lua_insert(L, -2);
+    return 2;
+}
+
+/* codec(kind[, source]): an object with encode(...) and decode(octets). */
+static int codec_new(lua_State *L)
+{
+    static const char *const kinds[] = {"string", "msgpack", "lua",
+                                        "json",   "source",  NULL};
+    size_t len;
+    int kind = luaL_checkoption(L, 1, NULL, kinds);
+    const char *source = luaL_optlstring(L, 2, "", &len);
+    bind_codec_push(L, kind, source, len);
+    if (luaL_getmetafield(L, -1, "__index") == LUA_TNIL) {
+        static const luaL_Reg methods[] = {
+            {"encode", codec_encode}, {"decode", codec_decode}, {NULL, NULL}};
+        lua_getmetatable(L, -1);
+        luaL_newlib(L, methods);
+        lua_setfield(L, -2, "__index");
+        lua_pop(L, 1);
+    } else {
+        lua_pop(L, 1);
+    }
+    return 1;
+}
+
+void bind_codec_open(lua_State *L)
+{
+    lua_pushcfunction(L, codec_new);
+    lua_setfield(L, -2, "codec");
+}

@@ -1,0 +1,40 @@
+/* Serialisers: lists of Lua values as octets and back, for calls. Serves the host's binding
+ * and the workers; knows Lua, and nothing of tine's core. */
+#ifndef TINE_BIND_CODEC_H
+#define TINE_BIND_CODEC_H
+
+#include <lua.h>
+#include <stddef.h>
+
+/* The numbers are those of tine_serialiser. */
+enum { BIND_STRINGS, BIND_MSGPACK, BIND_LUA, BIND_JSON, BIND_SOURCE };
+
+typedef struct bind_codec bind_codec;
+
+/* A growable piece of memory; zeros is empty. */
+typedef struct bind_octets {
+    unsigned char *data;
+    size_t len, cap;
+} bind_octets;
+
+/* Room for n more octets, or NULL. */
+unsigned char *bind_octets_room(bind_octets *o, size_t n);
+void bind_octets_free(bind_octets *o);
+
+/* Pushes a userdata, whose address is returned: the codec of that kind. source is for
+ * BIND_SOURCE: Lua text that returns freeze and thaw. Raises where that, or a module that
+ * the kind needs, fails to load: a string. */
+bind_codec *bind_codec_push(lua_State *L, int kind, const char *source, size_t len);
+/* Appends the octets of the n values from index first on. Returns 1; or 0, with out->len
+ * as it was and a message pushed: the path to the value and what it is, such as
+ * "args[2].list[7]: a userdata"; what names the list: "args", "results", "event". Any error
+ * of the user's freeze is such a message. Raises want of memory only. */
+int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
+                      bind_octets *out);
+/* Pushes the values and returns how many; or -1 with a message pushed. Takes any octets. */
+int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len);
+
+/* Sets codec(kind[, source]) in the table on top: the codec itself, for the specs. */
+void bind_codec_open(lua_State *L);
+
+#endif

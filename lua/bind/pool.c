@@ -1,0 +1,334 @@
+/* What only a pool has, for Lua: its options, broadcast, resize, reload, stats. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include "bind.h"
+#include "process.h"
+#include "service.h"
+
+static lua_Number get_number(lua_State *L, int idx, const char *name, lua_Number absent)
+{
+    lua_Number n = absent;
+    if (lua_getfield(L, idx, name) == LUA_TNUMBER)
+        n = lua_tonumber(L, -1);
+    lua_pop(L, 1);
+    return n;
+}
+
+static size_t get_size(lua_State *L, int idx, const char *name)
+{
+    lua_Number n = get_number(L, idx, name, 0);
+    return n >= 9e15 ? 0 : (size_t)n; /* no bound */
+}
+
+void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
+{
+    o->max = get_size(L, idx, "max");
+    o->idle = get_size(L, idx, "idle");
+    o->load = get_size(L, idx, "load");
+    o->start_usec = bind_field_usec(L, idx, "start");
+    o->stop_usec = bind_field_usec(L, idx, "stop");
+    o->queue = get_size(L, idx, "queue");
+    o->retries = (unsigned)get_size(L, idx, "retries");
+    o->max_jobs = get_size(L, idx, "max_jobs");
+    o->max_rss = get_size(L, idx, "max_rss");
+    o->max_age_usec = bind_field_usec(L, idx, "max_age");
+}
+
+static bind_service *check_pool(lua_State *L)
+{
+    bind_service *b = bind_service_self(L);
+    luaL_argcheck(L, b->is_pool, 1, "a pool expected");
+    return b;
+}
+
+/* ---------------------------------------------------------------- broadcast */
+
+/* What has come so far is the list at the registry reference. */
+typedef struct broadcast {
+    bind_service *service;
+    int callback, list;
+    size_t left;
+} broadcast;
+
+typedef struct answer {
+    broadcast *all;
+    const tine_error *err;
+    const tine_str *results;
+    size_t n;
+} answer;
+
+static void push_entry(lua_State *L, const answer *a)
+{
+    lua_newtable(L);
+    if (a->err) {
+        bind_push_failure(L, a->err);
+        lua_setfield(L, -2, "err");
+        return;
+    }
+    int entry = lua_gettop(L);
+    int n = bind_service_values(L, a->all->service, a->results, a->n);
+    if (n < 0) {
+        size_t len;
+        const char *text = lua_tolstring(L, -1, &len);
+        bind_push_error(L, "decode", text, len);
+        lua_setfield(L, entry, "err");
+        lua_settop(L, entry);
+        return;
+    }
+    lua_pushinteger(L, n);
+    lua_setfield(L, entry, "n");
+    while (n > 0)
+        lua_rawseti(L, entry, n--);
+}
+
+static int deliver(lua_State *L)
+{
+    answer *a = lua_touserdata(L, 1);
+    broadcast *all = a->all;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, all->list);
+    push_entry(L, a);
+    lua_rawseti(L, 2, (lua_Integer)lua_rawlen(L, 2) + 1);
+    if (--all->left)
+        return 0;
+    bind_link *link = all->service->object.link;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, all->callback);
+    lua_pushnil(L);
+    lua_pushvalue(L, 2);
+    luaL_unref(L, LUA_REGISTRYINDEX, all->callback);
+    luaL_unref(L, LUA_REGISTRYINDEX, all->list);
+    bind_service_paid(all->service);
+    free(all);
+    bind_call(link, 2);
+    return 0;
+}
+
+static void on_answer(void *arg, tine_job *job, const tine_error *err,
+                      const tine_str *results, size_t n)
+{
+    answer a = {arg, err, results, n};
+    (void)job;
+    if (a.all->service->object.link->closed) {
+        if (!--a.all->left)
+            free(a.all);
+        return;
+    }
+    bind_enter(a.all->service->object.link, deliver, &a);
+}
+
+/* broadcast(pool, callback, ...): callback(nil, list), or nil and an err. */
+static int pool_broadcast(lua_State *L)
+{
+    bind_service *b = check_pool(L);
+    tine_str *strs;
+    int n = bind_calls_encode(L, b, 3, lua_gettop(L), &strs);
+    if (n < 0) {
+        size_t len;
+        const char *text = lua_tolstring(L, -1, &len);
+        lua_pushnil(L);
+        bind_push_error(L, "encode", text, len);
+        return 2;
+    }
+    if (!b->object.core)
+        return bind_fail(L, "broadcast", -TINE_ECLOSED);
+    broadcast *all = calloc(1, sizeof *all);
+    if (!all)
+        return bind_fail(L, "broadcast", -ENOMEM);
+    all->service = b;
+    lua_pushvalue(L, 2);
+    all->callback = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_newtable(L);
+    all->list = luaL_ref(L, LUA_REGISTRYINDEX);
+    bind_service_owe(L, 1, b);
+    int rc = tine_pool_broadcast(b->object.core, strs, (size_t)n, on_answer, all);
+    if (rc > 0) {
+        all->left = (size_t)rc;
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    luaL_unref(L, LUA_REGISTRYINDEX, all->callback);
+    luaL_unref(L, LUA_REGISTRYINDEX, all->list);
+    bind_service_paid(b);
+    free(all);
+    return bind_fail(L, "broadcast", rc < 0 ? rc : -ENOMEM);
+}
+
+/* ------------------------------------------------------------ resize, reload */
+
+/* resize(pool, max, idle) */
+static int pool_resize(lua_State *L)
+{
+    bind_service *b = check_pool(L);
+    int rc = b->object.core
+                 ? tine_pool_resize(b->object.core, (size_t)luaL_checkinteger(L, 2),
+                                    (size_t)luaL_checkinteger(L, 3))
+                 : -TINE_ECLOSED;
+    if (rc < 0)
+        return bind_fail(L, "resize", rc);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+typedef struct reload {
+    bind_service *service;
+    int callback;
+    const tine_error *err;
+} reload;
+
+static int deliver_reload(lua_State *L)
+{
+    reload *r = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->callback);
+    luaL_unref(L, LUA_REGISTRYINDEX, r->callback);
+    if (r->err) {
+        lua_pushnil(L);
+        bind_push_failure(L, r->err);
+    } else {
+        lua_pushboolean(L, 1);
+        lua_pushnil(L);
+    }
+    bind_service_paid(r->service);
+    bind_call(r->service->object.link, 2);
+    return 0;
+}
+
+static void on_reload(void *arg, const tine_error *err)
+{
+    reload *kept = arg, r = *kept;
+    r.err = err;
+    free(kept);
+    if (!r.service->object.link->closed)
+        bind_enter(r.service->object.link, deliver_reload, &r);
+}
+
+/* reload(p, pool, callback): callback(true) or (nil, err). The process comes first, as in
+ * all that consumes one. */
+static int pool_reload(lua_State *L)
+{
+    bind_process *p = bind_process_check_open(L, 2, "reload");
+    bind_service *b = luaL_checkudata(L, 2, bind_service_type);
+    if (!b->object.core)
+        return bind_fail(L, "reload", -TINE_ECLOSED);
+    reload *r = calloc(1, sizeof *r);
+    if (!r)
+        return bind_fail(L, "reload", -ENOMEM);
+    r->service = b;
+    lua_pushvalue(L, 3);
+    r->callback = luaL_ref(L, LUA_REGISTRYINDEX);
+    bind_service_owe(L, 2, b);
+    int rc = tine_pool_reload(b->object.core, p->object.core, on_reload, r);
+    if (rc >= 0) {
+        p->consumer = BIND_BY_POOL;
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    luaL_unref(L, LUA_REGISTRYINDEX, r->callback);
+    bind_service_paid(b);
+    free(r);
+    return bind_fail(L, "reload", rc);
+}
+
+/* ----------------------------------------------------------------------- stats */
+
+static void set_number(lua_State *L, const char *name, lua_Number value)
+{
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, name);
+}
+
+static void set_count(lua_State *L, const char *name, uint64_t value)
+{
+    lua_pushinteger(L, (lua_Integer)value);
+    lua_setfield(L, -2, name);
+}
+
+static void set_histogram(lua_State *L, const char *name, const tine_histogram *h)
+{
+    lua_createtable(L, 0, 8);
+    set_count(L, "count", h->count);
+    set_number(L, "mean", h->mean / 1e6);
+    set_number(L, "min", (lua_Number)h->min / 1e6);
+    set_number(L, "p50", (lua_Number)h->p50 / 1e6);
+    set_number(L, "p90", (lua_Number)h->p90 / 1e6);
+    set_number(L, "p99", (lua_Number)h->p99 / 1e6);
+    set_number(L, "p999", (lua_Number)h->p999 / 1e6);
+    set_number(L, "max", (lua_Number)h->max / 1e6);
+    lua_setfield(L, -2, name);
+}
+
+static void push_worker(lua_State *L, const tine_worker_stats *w)
+{
+    static const char *const states[] = {"starting", "idle", "busy", "retiring",
+                                         "stopping"};
+    lua_createtable(L, 0, 9);
+    if (w->pid > 0)
+        set_count(L, "pid", (uint64_t)w->pid);
+    lua_pushstring(L, states[w->state]);
+    lua_setfield(L, -2, "state");
+    set_count(L, "jobs", w->jobs);
+    set_count(L, "load", w->load);
+    if (w->job) {
+        set_count(L, "job", w->job);
+        set_number(L, "job_seconds", (lua_Number)w->job_usec / 1e6);
+    }
+    set_number(L, "age", (lua_Number)w->age_usec / 1e6);
+    set_count(L, "rss", w->rss);
+    set_count(L, "generation", w->generation);
+}
+
+static void set_workers(lua_State *L, const tine_pool *pool, size_t n)
+{
+    tine_worker_stats *list = lua_newuserdatauv(L, (n + 1) * sizeof *list, 0);
+    size_t most = n;
+    n = tine_pool_get_workers(pool, list, most);
+    if (n > most)
+        n = most;
+    lua_createtable(L, (int)n, 0);
+    for (size_t i = 0; i < n; i++) {
+        push_worker(L, &list[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    lua_remove(L, -2);
+    lua_setfield(L, -2, "workers");
+}
+
+/* stats(pool): a table; nil and an err */
+static int pool_stats(lua_State *L)
+{
+    bind_service *b = check_pool(L);
+    tine_pool_stats s;
+    if (!b->object.core)
+        return bind_fail(L, "stats", -TINE_ECLOSED);
+    tine_pool_get_stats(b->object.core, &s);
+    lua_createtable(L, 0, 20);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {
+        {"starting", s.starting}, {"idle", s.idle},           {"busy", s.busy},
+        {"retiring", s.retiring}, {"queued", s.queued},       {"running", s.running},
+        {"calls", s.calls},       {"done", s.done},           {"failed", s.failed},
+        {"rejected", s.rejected}, {"cancelled", s.cancelled}, {"timeouts", s.timeouts},
+        {"retried", s.retried},   {"started", s.started},     {"crashed", s.crashed},
+        {"recycled", s.recycled}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        set_count(L, counts[i].name, counts[i].value);
+    set_histogram(L, "wait", &s.wait);
+    set_histogram(L, "run", &s.run);
+    set_workers(L, b->object.core, s.workers);
+    return 1;
+}
+
+void bind_pool_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {{"broadcast", pool_broadcast},
+                                         {"resize", pool_resize},
+                                         {"reload", pool_reload},
+                                         {"stats", pool_stats},
+                                         {NULL, NULL}};
+    luaL_setfuncs(L, functions, 0);
+}

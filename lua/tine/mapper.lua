@@ -1,0 +1,67 @@
+--- The worker's side of `tine map`: a line in, a line of text out. Knows nothing of the host.
+-- @module tine.mapper
+local mapper = {}
+
+local work -- what is called with each line and its number
+local decode, encode -- with --json
+
+--- Compiles the code of `tine map -e`: an expression, or a chunk that returns something.
+-- @tparam string code uses `line` and `n`, or `...`
+-- @treturn[1] function
+-- @treturn[2] nil
+-- @treturn[2] string what is wrong with it
+function mapper.compile(code)
+  local head = "local line, n = ...; "
+  local fn = load(head .. "return " .. code, "=-e", "t")
+  if fn then
+    return fn
+  end
+  return load(head .. code, "=-e", "t")
+end
+
+local function find(name)
+  return require("tine.core").child().lookup(name)
+end
+
+--- Called once, in the template.
+-- @tparam string kind `"code"` or `"name"`: what the next one is
+-- @tparam string what
+-- @tparam string json `"json"`: lines are JSON values, and results become some
+function mapper.setup(kind, what, json)
+  work = kind == "code" and assert(mapper.compile(what)) or find(what)
+  if json == "json" then
+    local cjson = require "cjson".new()
+    decode, encode = cjson.decode, cjson.encode
+    cjson.encode_number_precision(14)
+  end
+end
+
+local function text(...)
+  local n = select("#", ...)
+  if n == 0 then
+    return
+  end
+  local words = {}
+  for i = 1, n do
+    words[i] = tostring((select(i, ...)))
+  end
+  return table.concat(words, "\t")
+end
+
+local function json_text(value)
+  return encode(value)
+end
+
+--- A job.
+-- @tparam string line
+-- @tparam string number
+-- @treturn ?string what is to be printed, if anything
+function mapper.run(line, number)
+  local n = math.tointeger(number)
+  if decode then
+    return json_text(work(decode(line), n))
+  end
+  return text(work(line, n))
+end
+
+return mapper

@@ -1,0 +1,377 @@
+--- Pools of workers.
+-- @module tine.pool
+local core = require "tine.core"
+local loop = require "tine.loop"
+local process = require "tine.process"
+local rpc = require "tine.rpc"
+local service = require "tine.service"
+local task = require "tine.task"
+
+local methods = {}
+local bounds_of = setmetatable({}, { __mode = "k" }) -- pool -> max and idle
+
+local call_options <const> = {
+  args = true, cb = true, timeout = true, priority = true, key = true, retries = true,
+  on_event = true,
+}
+
+local function check(ok, what, expected, value)
+  if not ok then
+    error(("call: %s: %s expected, got %s"):format(what, expected, type(value)), 4)
+  end
+end
+
+local function check_call(options)
+  for name in pairs(options) do
+    if not call_options[name] then
+      error(("call: unknown option '%s'"):format(tostring(name)), 4)
+    end
+  end
+  local o = options
+  check(o.args == nil or type(o.args) == "table", "args", "a table", o.args)
+  check(o.cb == nil or type(o.cb) == "function", "cb", "a function", o.cb)
+  check(o.timeout == nil or type(o.timeout) == "number" and o.timeout > 0, "timeout",
+    "a number above 0", o.timeout)
+  check(o.priority == nil or math.tointeger(o.priority), "priority", "an integer", o.priority)
+  check(o.retries == nil or math.tointeger(o.retries) and o.retries >= 0, "retries",
+    "a whole number of at least 0", o.retries)
+  check(o.key == nil or type(o.key) == "string" or type(o.key) == "number", "key", "a string",
+    o.key)
+  check(o.on_event == nil or type(o.on_event) == "function", "on_event", "a function", o.on_event)
+end
+
+local function call_with(self, options, cb)
+  local args = options.args or {}
+  local job, err = core.service.call_with(self, options, cb, options.on_event,
+    table.unpack(args, 1, args.n or #args))
+  return job or service.fail_later(cb, err)
+end
+
+--- Calls the function in a worker: `pool(..., cb)`, `pool:call(..., cb)`, or with options.
+-- @function pool:call
+-- @tparam table options the only argument: `args` (a list; `args.n` counts if it is there), `cb`,
+-- `timeout` (seconds), `priority` (higher goes first), `key` (calls of one key go to one worker, in
+-- order, as long as it lives), `retries`, `on_event`
+-- @treturn job with `cancel()` and `id()`; without a callback, inside of tine.go: what it would
+-- have got
+function methods:call(...)
+  local options = ...
+  if select("#", ...) ~= 1 or type(options) ~= "table" then
+    return self(...)
+  end
+  check_call(options)
+  if options.cb then
+    return call_with(self, options, options.cb)
+  end
+  local wake = task.waker()
+  if not wake then
+    error("call: a callback is needed outside of tine.go", 2)
+  end
+  call_with(self, options, wake)
+  return task.suspend()
+end
+
+-------------------------------------------------------------------------------------- map
+
+-- An iterator over the argument lists of the jobs.
+local function source_of(list, level)
+  if type(list) == "function" then
+    return function()
+      local args = table.pack(list())
+      return args[1] ~= nil and args or nil
+    end
+  elseif type(list) == "table" then
+    local i, n = 0, list.n or #list
+    return function()
+      i = i + 1
+      if i > n then
+        return nil
+      end
+      local item = list[i]
+      if type(item) == "table" then
+        return { table.unpack(item, 1, item.n or #item), n = item.n or #item }
+      end
+      return { item, n = 1 }
+    end
+  end
+  error("map: a list or an iterator expected, got " .. type(list), level)
+end
+
+local map_options <const> = {
+  ordered = "boolean", window = "number", timeout = "number", priority = "number",
+  retries = "number",
+}
+
+local function check_map(options)
+  for name, value in pairs(options) do
+    if not map_options[name] then
+      error(("map: unknown option '%s'"):format(tostring(name)), 4)
+    elseif type(value) ~= map_options[name] then
+      error(("map: %s: a %s expected, got %s"):format(name, map_options[name], type(value)), 4)
+    end
+  end
+  if options.window and options.window < 1 then
+    error("map: window: a number of at least 1 expected", 4)
+  end
+end
+
+local Map = {}
+Map.__index = Map
+
+-- Keeps the window full.
+function Map:fill()
+  while not self.exhausted and self.made - self.given < self.window do
+    local args = self.source()
+    if not args then
+      self.exhausted = true
+      return
+    end
+    self.made = self.made + 1
+    local i = self.made
+    self.jobs[i] = call_with(self.pool, {
+      args = args, timeout = self.timeout, priority = self.priority, retries = self.retries,
+    }, function(...) self:ended(i, ...) end)
+  end
+end
+
+function Map:ended(i, ...)
+  self.jobs[i] = nil
+  if self.closed then
+    return
+  end
+  self.results[i] = table.pack(...)
+  table.insert(self.order, i)
+  local wake = self.wake
+  self.wake = nil
+  if wake then
+    wake()
+  end
+end
+
+-- The number of the next job whose result is due, if it is there.
+function Map:ready()
+  if self.ordered then
+    local i = self.given + 1
+    return self.results[i] and i
+  end
+  self.first = self.first or 1
+  local i = self.order[self.first]
+  if i then
+    self.order[self.first] = nil
+    self.first = self.first + 1
+  end
+  return i
+end
+
+function Map:wait()
+  if task.current() then
+    self.wake = task.waker()
+    task.suspend()
+  else
+    local ok, err = loop.poll(1)
+    if ok == nil then
+      error(err, 0)
+    end
+  end
+end
+
+function Map:next()
+  self:fill()
+  while self.given < self.made do
+    local i = self:ready()
+    if i then
+      local result = self.results[i]
+      self.results[i] = nil
+      if self.ordered then
+        self.order[#self.order] = nil
+      end
+      self.given = self.given + 1
+      if result[1] then
+        return i, false, result[1]
+      end
+      return i, true, table.unpack(result, 2, result.n)
+    end
+    self:wait()
+    self:fill()
+  end
+end
+
+function Map:close()
+  self.closed = true
+  for _, job in pairs(self.jobs) do
+    job:cancel()
+  end
+end
+
+--- Calls for each of a list, and iterates over the results: `for i, ok, result in pool:map(list)`.
+-- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the iteration
+-- early cancels the jobs made ahead.
+-- @function pool:map
+-- @tparam table|function list of arguments, where a table is a list of several; or a function that
+-- returns the next arguments, and nil at the end
+-- @tparam[opt] table options `ordered` (default: true), `window` (most jobs made ahead, default 64);
+-- `timeout`, `priority`, `retries` as in `pool:call`
+-- @return an iterator that gives the number of the job, true and its results, or false and err
+function methods:map(list, options)
+  if options ~= nil and type(options) ~= "table" then
+    error("map: a table of options expected, got " .. type(options), 2)
+  end
+  options = options or {}
+  check_map(options)
+  local map = setmetatable({
+    pool = self, source = source_of(list, 3), ordered = options.ordered ~= false,
+    window = options.window or 64, timeout = options.timeout, priority = options.priority,
+    retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {},
+  }, Map)
+  local guard = setmetatable({}, { __close = function() map:close() end })
+  return function() return map:next() end, nil, nil, guard
+end
+
+------------------------------------------------------------------------------ all workers
+
+-- Waits without a callback; ok, err: what the core returned.
+local function answer(cb, listen, ok, err)
+  if not ok then
+    service.fail_later(function(e) listen(nil, e) end, err)
+  end
+  if not cb then
+    return task.suspend()
+  end
+end
+
+--- Calls once in every worker there is now, one at least, ahead of what is queued.
+-- @function pool:broadcast
+-- @param ... arguments
+-- @tparam[opt] function cb `cb(err, list)`: a table for each worker, with the results from 1 to `n`,
+-- or with `err`
+function methods:broadcast(...)
+  local n = select("#", ...)
+  local cb = n > 0 and select(n, ...) or nil
+  if type(cb) == "function" then
+    n = n - 1
+  else
+    cb = nil
+  end
+  local args = table.pack(...)
+  local listen = service.listener(cb, "broadcast")
+  local ok, err = core.service.broadcast(self, listen, table.unpack(args, 1, n))
+  if not ok then
+    service.fail_later(listen, err)
+  end
+  if not cb then
+    return task.suspend()
+  end
+end
+
+--- New bounds.
+-- @function pool:resize
+-- @tparam table bounds `max`, `idle`
+-- @treturn[1] boolean true
+-- @treturn[2] nil
+-- @treturn[2] err
+function methods:resize(bounds)
+  if type(bounds) ~= "table" then
+    error("resize: a table expected, got " .. type(bounds), 2)
+  end
+  for name, value in pairs(bounds) do
+    if name ~= "max" and name ~= "idle" then
+      error(("resize: unknown option '%s'"):format(tostring(name)), 2)
+    end
+    if not math.tointeger(value) or value < (name == "max" and 1 or 0) then
+      error(("resize: %s: a whole number of at least %d expected"):format(name,
+        name == "max" and 1 or 0), 2)
+    end
+  end
+  local own = bounds_of[self]
+  local max, idle = bounds.max or own.max, bounds.idle or own.idle
+  if idle > max then
+    error("resize: idle is more than max", 2)
+  end
+  own.max, own.idle = max, idle
+  return core.service.resize(self, max, idle)
+end
+
+--- New workers come from another template from now on; old ones finish what they have. If the
+-- first new one fails, the pool stays as it is.
+-- @function pool:reload
+-- @tparam process template is consumed
+-- @tparam[opt] function cb `cb(true)` or `cb(nil, err)`
+function methods:reload(template, cb)
+  local listen = service.listener(cb, "reload")
+  return answer(cb, listen, core.service.reload(template, self, listen))
+end
+
+--- Asks what a worker runs now.
+-- @function pool:traceback
+-- @tparam integer pid of the worker
+-- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`
+function methods:traceback(pid, cb)
+  if not math.tointeger(pid) then
+    error("traceback: a process id expected, got " .. type(pid), 2)
+  end
+  local listen = service.listener(cb, "traceback")
+  return answer(cb, listen, core.service.traceback(self, listen, pid))
+end
+
+--- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
+-- `rss`, `generation`), counts of jobs and workers, and `wait` and `run` with `count`, `mean`,
+-- `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
+-- @function pool:stats
+-- @treturn[1] table
+-- @treturn[2] nil
+-- @treturn[2] err
+function methods:stats()
+  return core.service.stats(self)
+end
+
+--- Finishes what is queued, then ends the workers.
+-- @function pool:close
+-- @tparam[opt] function cb called when all is done
+-- @tparam[opt] number seconds after which what still runs is killed
+function methods:close(cb, seconds)
+  if cb ~= nil and type(cb) ~= "function" then
+    error("close: a function expected, got " .. type(cb), 2)
+  end
+  if seconds ~= nil and (type(seconds) ~= "number" or seconds < 0) then
+    error("close: a time of 0 or more seconds expected", 2)
+  end
+  if not core.service.close(self, cb, seconds) then
+    loop.timer(0, cb)
+  end
+end
+
+-------------------------------------------------------------------------------------- new
+
+--- Makes a pool of workers forked from the process. Consumes the handle.
+-- @function process:pool
+-- @tparam string|function func as for `process:rpc`
+-- @tparam[opt] table options all of `process:rpc`, and
+--
+-- - `max`: most workers (default: tine.cpus()); `idle`: fewest kept (0)
+-- - `load`: calls handed to one worker at a time (2)
+-- - `start`: seconds of all-busy before one more worker starts (0.1; 0: at once)
+-- - `stop`: seconds between stopping idle workers (10)
+-- - `queue`: most calls waiting (no limit); `on_drain()`: it has room again
+-- - `retries`: how often a job whose worker died is tried again (0)
+-- - `max_jobs`, `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
+-- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`
+-- @treturn[1] pool
+-- @treturn[2] nil
+-- @treturn[2] err
+function process.methods:pool(func, options)
+  local checked = service.options("pool", func, options,
+    { service.rpc_options, service.pool_options },
+    { max = core.cpus(), idle = 0, load = 2, start = 0.1, stop = 10 }, 4)
+  if checked.idle > checked.max then
+    error("pool: idle is more than max", 2)
+  end
+  local pool, err = core.service.new(self, true, checked)
+  if not pool then
+    return nil, err
+  end
+  rpc.kinds[pool] = methods
+  bounds_of[pool] = { max = checked.max, idle = checked.idle }
+  return pool
+end
+
+return methods

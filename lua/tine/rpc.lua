@@ -1,0 +1,112 @@
+--- Calls to one worker, and what rpc and pool handles have in common.
+-- @module tine.rpc
+local core = require "tine.core"
+local process = require "tine.process"
+local service = require "tine.service"
+local task = require "tine.task"
+
+local rpc = {}
+
+-- Of both; a pool has more (tine.pool).
+local methods = {}
+local kinds = setmetatable({}, { __mode = "k" }) -- handle -> its methods
+rpc.methods, rpc.kinds = methods, kinds
+
+local meta = core.service.metatable
+meta.__name = "tine.service"
+
+function meta.__index(self, name)
+  local own = kinds[self]
+  return own and own[name] or methods[name]
+end
+
+function meta.__tostring(self)
+  local pid = core.service.pid(self)
+  return kinds[self] and "tine.pool" or pid and ("tine.rpc (process %d)"):format(pid) or "tine.rpc"
+end
+
+--- Calls the function in the worker.
+-- @function rpc:call
+-- @param ... its arguments
+-- @tparam function cb `cb(err)` or `cb(nil, ...)` with the results, exactly once. Inside of
+-- tine.go it can be left out: then the same is returned
+-- @treturn job with `cancel()` and `id()`
+meta.__call = service.call
+methods.call = meta.__call
+
+--- Calls, and waits for the results, inside of tine.go.
+-- @function rpc:await
+-- @param ... arguments
+-- @return the results
+-- @raise err
+function methods:await(...)
+  if not task.current() then
+    error("await: only inside of tine.go", 2)
+  end
+  return service.results(service.call_and_wait(self, ...))
+end
+
+--- Ends it: queued calls are still carried out, then the worker exits.
+-- @function rpc:close
+-- @tparam[opt] function cb called when all is done
+function methods:close(cb)
+  if cb ~= nil then
+    service.listener(cb, "close")
+  end
+  if not core.service.close(self, cb) then
+    require("tine.loop").timer(0, cb)
+  end
+end
+
+meta.__close = function(self)
+  core.service.close(self)
+end
+
+--- Asks what the worker runs now.
+-- @function rpc:traceback
+-- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`; see `rpc:call`
+function methods:traceback(cb)
+  local listen = service.listener(cb, "traceback")
+  local ok, err = core.service.traceback(self, listen)
+  if not ok then
+    service.fail_later(function(e) listen(nil, e) end, err)
+  end
+  if not cb then
+    return task.suspend()
+  end
+end
+
+--- The worker's process id.
+-- @function rpc:pid
+-- @treturn ?integer nil while it is not known
+function methods:pid()
+  return core.service.pid(self)
+end
+
+--- Makes the process a worker that serves calls of a function. Consumes the handle.
+-- @function process:rpc
+-- @tparam string|function func a name, `"my.module.fn"` or `"fn"`, or a Lua function
+-- @tparam[opt] table options
+--
+-- - `async`: true: `func(done, ...)` may answer later, many calls at once
+-- - `init`: called first, with the descriptors and strings sent
+-- - `serialiser`: `"string"` (default; strings and numbers only, fastest), `"json"`, `"msgpack"`,
+--   `"lua"` (any plain data), or `{freeze = ..., thaw = ...}`, each the source text of a function:
+--   freeze(...) returns a string, thaw(string) the values
+-- - `on_event(...)`: what the worker gave to `tine.event`
+-- - `on_error(err)`: failures that belong to no call; without one they go to stderr
+-- - `on_destroy()`: it was closed, or collected, and all is done
+-- - `done`: async: called when the host has closed and nothing is open
+-- - `timeout`: seconds that a call may run, from its start; `grace`: seconds from the error
+--   that is then raised in it to SIGKILL (default 1)
+-- - `spawn_timeout`: seconds that the worker may take until `init` has returned (default 10)
+-- @treturn[1] rpc
+-- @treturn[2] nil
+-- @treturn[2] err
+function process.methods:rpc(func, options)
+  local checked = service.options("rpc", func, options, { service.rpc_options }, {}, 4)
+  local handle, err = core.service.new(self, false, checked)
+  return handle, err
+end
+
+return rpc
