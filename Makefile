@@ -43,6 +43,7 @@ bench: ## measures against bare C and others, prints ratios
 	@tools/setup build run
 	@tools/setup bench || echo "bench: goes on without them"
 	@tools/build $(BUILD) all tine_bench $(OPTIONS)
+	@tools/bench-peers $(BUILD)
 	@echo "bench: measuring"
 	@$(ENV) BUILD="$(abspath $(BUILD))" lua5.4 bench/run $(ARGS)
 

@@ -1,0 +1,254 @@
+-- The command line: tine map.
+local helper = require "spec.helper"
+
+local COMMAND <const> = helper.program(helper.root .. "/lua/bin/tine")
+
+local function slurp(path)
+  local f <close> = assert(io.open(path, "rb"))
+  return f:read("a")
+end
+
+-- Runs `tine map` with words for the shell; returns its stdout, stderr, and exit code.
+local function map(words, input)
+  local out = helper.tmpname()
+  if input then words = words .. " <" .. helper.write_file(input) end
+  local err, code = helper.run(COMMAND .. " map " .. words .. " >" .. out, 60)
+  return slurp(out), err, code
+end
+
+local function lines(first, last)
+  local list = {}
+  for i = first, last do list[#list + 1] = i .. "\n" end
+  return table.concat(list)
+end
+
+local function good(out, err, code)
+  assert.are.equal("", err)
+  assert.are.equal(0, code)
+  return out
+end
+
+describe("tine map #proc", function()
+  it("gives each line and its number to the code, and prints what it returns, in order", function()
+    assert.are.equal("A\t1\nB C\t2\n\t3\nD\t4\n",
+      good(map("-e 'line:upper(), n'", "a\nb c\n\nd\n")))
+    assert.are.equal("d\n", good(map("-e 'if n == 4 then return line end'", "a\nb\nc\nd")))
+    local expected = {}
+    for i = 1, 5000 do expected[i] = i * i .. "\n" end
+    assert.are.equal(table.concat(expected),
+      good(map("-n 3 -e 'return line * line // 1 | 0'", lines(1, 5000))))
+  end)
+
+  it("keeps the order although jobs take different times", function()
+    local out = good(map("-n 4 -e 'if n % 7 == 1 then os.execute(\"sleep 0.02\") end return n'",
+      lines(1, 60)))
+    assert.are.equal(lines(1, 60), out)
+  end)
+
+  it("does not keep it with --unordered, nor wait for it", function()
+    local out = good(map("-n 2 --unordered -e 'if n == 1 then os.execute(\"sleep 0.5\") end "
+      .. "return n'", lines(1, 20)))
+    local sorted, list = {}, {}
+    for n in out:gmatch("%d+") do
+      list[#list + 1] = tonumber(n)
+      sorted[#sorted + 1] = tonumber(n)
+    end
+    table.sort(sorted)
+    assert.are.equal(20, #sorted)
+    for i = 1, 20 do assert.are.equal(i, sorted[i]) end
+    assert.are.equal(1, list[20])
+  end)
+
+  it("loads modules, finds a function in them, and calls init in each worker", function()
+    local folder = helper.tmpname()
+    os.remove(folder)
+    assert(os.execute("mkdir " .. folder))
+    local module = io.open(folder .. "/shout.lua", "w")
+    module:write([[
+      local shout = { ready = "not ready" }
+      function shout.init() shout.ready = "ready" end
+      function shout.work(line, n) return n .. line .. shout.ready end
+      return shout
+    ]])
+    module:close()
+    local words = "map -r shout -f shout.work --init shout.init <" .. helper.write_file("a\nb\n")
+    -- Without its folder on the path there is no such module.
+    local err, code = helper.run(COMMAND .. " " .. words)
+    assert.are.equal(1, code)
+    assert.matches("module 'shout' not found", err)
+    local out
+    local env = COMMAND:gsub("LUA_PATH_5_4='?", "%0" .. folder .. "/?.lua;")
+    out, code = helper.run(env .. " " .. words)
+    os.remove(folder .. "/shout.lua")
+    os.remove(folder)
+    assert.are.equal("1aready\n2bready\n", out)
+    assert.are.equal(0, code)
+  end)
+
+  it("tells of a failed line by number, with the worker's traceback, and goes on", function()
+    local out, err, code = map("-e 'if n == 2 then error(\"no \" .. line) end return line'",
+      "a\nb\nc\n")
+    assert.are.equal("a\nc\n", out)
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: line 2: %-e:1: no b\n", err)
+    assert.matches("stack traceback:\n", err)
+  end)
+
+  it("tells the file too when there are several", function()
+    local one, two = helper.write_file("x\n"), helper.write_file("y\nz\n")
+    local out, err, code = map(("-e 'if line == \"z\" then error(\"oops\", 0) end return line' "
+      .. "%s %s"):format(one, two))
+    assert.are.equal("x\ny\n", out)
+    assert.are.equal(1, code)
+    assert.is_truthy(err:find("tine: map: " .. two .. ": line 2: oops\n", 1, true), err)
+  end)
+
+  it("goes on with the other files when one cannot be read, and fails", function()
+    local out, err, code = map("-e line /nonexistent/file " .. helper.write_file("a\n"))
+    assert.are.equal("a\n", out)
+    assert.are.equal(1, code)
+    assert.matches("/nonexistent/file: No such file or directory", err)
+  end)
+
+  it("loses one line to a crash, and none with --retries", function()
+    local crash = "-n 2 -e 'if n == 3 then os.execute(\"kill -SEGV $PPID\") end return n'"
+    local out, err, code = map(crash, lines(1, 9))
+    assert.are.equal(lines(1, 2) .. lines(4, 9), out)
+    assert.are.equal(1, code)
+    assert.matches("line 3: .*signal 11", err)
+    local marker = helper.tmpname()
+    os.remove(marker)
+    out = good(map(("--retries 1 -e 'if n == 3 and not io.open(\"%s\") then "
+      .. "io.open(\"%s\", \"w\"):close() os.exit(4) end return n'"):format(marker, marker),
+      lines(1, 9)))
+    os.remove(marker)
+    assert.are.equal(lines(1, 9), out)
+  end)
+
+  it("ends a line that takes too long", function()
+    local out, err, code = map("--timeout 0.2 -e 'while n == 2 do end return n'", lines(1, 4))
+    assert.are.equal("1\n3\n4\n", out)
+    assert.are.equal(1, code)
+    assert.matches("line 2: ", err)
+  end)
+
+  it("stops at the first failure with --halt-on-error", function()
+    local out, err, code = map("-n 1 --halt-on-error -e 'if n == 5 then error(\"x\") end "
+      .. "os.execute(\"sleep 0.01\") return n'", lines(1, 3000))
+    assert.are.equal(1, code)
+    assert.are.equal(lines(1, 4), out)
+    assert.matches("line 5: ", err)
+    assert.matches("stopped at the first failed line", err)
+  end)
+
+  it("takes and gives JSON", function()
+    assert.are.equal("[3,[1,2]]\n\"a\"\nnull\n", good(map(
+      "--json -e 'type(line) == \"table\" and {#line, {line[1], line[2]}} or line'",
+      "[1,2,5]\n\"a\"\nnull\n")))
+    local out, err, code = map("--json -e line", "{\n1\n")
+    assert.are.equal("1\n", out)
+    assert.are.equal(1, code)
+    assert.matches("line 1: ", err)
+  end)
+
+  it("reads a slow input as it comes, and shows results at once", function()
+    local out = helper.tmpname()
+    local fifo = helper.tmpname()
+    os.remove(fifo)
+    assert(os.execute("mkfifo " .. fifo))
+    assert(os.execute(("%s map -e 'line .. line' <%s >%s 2>&1 &"):format(COMMAND, fifo, out)))
+    local writer = assert(io.open(fifo, "w"))
+    writer:write("a\n")
+    writer:flush()
+    helper.wait_until(10, function() return slurp(out) == "aa\n" end)
+    writer:write("b\n")
+    writer:close()
+    helper.wait_until(10, function() return slurp(out) == "aa\nbb\n" end)
+    os.remove(fifo)
+  end)
+
+  it("shows no bar where there is no terminal, and one where there is", function()
+    if not os.execute("command -v script >/dev/null") then
+      pending("script is not installed")
+      return
+    end
+    local input = helper.write_file(lines(1, 40))
+    local text = helper.run(("script -qec %s /dev/null"):format(helper.quote(
+      ("%s map -e 'os.execute(\"sleep 0.02\") return n' %s"):format(COMMAND, input))), 60)
+    assert.matches("%d+%% %[#* *%] %d+ done, [%d.]+/s, %d+:%d%d left", text)
+    assert.matches("40\r?\n", text)
+  end)
+
+  it("shows figures with --stats", function()
+    local out, err, code = map("--stats -n 2 -e n", lines(1, 10))
+    assert.are.equal(lines(1, 10), out)
+    assert.are.equal(0, code)
+    assert.matches("^tine: map: 10 lines in [%d.]+ s, [%d.]+/s; 0 failed, 0 retried", err)
+    assert.matches("\n  ran +mean ", err)
+  end)
+
+  it("refuses wrong usage with 2", function()
+    for words, expected in pairs {
+      [""] = "one of -f and -e is needed", ["-e 'x ='"] = "-e:1:",
+      ["-n 0 -e 1"] = "at least 1", ["-n x -e 1"] = "'x'", ["--timeout -1 -e 1"] = "above 0",
+      ["-e 1 -f x"] = "can not be used together", ["--nonsense -e 1"] = "unknown option",
+      ["--retries -1 -e 1"] = "at least 0",
+    } do
+      local out, err, code = map(words, "a\n")
+      assert.are.equal(2, code, words)
+      assert.are.equal("", out)
+      assert.is_truthy(err:find(expected, 1, true), words .. ": " .. err)
+    end
+  end)
+
+  it("says once what is wrong with a function that is not there", function()
+    local out, err, code = map("-f nosuch.fn", lines(1, 50))
+    assert.are.equal(1, code)
+    assert.are.equal("", out)
+    assert.matches("no function 'nosuch.fn'", err)
+    local _, times = err:gsub("no function 'nosuch.fn'", "")
+    assert.are.equal(1, times)
+  end)
+
+  -- Runs in the background; each function of `steps` is called with the output so far until it
+  -- returns something, and then SIGINT is sent. Returns the output and the exit code.
+  local function interrupted(code, steps)
+    local out, status = helper.write_file(""), helper.write_file("")
+    local script = helper.write_file(("echo host $$\nexec env --default-signal=INT %s map -n 1 "
+      .. "-e %s %s"):format(COMMAND, helper.quote(code), helper.write_file(lines(1, 100000))))
+    assert(os.execute(("(sh %s >%s 2>&1; echo $? >%s) &"):format(script, out, status)))
+    for _, step in ipairs(steps) do
+      helper.wait_until(10, function() return step(slurp(out)), slurp(out) end)
+      assert(os.execute("kill -INT " .. slurp(out):match("^host (%d+)\n")))
+    end
+    helper.wait_until(10, function() return slurp(status) ~= "", slurp(out) end)
+    return slurp(out), tonumber(slurp(status))
+  end
+
+  it("finishes what is under way after Ctrl-C", function()
+    local out, code = interrupted("os.execute('sleep 0.005') return n", {
+      function(text) return text:find("\n10\n") end,
+    })
+    assert.are.equal(1, code)
+    local count = tonumber(out:match("tine: map: interrupted: finishing (%d+) lines"))
+    assert.is_true(count > 1 and count <= 64, out)
+    -- All that was handed over is done and printed, and nothing else.
+    local last = 0
+    for n in out:gmatch("\n(%d+)%f[\n]") do
+      assert.are.equal(last + 1, tonumber(n))
+      last = tonumber(n)
+    end
+    assert.is_true(last >= count and last < 1000, out)
+  end)
+
+  it("kills what is under way at the second Ctrl-C", function()
+    local began = helper.now()
+    local out, code = interrupted("if n == 3 then os.execute('sleep 30') end return n", {
+      function(text) return text:find("\n2\n") end,
+      function(text) return text:find("interrupted: ") end,
+    })
+    assert.are.equal(1, code)
+    assert.is_true(helper.now() - began < 15)
+    assert.is_nil(out:find("\n4\n", 1, true))
+  end)
+end)
