@@ -36,7 +36,7 @@ foreach(source ${test_sources})
       $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child> $<TARGET_OBJECTS:tine_embed_all>)
     target_include_directories(${name} PRIVATE ${tine_child_includes})
     target_include_directories(${name} SYSTEM PRIVATE ${tine_lua_include})
-    target_link_libraries(${name} PRIVATE ${tine_lua_libs})
+    target_link_libraries(${name} PRIVATE ${tine_msgpack_libs} ${tine_lua_libs})
     target_link_options(${name} PRIVATE -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)
   endif()
   set_target_properties(${name} PROPERTIES
