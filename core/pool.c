@@ -112,7 +112,7 @@ static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *t
 
 static void tell_ends(tine_pool *pool)
 {
-    char text[600];
+    char text[CAUSE_MAX];
     tine_job *list = pool->ending;
     pool->ending = pool->ending_last = NULL;
     while (list) {

@@ -14,6 +14,10 @@
 #include "sched.h"
 
 /* Why a job ends that no worker has ended. */
+enum {
+    CAUSE_MAX = 4096 /* octets of a message that is made of another */
+};
+
 enum tine__fate {
     TINE__FATE_OPEN,
     TINE__FATE_CANCELLED,

@@ -43,7 +43,7 @@ static void on_failed(void *arg, tine_proc *p, const tine_error *err)
 
 static void lost_current(tine_pool *pool, const tine_error *why)
 {
-    char text[500];
+    char text[CAUSE_MAX];
     pool->current = pool->spare;
     pool->spare = NULL;
     if (pool->current) {

@@ -56,7 +56,7 @@ static void check_rss(tine__pool_worker *w, int64_t now)
 static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
                  const tine_str *results, size_t n)
 {
-    char text[700];
+    char text[CAUSE_MAX];
     tine_error more;
     if (pool->killed && is_crash(err)) {
         static const char closed[] = "the pool was closed, and its workers killed";

@@ -152,7 +152,7 @@ describe("tine map #proc", function()
   end)
 
   it("reads a slow input as it comes, and shows results at once", function()
-    local out = helper.tmpname()
+    local out = helper.write_file("")
     local fifo = helper.tmpname()
     os.remove(fifo)
     assert(os.execute("mkfifo " .. fifo))
@@ -190,9 +190,9 @@ describe("tine map #proc", function()
   it("refuses wrong usage with 2", function()
     for words, expected in pairs {
       [""] = "one of -f and -e is needed", ["-e 'x ='"] = "-e:1:",
-      ["-n 0 -e 1"] = "at least 1", ["-n x -e 1"] = "'x'", ["--timeout -1 -e 1"] = "above 0",
+      ["-n 0 -e 1"] = "at least 1", ["-n x -e 1"] = "'x'", ["--timeout=-1 -e 1"] = "above 0",
       ["-e 1 -f x"] = "can not be used together", ["--nonsense -e 1"] = "unknown option",
-      ["--retries -1 -e 1"] = "at least 0",
+      ["--retries=-1 -e 1"] = "at least 0",
     } do
       local out, err, code = map(words, "a\n")
       assert.are.equal(2, code, words)

@@ -496,6 +496,7 @@ typedef struct tine_pool_stats {
     uint64_t started, crashed, recycled; /* workers */
     tine_histogram wait;                 /* from the call to its start */
     tine_histogram run;                  /* from start to end */
+    int broken; /* it cannot make workers now: calls fail with the cause */
 } tine_pool_stats;
 
 TINE_API void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out);

@@ -139,6 +139,7 @@ TINE_API int luaopen_tine_core(lua_State *L)
                                          {"child", core_child},
                                          {"hook_fd", core_hook_fd},
                                          {"terminal_width", bind_terminal_width},
+                                         {"unread", bind_unread},
                                          {NULL, NULL}};
 
     luaL_checkversion(L);

@@ -304,7 +304,7 @@ static int pool_stats(lua_State *L)
     if (!b->object.core)
         return bind_fail(L, "stats", -TINE_ECLOSED);
     tine_pool_get_stats(b->object.core, &s);
-    lua_createtable(L, 0, 20);
+    lua_createtable(L, 0, 21);
     const struct {
         const char *name;
         uint64_t value;
@@ -317,6 +317,8 @@ static int pool_stats(lua_State *L)
         {"recycled", s.recycled}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         set_count(L, counts[i].name, counts[i].value);
+    lua_pushboolean(L, s.broken);
+    lua_setfield(L, -2, "broken");
     set_histogram(L, "wait", &s.wait);
     set_histogram(L, "run", &s.run);
     set_workers(L, b->object.core, s.workers);

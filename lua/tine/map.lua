@@ -48,16 +48,15 @@ end
 local function total_size(names)
   local sum = 0
   for _, name in ipairs(names) do
-    local file = name == "-" and io.stdin or io.open(name, "rb")
-    local here = file and file:seek()
-    local size = here and file:seek("end")
-    if not size or not file:seek("set", here) then
-      return nil
-    end
-    sum = sum + size - here
-    if name ~= "-" then
+    local file = name ~= "-" and io.open(name, "rb") or nil
+    local size = (file or name == "-") and core.unread(file and core.fileno(file) or 0)
+    if file then
       file:close()
     end
+    if not size then
+      return nil
+    end
+    sum = sum + size
   end
   return sum > 0 and sum or nil
 end
@@ -135,15 +134,26 @@ local function give_up(run)
   wake(run)
 end
 
+-- What makes every line fail is told once.
+local function broke(run, err)
+  if not run.broken then
+    run.broken = true
+    complain(run, tostring(err.message) .. (err.traceback and "\n" .. err.traceback or ""))
+    give_up(run)
+  end
+end
+
 local function ended(run, job, err, text)
   run.done = run.done + 1
   run.octets = run.octets + job.octets
   job.err, job.text = err, text
-  if err and not (run.halted and err.kind == "closed") then
-    run.failed = run.failed + 1
-  elseif err then
+  if err and not run.broken and run.pool:stats().broken then
+    broke(run, err)
+  end
+  if run.broken or (run.halted and err and err.kind == "closed") then
     job.err = nil
-    run.dropped = run.dropped + 1
+  elseif err then
+    run.failed = run.failed + 1
   end
   settle(run, job)
   if err and run.options.halt_on_error and not run.halted then
@@ -218,13 +228,7 @@ local function make_pool(run)
   local tine = require "tine"
   local options = run.options
   local template = assert(tine.new { name = "map template" })
-  template:on_error(function(err)
-    if not run.broken then
-      run.broken = true
-      complain(run, tostring(err.message) .. (err.traceback and "\n" .. err.traceback or ""))
-      give_up(run)
-    end
-  end)
+  template:on_error(function(err) broke(run, err) end)
   if #options.require > 0 then
     template:require(table.unpack(options.require))
   end
@@ -238,8 +242,10 @@ local function make_pool(run)
     retries = options.retries,
     start = 0,
     on_error = function(err)
-      if not run.halted and not run.broken then
-        complain(run, tostring(err))
+      local text = tostring(err)
+      if not run.halted and not run.broken and text ~= run.fault then
+        run.fault = text -- what befalls each new worker is told once
+        complain(run, text)
       end
     end,
   }))
@@ -280,7 +286,7 @@ local function new_run(options)
   return {
     options = options, names = names, inputs = {}, bar = options.progress and progress.new(),
     ordered = options.ordered, window = WINDOW * (options.workers or tine.cpus()),
-    size = total_size(names), octets = 0, done = 0, failed = 0, dropped = 0, order = 0, held = 0,
+    size = total_size(names), octets = 0, done = 0, failed = 0, order = 0, held = 0,
     next_order = 1, results = {}, interrupts = 0,
   }
 end

@@ -314,7 +314,7 @@ function methods:traceback(pid, cb)
 end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
--- `rss`, `generation`), counts of jobs and workers, and `wait` and `run` with `count`, `mean`,
+-- `rss`, `generation`), counts of jobs and workers, `broken` (it cannot make workers), and `wait` and `run` with `count`, `mean`,
 -- `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
 -- @function pool:stats
 -- @treturn[1] table

@@ -59,13 +59,13 @@ end
 -- @treturn string of at most that many columns
 function progress.line(done, failed, fraction, rate, elapsed, width)
   local right = (" %d done%s, %s/s, "):format(done, failed > 0 and (", %d failed"):format(failed)
-    or "", rate >= 10 and ("%d"):format(rate + 0.5) or ("%.1f"):format(rate))
+    or "", rate >= 10 and ("%.0f"):format(rate) or ("%.1f"):format(rate))
   if not fraction then
     return (progress.duration(elapsed) .. right:gsub(", $", "")):sub(1, width)
   end
   local left = fraction > 0 and elapsed / fraction * (1 - fraction) or nil
   right = right .. (left and progress.duration(left) .. " left" or "...")
-  local head = ("%3d%% "):format(fraction * 100 // 1)
+  local head = ("%3.0f%% "):format(fraction * 100 // 1)
   local room = width - #head - #right - 2
   if room < 5 then
     return (head .. right:sub(2)):sub(1, width)
