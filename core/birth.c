@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fd.h"
@@ -357,6 +358,18 @@ static int threads(void)
     return stat("/proc/self/task", &st) < 0 ? 1 : (int)st.st_nlink - 2;
 }
 
+/* A thread that was joined is counted until the kernel has done with it. */
+static bool alone(void)
+{
+    const struct timespec moment = {0, 1000000};
+    for (int tries = 0; threads() > 1; tries++) {
+        if (tries == 20)
+            return false;
+        nanosleep(&moment, NULL);
+    }
+    return true;
+}
+
 static int by_number(const void *a, const void *b)
 {
     int x = *(const int *)a, y = *(const int *)b;
@@ -445,7 +458,7 @@ int tine_proc_here(tine_host *host, const tine_proc_options *options, tine_proc 
         return err;
     tine_proc *p = *out;
     *out = NULL;
-    if (threads() > 1) {
+    if (!alone()) {
         tine__proc_free(p);
         return -EBUSY;
     }

@@ -128,6 +128,16 @@ int tine__board_take(tine__board *b, tine__region *out)
     return 0;
 }
 
+static void drop(tine__board *b, chunk *c)
+{
+    chunk **at = &b->all;
+    while (*at != c)
+        at = &(*at)->all;
+    *at = c->all;
+    unlink_spare(b, c);
+    chunk_free(c);
+}
+
 void tine__board_give_back(tine__board *b, tine__region *r)
 {
     chunk *c = r->chunk;
@@ -136,6 +146,8 @@ void tine__board_give_back(tine__board *b, tine__region *r)
     if (!c->free)
         link_spare(b, c);
     c->free |= UINT64_C(1) << r->slot;
+    if (c->free == ~UINT64_C(0))
+        drop(b, c);
     memset(r, 0, sizeof *r);
     r->fd = -1;
 }

@@ -20,9 +20,9 @@ typedef struct tine__region {
 /* Returns 0, -ENOMEM, -EMFILE or another errno. */
 int tine__board_open(tine__board **out);
 void tine__board_free(tine__board *b);
-/* A region nobody uses; later ones reuse memory that was given back. O(1) but for new memory. */
+/* A region nobody uses. O(1), but for each 64th. */
 int tine__board_take(tine__board *b, tine__region *out);
-/* Only when the worker that had it is surely gone. */
+/* Only when the worker that had it is surely gone. The last of a memfd closes it. */
 void tine__board_give_back(tine__board *b, tine__region *r);
 
 #endif

@@ -408,6 +408,11 @@ local own = f:read("n")
 f:close()
 assert(os.execute("prlimit --pid " .. own .. " --as=" .. (48 << 20) .. ":"))
 works(tine.new())
+local spare = {} -- memory that this process has got already, for what it does itself
+for i = 1, 2000 do spare[i] = ("x"):rep(1000) .. i end
+local last = ("y"):rep(1000)
+spare = nil
+collectgarbage()
 os.execute("prlimit --pid " .. own .. " --as=" .. (3 << 20) .. ":")
 local seen = watch(tine.new_exec():eval("x = 1"))
 ended(seen)
@@ -415,6 +420,7 @@ assert(seen.exit, "3 MB are enough")
 local kind = seen.exit.kind
 assert(kind == "system" or kind == "exit" or kind == "crash", kind)
 works(tine.new())
+assert(#last == 1000)
 ]])
   end)
 end)
