@@ -4,8 +4,7 @@
 BUILD   ?= build
 WERROR  ?= OFF
 PREFIX  ?= /usr/local
-# What `make demo` runs, and what else `make test` gives to busted, such as ARGS="--tags=unit".
-DEMO    ?= lua/bin/tine run examples/lint.lua
+# What else is given to the demo (options of tine map) and to busted, such as ARGS="--tags=unit".
 ARGS    ?=
 
 OPTIONS = -DTINE_TESTS=ON -DTINE_WERROR=$(WERROR)
@@ -23,11 +22,10 @@ build: ## the library, the Lua module and tine-template, in build/
 	@tools/setup build
 	@tools/build $(BUILD) $(OPTIONS)
 
-demo: ## the main job: checks the system's Lua files on all CPUs, luacheck loaded once
+demo: ## the main job: tine map checks the system's Lua files on all CPUs, luacheck loaded once
 	@tools/setup build demo
 	@tools/build $(BUILD) $(OPTIONS)
-	@echo "demo: $(DEMO)"
-	@$(ENV) lua5.4 $(DEMO)
+	@$(ENV) tools/demo $(ARGS)
 
 test: ## C tests and specs
 	@tools/setup build test

@@ -49,6 +49,18 @@ foreach(source ${test_sources})
     ENVIRONMENT "TINE=${PROJECT_BINARY_DIR}/tine/tine-template;TINE_BUILD=${PROJECT_BINARY_DIR}")
 endforeach()
 
+# The example in C, as it stands.
+if(TINE_LUA)
+  add_executable(example_pool EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/examples/pool.c)
+  tine_compile_options(example_pool)
+  tine_link_options(example_pool)
+  target_include_directories(example_pool PRIVATE ${PROJECT_SOURCE_DIR}/core/include)
+  target_link_libraries(example_pool PRIVATE tine::tine)
+  set_target_properties(example_pool PROPERTIES
+    OUTPUT_NAME pool RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
+  add_dependencies(tine_tests example_pool)
+endif()
+
 # C programs against what `cmake --install` installs, by pkg-config and find_package. They are
 # linked without sanitizers, and so cannot use a library that needs them.
 if(TINE_LUA AND NOT TINE_SANITIZE AND NOT TINE_LUAROCKS)

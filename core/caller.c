@@ -217,7 +217,8 @@ tine_job *tine__caller_take_all(tine__caller *c)
     if (c->load)
         c->service->host->callers_busy--;
     c->load = 0;
-    memset(c->table, 0, c->ntable * sizeof *c->table);
+    if (c->table)
+        memset(c->table, 0, c->ntable * sizeof *c->table);
     if (!c->doomed)
         return first;
     tine_job *last = c->doomed;

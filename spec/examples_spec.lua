@@ -244,6 +244,16 @@ describe("example run_program #proc", function()
   end)
 end)
 
+local function with_curl(fn)
+  return function()
+    if not os.execute("command -v curl >/dev/null") then
+      pending("curl is not installed")
+      return
+    end
+    helper.no_leaks(fn)
+  end
+end
+
 describe("example http_server #proc", function()
   local function serve(...)
     local program = example("http_server", ...)
@@ -264,16 +274,6 @@ describe("example http_server #proc", function()
     assert.equal("", err)
     assert.equal(0, code)
     has(out, "\nstopping")
-  end
-
-  local function with_curl(fn)
-    return function()
-      if not os.execute("command -v curl >/dev/null") then
-        pending("curl is not installed")
-        return
-      end
-      helper.no_leaks(fn)
-    end
   end
 
   it("answers curl, one connection for several requests", with_curl(function()
@@ -387,137 +387,102 @@ describe("example http_server #proc", function()
   end)
 end)
 
-describe("example lint #proc", function()
-  local function write(path, text)
-    local f <close> = assert(io.open(path, "wb"))
-    f:write(text)
+describe("example thumbnails #proc", function()
+  -- Width, height and octets of a picture.
+  local function picture(path)
+    local f <close> = assert(io.open(path, "rb"))
+    local width, height, rest = f:read("a"):match("^P6\n(%d+) (%d+)\n255\n(.*)$")
+    return tonumber(width), tonumber(height), rest and #rest
   end
 
-  -- A folder of files; there is no other way but this to make one.
-  local function folder(files)
-    local path = helper.tmpname()
-    assert(os.execute("mkdir " .. path))
-    for name, text in pairs(files) do write(path .. "/" .. name, text) end
-    return path
-  end
-
-  -- One that takes luacheck long enough for anything that a spec does meanwhile.
-  local function long_file()
-    local lines = {}
-    for i = 1, 60000 do lines[i] = ("local function f%d(a) return a + x end"):format(i) end
-    return table.concat(lines, "\n")
-  end
-
-  local function with_luacheck(fn)
-    return function()
-      local path = package.path .. ";/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua"
-      if not package.searchpath("luacheck", path) then
-        pending("luacheck is not installed (Debian: lua-check)")
-        return
+  it("paints pictures and makes them smaller, with progress", function()
+    helper.no_leaks(function()
+      local folder = helper.tmpname()
+      os.remove(folder)
+      assert(os.execute("mkdir " .. folder))
+      local out, code, err = example("thumbnails", "--size", "100", folder):finish(60)
+      assert.equal(0, code, err)
+      for n = 1, 4 do
+        has(out, ("painted %s/picture-%d.ppm: 400 x 300"):format(folder, n))
+        has(out, ("shrunk %s/picture-%d.ppm: 100 x 75"):format(folder, n))
+        local width, height, octets = picture(("%s/picture-%d.thumb.ppm"):format(folder, n))
+        assert.same({ 100, 75, 100 * 75 * 3 }, { width, height, octets })
       end
-      helper.no_leaks(fn)
-    end
-  end
-
-  it("finds the warnings that are there, and compares", with_luacheck(function()
-    local path = folder {
-      ["one.lua"] = "local unused = 1\nlocal function f(a) return 1 end\nreturn f\n",
-      ["two.lua"] = "local unused = 2\n",
-      ["broken.lua"] = "x = = 1\n",
-      ["bytecode.lua"] = "\27Lua\0",
-      ["with 'space'.lua"] = "return 1\n",
-      ["other.txt"] = "local unused = 3\n",
-    }
-    assert(os.execute(("ln -s one.lua %s/again.lua; ln -s nowhere %s/dangling.lua")
-      :format(path, path)))
-    local out, code, err = example("lint", "--jobs", "3", path):finish()
-    assert.equal(0, code, err)
-    has(out, "5 warnings in 5 files (0.0 MB) checked\n")
-    has(out, "      2  011  syntax error\n")
-    has(out, "      2  211  unused variable\n")
-    has(out, "      1  212  unused argument\n")
-    assert.matches("\nmemory: template [%d.]+ MB with luacheck\n", out)
-    assert.matches("worker %d+ at the end: [%d.]+ MB of its own, [%d.]+ MB shared\n", out)
-    assert.matches("\n3 workers: [%d.]+ s", out)
-    assert.matches("\none process doing the same: [%d.]+ s", out)
-    assert.matches("\n3 workers are [%d.]+ times as fast$", out)
-    assert.equal("lint: 5 files, 3 workers\nlint: the same once more with one worker, to compare "
-      .. "(--no-compare leaves it out)", err)
-  end))
-
-  it("counts a file once", with_luacheck(function()
-    local path = folder { ["one.lua"] = "return 1\n" }
-    local out, code = example("lint", "--no-compare", path .. "/one.lua", path):finish()
-    assert.equal(0, code)
-    has(out, "0 warnings in 1 file (0.0 MB) checked")
-  end))
-
-  it("checks the largest files of the system", with_luacheck(function()
-    local out, code, err = example("lint", "--limit", "4", "--no-compare"):finish()
-    assert.equal(0, code, err)
-    assert.matches("^lint: 4 files of %d+, the largest %(%-%-limit%), %d workers?$", err)
-    assert.matches("^%d+ warnings? in 4 files ", out)
-  end))
-
-  it("replaces a worker that dies", with_luacheck(function()
-    local path = folder { ["long.lua"] = long_file(), ["short.lua"] = "return 1\n" }
-    local program = example("lint", "--jobs", "1", "--no-compare", path)
-    local killed = {}
-    for i = 1, 2 do
-      killed[i] = helper.wait_until(10, function()
-        for _, pid in ipairs(helper.descendants(program.process:pid())) do
-          if helper.title(pid) == "tine: lint worker" and pid ~= killed[1] then return pid end
-        end
-        return nil, "no worker"
-      end)
-      assert(os.execute("kill -SEGV " .. killed[i]))
-    end
-    local out, code, err = program:finish()
-    assert.equal(0, code)
-    for _, pid in ipairs(killed) do
-      has(err, ("lint: process %d (lint worker) was killed by signal 11 (SIGSEGV), at %s/long.lua;"
-        .. " another one goes on"):format(pid, path))
-    end
-    has(out, "0 warnings in 2 files")
-    has(out, "\nnot checked: " .. path .. "/long.lua: one worker after another died of it\n")
-  end))
-
-  for name, code in pairs { INT = 130, TERM = 143 } do
-    it("leaves nothing behind at SIG" .. name, with_luacheck(function()
-      local path = folder { ["1.lua"] = long_file(), ["2.lua"] = long_file() }
-      local program = example("lint", "--jobs", "2", path)
-      local pids = program:below(3) -- a template, two workers
-      program:interrupt(name)
-      local out, got, err = program:finish()
-      await_death(pids)
-      assert.equal(code, got)
-      assert.equal("", out)
-      assert.equal("lint: 2 files, 2 workers\nlint: interrupted: 0 of 2 files checked", err)
-    end))
-  end
-
-  it("leaves nothing behind when it is killed", with_luacheck(function()
-    local path = folder { ["1.lua"] = long_file(), ["2.lua"] = long_file() }
-    local program = example("lint", "--jobs", "2", path)
-    local pids = program:below(3)
-    program.process:kill("KILL")
-    local _, code = program:finish()
-    assert.equal(137, code)
-    await_death(pids)
-  end))
+      has(err, "picture-1.ppm 99%")
+      local _
+      _, code, err = example("thumbnails", "--size", "100", folder, "/no/such.ppm"):finish()
+      assert.equal(1, code, err)
+      assert(os.execute("rm -r " .. folder))
+    end)
+  end)
 
   it("says how it is used", function()
     helper.no_leaks(function()
-      local out, code = example("lint", "--help"):finish()
+      local _, code, err = example("thumbnails"):finish()
+      assert.equal(2, code)
+      has(err, "usage: thumbnails.lua")
+    end)
+  end)
+end)
+
+describe("example timers #proc", function()
+  it("holds many timers in one worker, which answers each when it rings", function()
+    helper.no_leaks(function()
+      local out, code, err = example("timers", "500"):finish()
+      assert.equal("", err)
       assert.equal(0, code)
-      has(out, "usage: lint.lua")
-      for wrong, message in pairs { ["--jobs"] = "a positive number expected",
-        ["--what"] = "no such option", ["/no/such/folder"] = "No such file or directory" }
-      do
-        local _, failed, err = example("lint", wrong):finish()
-        assert.equal(2, failed)
-        has(err, message)
-      end
+      assert.matches("^at once: made last\nthe first of all rings\n"
+        .. "500 timers rang, %d+ of them late\nthe worker has gone$", out)
+    end)
+  end)
+end)
+
+describe("example survivor #proc", function()
+  it("loses the jobs that crash, and no other", function()
+    helper.no_leaks(function()
+      local out, code, err = example("survivor", "40"):finish()
+      assert.equal("", err)
+      assert.equal(0, code)
+      has(out, "job 10: crash: ")
+      has(out, "(tried 2 times)")
+      -- The last may die after the figures are taken.
+      assert.matches("36 jobs done, 4 lost; 1[12] workers died, 8 jobs tried again", out)
+    end)
+  end)
+end)
+
+describe("example http_pool #proc", function()
+  it("gives each request to a worker, and outlives what they do", with_curl(function()
+    local program = example("http_pool", "127.0.0.1:0")
+    local url = program:line(program.out, "^(http://.*)$")
+    local function get(path)
+      local text = helper.run(("curl -sS -m 10 -w '%%{http_code}' '%s%s'"):format(url, path))
+      return text
+    end
+    assert.equal("46 primes up to 200\n200", get("/primes?n=200"))
+    assert.equal("nothing here\n404", get("/nowhere"))
+    has(get("/crash"), "killed by signal 11")
+    local slow = start("/usr/bin/env", "curl", "-sS", "-m", "10", url .. "/loop")
+    -- Not held up by the one that never ends.
+    assert.equal("17 primes up to 60\n200", get("/primes?n=60"))
+    local late = slow:finish()
+    has(late, "the job took too long")
+    assert.matches("%d workers, %d+ calls, 2 failed", get("/stats"))
+    program:interrupt()
+    local out, code = program:finish()
+    has(out, "stopped")
+    assert.equal(0, code)
+  end))
+end)
+
+describe("example pool.c #proc", function()
+  it("drives a pool of Lua workers from a C program without a Lua state", function()
+    helper.no_leaks(function()
+      local path = helper.build .. "/examples/pool"
+      assert.equal("9592 primes below 100000\n", (helper.run(path .. " 100000", 60)))
+      local _, code = helper.run(path .. " nonsense")
+      assert.equal(2, code)
+      assert.is_nil(helper.run("ldd " .. path):find("liblua", 1, true))
     end)
   end)
 end)

@@ -28,7 +28,7 @@ struct bind_link {
     size_t watchers;      /* active timers and descriptors */
     lua_Unsigned calls;   /* from the core so far */
     int depth;            /* polls under way */
-    void *call_records; /* of calls.c */
+    void *call_records;   /* of calls.c */
     int stopping;         /* the poll under way is to return */
     int nerrors;          /* errors of callbacks that are to be raised */
     int closed;           /* the state is being closed */

@@ -88,10 +88,8 @@ local function source_of(list, level)
         return nil
       end
       local item = list[i]
-      if type(item) == "table" then
-        return { table.unpack(item, 1, item.n or #item), n = item.n or #item }
-      end
-      return { item, n = 1 }
+      local several = type(item) == "table" and math.tointeger(rawget(item, "n"))
+      return several and item or { item, n = 1 }
     end
   end
   error("map: a list or an iterator expected, got " .. type(list), level)
@@ -204,13 +202,13 @@ function Map:close()
 end
 
 --- Calls for each of a list, and iterates over the results: `for i, ok, result in pool:map(list)`.
--- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the iteration
--- early cancels the jobs made ahead.
+-- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the
+-- iteration early cancels the jobs made ahead.
 -- @function pool:map
--- @tparam table|function list of arguments, where a table is a list of several; or a function that
--- returns the next arguments, and nil at the end
--- @tparam[opt] table options `ordered` (default: true), `window` (most jobs made ahead, default 64);
--- `timeout`, `priority`, `retries` as in `pool:call`
+-- @tparam table|function list of arguments, one for each job, or several as table.pack makes them;
+-- or a function that returns the arguments of the next job, and nil at the end
+-- @tparam[opt] table options `ordered` (default: true), `window` (most jobs made ahead, default
+-- 64); `timeout`, `priority`, `retries` as in `pool:call`
 -- @return an iterator that gives the number of the job, true and its results, or false and err
 function methods:map(list, options)
   if options ~= nil and type(options) ~= "table" then
@@ -242,8 +240,8 @@ end
 --- Calls once in every worker there is now, one at least, ahead of what is queued.
 -- @function pool:broadcast
 -- @param ... arguments
--- @tparam[opt] function cb `cb(err, list)`: a table for each worker, with the results from 1 to `n`,
--- or with `err`
+-- @tparam[opt] function cb `cb(err, list)`: a table for each worker, with the results from 1 to
+-- `n`, or with `err`
 function methods:broadcast(...)
   local n = select("#", ...)
   local cb = n > 0 and select(n, ...) or nil
@@ -314,8 +312,8 @@ function methods:traceback(pid, cb)
 end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
--- `rss`, `generation`), counts of jobs and workers, `broken` (it cannot make workers), and `wait` and `run` with `count`, `mean`,
--- `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
+-- `rss`, `generation`), counts of jobs and workers, `broken` (it cannot make workers), and `wait`
+-- and `run` with `count`, `mean`, `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
 -- @function pool:stats
 -- @treturn[1] table
 -- @treturn[2] nil
