@@ -33,8 +33,7 @@ int tine__board_open(tine__board **out)
 
 static void chunk_free(chunk *c)
 {
-    if (c->memory)
-        munmap(c->memory, (size_t)REGIONS * TINE__REGION);
+    munmap(c->memory, (size_t)REGIONS * TINE__REGION);
     tine__fd_close(&c->fd);
     free(c);
 }
@@ -97,8 +96,9 @@ static int grow(tine__board *b)
         return -ENOMEM;
     c->fd = -1;
     int err = chunk_map(c);
-    if (err < 0) {
-        chunk_free(c);
+    if (!c->memory) {
+        tine__fd_close(&c->fd);
+        free(c);
         return err;
     }
     c->free = ~UINT64_C(0);

@@ -277,6 +277,8 @@ static bool keep(tine__caller *c, const unsigned char *data, size_t len)
 static void feed(tine__caller *c, const unsigned char *data, size_t n)
 {
     c->received += n;
+    if (is_broken(c))
+        return;
     if (!c->in.len) {
         size_t used = take_frames(c, data, n);
         if (used < n && !is_broken(c))

@@ -208,8 +208,8 @@ void tine__pool_take_over(tine_pool *pool)
 
 void tine__pool_free_sources(tine_pool *pool)
 {
-    while (pool->sources) {
-        tine__source *s = pool->sources;
+    for (tine__source *s = pool->sources, *next; s; s = next) {
+        next = s->next;
         if (s->proc)
             tine__proc_ignore(s->proc);
         forget(s);

@@ -153,8 +153,10 @@ int tine__timers_open(tine_host *host)
 
 void tine__timers_close(tine_host *host)
 {
-    while (host->timers)
-        tine_timer_free(host->timers);
+    for (tine_timer *t = host->timers, *next; t; t = next) {
+        next = t->next;
+        tine_timer_free(t);
+    }
     tine_io_free(host->timer_io);
     tine__fd_close(&host->timer_fd);
     free(host->heap);

@@ -4,6 +4,8 @@
 
 #include "serving.h"
 
+enum { KEPT = 16 * TINE__RING }; /* octets of a buffer that outlives a large result */
+
 typedef struct call {
     tine__serving *serving;
     tine_str payload;
@@ -54,7 +56,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
         tine__answer_failure(serial, times, &f);
         lua_settop(L, 1);
     }
-    if (s->out.cap > TINE__RING * 16)
+    if (s->out.cap > KEPT)
         bind_octets_free(&s->out);
 }
 

@@ -321,7 +321,7 @@ int bind_msgpack_decode(bind_codec *c, lua_State *L, const void *data, size_t le
     if (!c->unpacked) {
         msgpack_unpacked *fresh = malloc(sizeof *fresh);
         if (!fresh)
-            luaL_error(L, "not enough memory");
+            return luaL_error(L, "not enough memory");
         msgpack_unpacked_init(fresh);
         c->unpacked = fresh;
     }
