@@ -89,31 +89,32 @@ static void unlink_spare(tine__board *b, chunk *c)
         c->next->prev = c->prev;
 }
 
-static int grow(tine__board *b)
+static chunk *grow(tine__board *b, int *err)
 {
     chunk *c = calloc(1, sizeof *c);
+    *err = -ENOMEM;
     if (!c)
-        return -ENOMEM;
+        return NULL;
     c->fd = -1;
-    int err = chunk_map(c);
+    *err = chunk_map(c);
     if (!c->memory) {
         tine__fd_close(&c->fd);
         free(c);
-        return err;
+        return NULL;
     }
     c->free = ~UINT64_C(0);
     c->all = b->all;
     b->all = c;
     link_spare(b, c);
-    return 0;
+    return c;
 }
 
 int tine__board_take(tine__board *b, tine__region *out)
 {
-    int err = b->spare ? 0 : grow(b);
-    if (err < 0)
+    int err = 0;
+    chunk *c = b->spare ? b->spare : grow(b, &err);
+    if (!c)
         return err;
-    chunk *c = b->spare;
     unsigned slot = (unsigned)__builtin_ctzll(c->free);
     c->free &= c->free - 1;
     if (!c->free)
