@@ -46,6 +46,17 @@ static void sent_all(tine__caller *c)
     }
 }
 
+/* Before a worker that is never quite through what was sent to it lets the buffer grow. */
+static void forget_sent(tine__caller *c)
+{
+    size_t left = c->out.len - c->sent;
+    if (c->sent < left)
+        return;
+    memmove(c->out.data, c->out.data + c->sent, left);
+    c->out.len = left;
+    c->sent = 0;
+}
+
 void tine__caller_flush(tine__caller *c)
 {
     if (c->fd < 0)
@@ -58,6 +69,7 @@ void tine__caller_flush(tine__caller *c)
             atomic_store_explicit(&c->region.page->sends, ++c->nsends,
                                   memory_order_release);
         } else if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)) {
+            forget_sent(c);
             watch_writes(c, true);
             return;
         } else if (n < 0 && errno != EINTR) {
@@ -320,6 +332,8 @@ static tine_job *settle_dead(tine__caller *c, const tine_error *how)
     tine_error crash = crash_of(c, how, text, sizeof text);
     uint64_t started = atomic_load(&c->region.page->started);
     bool one = !c->service->async;
+    if (started > c->handed) /* and what is handed over meanwhile has not */
+        started = c->handed;
     while (c->first && c->first->serial <= started) {
         static const tine__times none;
         tine_job *job = c->first;
@@ -444,6 +458,8 @@ int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_op
     c->settle_task = (tine__task){.run = tine__caller_settle, .arg = c};
     int err = host->board ? 0 : tine__board_open(&host->board);
     if (!err)
+        err = tine__caller_open_scratch(host);
+    if (!err)
         err = tine__board_take(host->board, &c->region);
     if (!err)
         err = serve(c, p);
@@ -489,6 +505,7 @@ void tine__caller_free(tine__caller *c)
     while (c->traces) {
         tine__trace *t = c->traces;
         c->traces = t->next;
+        c->service->host->nactive--;
         free(t);
     }
     tine__board_give_back(host->board, &c->region);

@@ -47,6 +47,7 @@ struct tine_job {
     void *arg;
     int64_t timeout_usec;         /* 0: none */
     int64_t queued_usec;          /* when it was made */
+    bool ending;                  /* rpc: nothing but its callback is left */
     struct tine__pool_part *pool; /* what a pool knows of it, or NULL */
     size_t len;                   /* of the payload */
     unsigned char payload[];      /* kept until the call has ended */

@@ -49,6 +49,8 @@ struct tine__caller {
     tine__task flush_task, settle_task;
     tine_timer *timer;
     int64_t timer_at;
+    uint64_t timed; /* sync: the serial of the call whose deadline was looked at last */
+    int64_t timed_usec; /* when that started */
     tine__trace *traces;
     uint64_t ntraces;
     uint64_t marks[3]; /* serial of the job that writes to stdout and stderr */
@@ -59,6 +61,7 @@ struct tine__caller {
 };
 
 /* caller_read.c */
+int tine__caller_open_scratch(tine_host *host);
 void tine__caller_readable(void *arg, tine_io *io, int events);
 /* Takes what is left in the socket and the ring of a dead worker. */
 void tine__caller_drain(tine__caller *c);

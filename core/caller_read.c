@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "caller_priv.h"
@@ -316,7 +317,8 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
         *asked = direct < DIRECT ? direct : DIRECT;
         to = tine__buf_room(&c->in, *asked);
         if (!to) {
-            c->in.failed = false;
+            tine__buf_free(&c->in);
+            tine__caller_broken(c, "there is no memory for what it sent");
             errno = ENOMEM;
             return -1;
         }
@@ -338,12 +340,11 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     return n;
 }
 
-static bool have_scratch(tine__caller *c)
+int tine__caller_open_scratch(tine_host *host)
 {
-    tine_host *host = c->service->host;
     if (!host->scratch)
         host->scratch = malloc(SCRATCH);
-    return host->scratch != NULL;
+    return host->scratch ? 0 : -ENOMEM;
 }
 
 static void at_eof(tine__caller *c)
@@ -359,12 +360,14 @@ static void at_eof(tine__caller *c)
 void tine__caller_readable(void *arg, tine_io *io, int events)
 {
     tine__caller *c = arg;
+    tine_proc *p = c->proc;
     size_t asked;
     (void)io;
     (void)events;
-    if (c->reading || !have_scratch(c))
+    if (c->reading)
         return;
     c->reading = true;
+    p->refs++; /* its end, which a callback may bring to light, waits for us */
     for (int i = 0; i < READS_PER_WAKE && !c->killed; i++) {
         ssize_t n = read_some(c, &asked);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
@@ -374,16 +377,25 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
         if (n < (ssize_t)asked)
             break;
     }
+    p->refs--;
     c->reading = false;
     if (c->out.len > c->sent)
         tine__caller_flush(c);
 }
 
+/* What is there now: a process that it has left behind may write for ever. */
 static void drain_socket(tine__caller *c)
 {
     size_t asked;
-    while (c->fd >= 0 && !is_broken(c) && read_some(c, &asked) > 0)
-        ;
+    int left = 0;
+    if (c->fd < 0 || ioctl(c->fd, FIONREAD, &left) < 0)
+        return;
+    while (left > 0 && !is_broken(c)) {
+        ssize_t n = read_some(c, &asked);
+        if (n <= 0)
+            break;
+        left -= (int)n;
+    }
 }
 
 static void drain_ring(tine__caller *c)
@@ -404,8 +416,6 @@ static void drain_ring(tine__caller *c)
 
 void tine__caller_drain(tine__caller *c)
 {
-    if (!have_scratch(c))
-        return;
     c->reading = true;
     drain_socket(c);
     if (!is_broken(c))

@@ -128,13 +128,27 @@ void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
     tine__host_post(c->service->host, &c->settle_task);
 }
 
+/* Answers a question; the loop runs on for those that are open. */
+static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err,
+                      tine_str text)
+{
+    tine__trace *t = *link;
+    *link = t->next;
+    c->service->host->nactive--;
+    t->cb(t->arg, err, text.data, text.len);
+    free(t);
+}
+
 /* Tells of jobs that were taken back to be ended, and of answered questions. */
 void tine__caller_settle(void *arg)
 {
     tine__caller *c = arg;
-    while (c->doomed) {
-        tine_job *job = c->doomed;
-        c->doomed = job->next;
+    uint64_t last = c->ntraces; /* what callbacks ask for has its turn later */
+    tine_job *doomed = c->doomed;
+    c->doomed = NULL;
+    while (doomed) {
+        tine_job *job = doomed;
+        doomed = job->next;
         job->next = NULL;
         job->at = NULL;
         tine__caller_end_stopped(c, job);
@@ -142,14 +156,12 @@ void tine__caller_settle(void *arg)
     tine__trace **link = &c->traces;
     while (*link) {
         tine__trace *t = *link;
-        if (!t->idle) {
+        if (!t->idle || t->number > last) {
             link = &t->next;
             continue;
         }
-        *link = t->next;
         static const char idle[] = "nothing runs: the worker waits for calls";
-        t->cb(t->arg, NULL, idle, sizeof idle - 1);
-        free(t);
+        end_trace(c, link, NULL, (tine_str){idle, sizeof idle - 1});
         link = &c->traces;
     }
 }
@@ -158,6 +170,8 @@ void tine__caller_settle(void *arg)
 
 int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
 {
+    if (!c->proc)
+        return -TINE_ECLOSED;
     tine__trace *t = calloc(1, sizeof *t);
     if (!t)
         return -ENOMEM;
@@ -168,6 +182,7 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     t->idle = !c->first || atomic_load(&c->region.page->idle);
     t->next = c->traces;
     c->traces = t;
+    c->service->host->nactive++;
     if (t->idle) {
         tine__host_post(c->service->host, &c->settle_task);
         return 0;
@@ -181,27 +196,23 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
 void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text)
 {
     tine__trace **link = &c->traces;
+    if (number > c->ntraces) /* what callbacks ask for is not answered yet */
+        number = c->ntraces;
     while (*link) {
         tine__trace *t = *link;
         if (t->idle || t->number > number) {
             link = &t->next;
             continue;
         }
-        *link = t->next;
-        t->cb(t->arg, NULL, text.data, text.len);
-        free(t);
+        end_trace(c, link, NULL, text);
         link = &c->traces;
     }
 }
 
 void tine__caller_fail_traces(tine__caller *c, const tine_error *err)
 {
-    while (c->traces) {
-        tine__trace *t = c->traces;
-        c->traces = t->next;
-        t->cb(t->arg, err, NULL, 0);
-        free(t);
-    }
+    while (c->traces)
+        end_trace(c, &c->traces, err, (tine_str){NULL, 0});
 }
 
 static void give_traces_up(tine__caller *c, int64_t now)
@@ -220,9 +231,7 @@ static void give_traces_up(tine__caller *c, int64_t now)
             link = &t->next;
             continue;
         }
-        *link = t->next;
-        t->cb(t->arg, &err, NULL, 0);
-        free(t);
+        end_trace(c, link, &err, (tine_str){NULL, 0});
         link = &c->traces;
     }
 }
@@ -235,12 +244,19 @@ static void earlier(int64_t *next, int64_t at)
         *next = at;
 }
 
-static int64_t start_of(const tine__caller *c, const tine_job *job)
+/* A page that says that it has just started puts its deadline off once at most. */
+static int64_t start_of(tine__caller *c, const tine_job *job)
 {
     int64_t since;
     if (c->service->async)
         return job->handed_usec;
-    return tine__caller_running(c, &since) == job ? since : -1;
+    if (tine__caller_running(c, &since) != job)
+        return -1;
+    if (c->timed != job->serial || since < c->timed_usec) {
+        c->timed = job->serial;
+        c->timed_usec = since;
+    }
+    return c->timed_usec;
 }
 
 /* The job's next deadline, or what was due is done and -1 or later returned. */

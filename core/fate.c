@@ -247,6 +247,8 @@ void tine__proc_tell_late(tine_proc *p)
         tell_ready(p, p->made ? NULL : cause_of(p));
     if (p->fd_cb && p->ended)
         tell_no_socket(p);
+    if (p->observer && p->ended) /* it came after the end */
+        tell_observer_ended(p);
     if (p->exit_late && p->ended) {
         p->exit_late = false;
         tell_exit(p);

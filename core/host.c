@@ -278,6 +278,7 @@ void tine__host_turn(tine_host *host)
 {
     /* What is added meanwhile has its turn in the next round of the loop. */
     tine_proc *p = host->later, *last = host->later_tail;
+    host->in_turn = true;
     while (p) {
         bool end = p == last;
         host->later = p->next_later;
@@ -291,8 +292,9 @@ void tine__host_turn(tine_host *host)
         p = host->later;
     }
     run_tasks(host);
+    host->in_turn = false;
     if (host->later || host->tasks)
-        tine__loop_wake(host);
+        tine__loop_wake_next(host);
 }
 
 /* ------------------------------------------------------------------- ids */

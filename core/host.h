@@ -19,7 +19,7 @@ struct tine_host {
     pid_t owner; /* the process that made it; in a fork of that, nothing works */
     const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
-    bool own_base, running, stopped, draining;
+    bool own_base, running, stopped, draining, in_turn;
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
@@ -168,6 +168,9 @@ int tine__loop_open(tine_host *host, struct event_base *base);
 void tine__loop_close(tine_host *host);
 /* Makes the loop call tine__host_turn soon. */
 void tine__loop_wake(tine_host *host);
+/* The same in its next round, when others have had their turn: what was activated by a callback
+ * libevent runs before it looks at anything else. */
+void tine__loop_wake_next(tine_host *host);
 /* A watcher or timer that is nothing to wait for. */
 int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
                       void *arg);

@@ -138,7 +138,15 @@ void tine__loop_close(tine_host *host)
 
 void tine__loop_wake(tine_host *host)
 {
-    event_active(host->later_event, EV_TIMEOUT, 0);
+    if (!host->in_turn)
+        event_active(host->later_event, EV_TIMEOUT, 0);
+}
+
+void tine__loop_wake_next(tine_host *host)
+{
+    static const struct timeval now;
+    if (event_add(host->later_event, &now) < 0)
+        event_active(host->later_event, EV_TIMEOUT, 0);
 }
 
 /* Between the rounds of a loop: one round waits for at most one thing to happen. */

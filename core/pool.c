@@ -14,9 +14,9 @@ static const char closed_text[] = "the pool was closed";
 
 /* ---------------------------------------------------------------------- ends */
 
-static void count(tine_pool *pool)
+void tine__pool_count(tine_pool *pool)
 {
-    bool on = pool->pending > 0 || pool->closed;
+    bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling;
     if (on == pool->counted)
         return;
     pool->counted = on;
@@ -46,7 +46,7 @@ void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
     if (cb)
         cb(job->arg, job, err, results, n);
     tine__job_free(job);
-    count(pool);
+    tine__pool_count(pool);
 }
 
 void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate)
@@ -235,7 +235,9 @@ static void pool_free(tine_pool *pool)
     tine_host *host = pool->host;
     pool->pending = 0;
     pool->closed = false;
-    count(pool);
+    pool->candidate = NULL;
+    pool->rolling = false;
+    tine__pool_count(pool);
     if (pool->prev)
         pool->prev->next = pool->next;
     else
@@ -270,6 +272,19 @@ static bool may_finish(tine_pool *pool)
     return !pool->sources;
 }
 
+/* Tells the end of a reload that new workers have come from. */
+static void roll(tine_pool *pool)
+{
+    char text[CAUSE_MAX];
+    bool stuck = pool->is_dead || tine__sched_broken(pool->sched);
+    if (!pool->rolling || (!stuck && tine__pool_has_old(pool)))
+        return;
+    tine_error err = {.code = -1};
+    if (stuck)
+        err = no_workers(pool, text, sizeof text);
+    tine__pool_reloaded(pool, stuck ? &err : NULL);
+}
+
 static void run_task(void *arg)
 {
     tine_pool *pool = arg;
@@ -279,6 +294,7 @@ static void run_task(void *arg)
         wake_at(pool, pool->kill_at);
     tine__pool_turn(pool);
     tell_ends(pool);
+    roll(pool);
     if (pool->ending)
         tine__pool_wake(pool);
     if (!may_finish(pool) || pool->ending)
@@ -330,7 +346,7 @@ static void queue_job(tine_pool *pool, tine_job *job)
 {
     pool->pending++;
     pool->n.calls++;
-    count(pool);
+    tine__pool_count(pool);
     int err = pool->is_dead
                   ? -EHOSTDOWN
                   : tine__sched_add(pool->sched, &job->pool->s, job->queued_usec);
@@ -524,8 +540,10 @@ void tine_pool_close(tine_pool *pool, int64_t kill_after_usec, tine_gone_cb gone
                           .code = -1};
         if (pool->candidate)
             tine__pool_reload_failed(pool, &err);
+        else if (pool->rolling)
+            tine__pool_reloaded(pool, NULL);
     }
-    count(pool);
+    tine__pool_count(pool);
     tine__pool_wake(pool);
 }
 
@@ -562,6 +580,8 @@ void tine__pool_teardown(tine_pool *pool)
         tine__caller_fail_traces(w->caller, &err);
         for (tine_job *job = jobs; job; job = job->next)
             tine__sched_done(pool->sched, &job->pool->s, false, 0);
+        if (!w->canary) /* else the scheduler does not know it */
+            tine__sched_gone(pool->sched, &w->s, false, 0);
         tine__pool_free_worker(w);
         teardown_list(pool, jobs, &err);
     }

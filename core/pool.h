@@ -86,6 +86,7 @@ struct tine_pool {
     tine_timer *timer;
     int64_t timer_at, kill_at; /* -1: never */
     bool closed, killed, counted, in_turn;
+    bool rolling; /* old workers take jobs until the reload has replaced them */
     tine_gone_cb gone;
     void *gone_arg;
 
@@ -105,6 +106,8 @@ void tine__pool_wake(tine_pool *pool);
 void tine__pool_turn(tine_pool *pool);
 /* A failure that belongs to no call. */
 void tine__pool_fault(tine_pool *pool, const tine_error *err);
+/* Notes whether the loop is to run on for its sake. */
+void tine__pool_count(tine_pool *pool);
 /* The job, which nobody has any more, ends in the next turn. */
 void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate);
 /* Everything that is queued. */
@@ -128,6 +131,10 @@ void tine__source_drop(tine__source *source);
 void tine__pool_make_spare(tine_pool *pool);
 /* The canary is ready. */
 void tine__pool_take_over(tine_pool *pool);
+/* Whether workers of an older template take jobs. */
+bool tine__pool_has_old(const tine_pool *pool);
+/* The reload has ended: err NULL, all calls go to workers from it. */
+void tine__pool_reloaded(tine_pool *pool, const tine_error *err);
 void tine__pool_reload_failed(tine_pool *pool, const tine_error *err);
 /* Workers cannot be made any more. */
 void tine__pool_die(tine_pool *pool, const tine_error *err);

@@ -145,8 +145,10 @@ int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
         return -TINE_ESTALE;
     if (pool->closed)
         return -TINE_ECLOSED;
-    if (pool->candidate || p->host != pool->host)
-        return pool->candidate ? -EBUSY : -EINVAL;
+    if (pool->candidate || pool->rolling)
+        return -EBUSY;
+    if (p->host != pool->host)
+        return -EINVAL;
     int err = tine__source_hold(pool, p, false, &pool->candidate);
     if (err < 0)
         return err;
@@ -160,13 +162,16 @@ int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
         pool->reload_cb = NULL;
         tine__source_drop(s);
     }
+    tine__pool_count(pool);
     return err;
 }
 
-static void tell_reload(tine_pool *pool, const tine_error *err)
+void tine__pool_reloaded(tine_pool *pool, const tine_error *err)
 {
     tine_fault_cb cb = pool->reload_cb;
     pool->reload_cb = NULL;
+    pool->rolling = false;
+    tine__pool_count(pool);
     if (cb)
         cb(pool->reload_arg, err);
 }
@@ -180,9 +185,10 @@ void tine__pool_reload_failed(tine_pool *pool, const tine_error *err)
     if (pool->canary) {
         pool->canary->killed = true;
         tine__caller_kill(pool->canary->caller);
+        pool->canary = NULL;
     }
     tine__source_drop(s);
-    tell_reload(pool, err);
+    tine__pool_reloaded(pool, err);
 }
 
 void tine__pool_take_over(tine_pool *pool)
@@ -203,7 +209,17 @@ void tine__pool_take_over(tine_pool *pool)
         tine__source_drop(old);
     if (spare)
         tine__source_drop(spare);
-    tell_reload(pool, NULL);
+    pool->rolling = true;
+    tine__pool_wake(pool);
+}
+
+bool tine__pool_has_old(const tine_pool *pool)
+{
+    for (const tine__pool_worker *w = pool->workers; w; w = w->next)
+        if (w->generation != pool->generation && !w->canary &&
+            (w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY))
+            return true;
+    return false;
 }
 
 void tine__pool_free_sources(tine_pool *pool)

@@ -133,6 +133,8 @@ static void on_ready(void *owner, tine__caller *c)
     tine_pool *pool = owner;
     tine__pool_worker *w = worker_at(c);
     int64_t now = tine__now_usec();
+    if (w->canary && pool->canary != w)
+        return; /* of a reload that has failed meanwhile: it is killed */
     if (w->canary) {
         w->canary = false;
         if (tine__sched_started(pool->sched, &w->s, false, now) < 0) {
@@ -194,9 +196,10 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
         tine__sched_gone(pool->sched, &w->s, failed, now);
     bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
     tine_error err = why ? *why : (tine_error){.code = -1};
+    bool reloading = pool->canary == w;
     tine__pool_free_worker(w);
     tine__pool_wake(pool);
-    if (canary) {
+    if (reloading) {
         pool->canary = NULL;
         tine__pool_reload_failed(pool, &err);
     } else if (tell_fault && !pool->is_dead) {

@@ -90,6 +90,7 @@ static void end_job(tine_rpc *rpc, tine_job *job, const tine_error *err,
                     const tine_str *results, size_t n)
 {
     rpc->pending--;
+    job->ending = true;
     tine_call_cb cb = job->cb;
     if (cb)
         cb(job->arg, job, err, results, n);
@@ -98,6 +99,7 @@ static void end_job(tine_rpc *rpc, tine_job *job, const tine_error *err,
 
 static void end_later(tine_rpc *rpc, tine_job *job)
 {
+    job->ending = true;
     job->next = rpc->ended;
     rpc->ended = job;
     tine__host_post(rpc->service.host, &rpc->task);
@@ -145,11 +147,20 @@ static tine_error never_started(const tine_rpc *rpc, char *text, size_t size)
     return err;
 }
 
+/* They are nobody's any more, and cannot be cancelled. */
+static void seize(tine_job *list)
+{
+    for (; list; list = list->next)
+        list->ending = true;
+}
+
 static void fail_list(tine_rpc *rpc, tine_job *job, const tine_error *err)
 {
+    tine_error cancelled = tine__error_cancelled();
     while (job) {
         tine_job *next = job->next;
-        end_job(rpc, job, err, NULL, 0);
+        bool was = job->reason == TINE__REASON_CANCEL;
+        end_job(rpc, job, was ? &cancelled : err, NULL, 0);
         job = next;
     }
 }
@@ -249,6 +260,8 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     tine_job *queued = rpc->first;
     rpc->first = rpc->last = NULL;
     tine_error err = never_started(rpc, text, sizeof text);
+    seize(unstarted);
+    seize(queued);
     fail_list(rpc, unstarted, &err);
     fail_list(rpc, queued, &err);
     if (why && !expected && (!carried || rpc->on_error))
@@ -339,7 +352,8 @@ void tine_job_cancel(tine_job *job)
         tine__pool_cancel(job);
         return;
     }
-    if (tine__stale(rpc->service.host) || job->reason != TINE__REASON_NONE)
+    if (tine__stale(rpc->service.host) || job->ending ||
+        job->reason != TINE__REASON_NONE)
         return;
     if (job->at) {
         tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
@@ -388,11 +402,14 @@ void tine_rpc_close(tine_rpc *rpc, tine_gone_cb gone, void *arg)
 void tine__rpc_teardown(tine_rpc *rpc)
 {
     tine_job *handed = NULL, *queued = rpc->first, *ended = rpc->ended;
-    if (rpc->caller) {
-        handed = tine__caller_take_all(rpc->caller);
-        tine__caller_fail_traces(rpc->caller, &closed_error);
-        tine__caller_free(rpc->caller);
-        rpc->caller = NULL;
+    tine__caller *c = rpc->caller;
+    rpc->caller = NULL; /* what callbacks ask for now is refused */
+    seize(queued);
+    if (c) {
+        handed = tine__caller_take_all(c);
+        seize(handed);
+        tine__caller_fail_traces(c, &closed_error);
+        tine__caller_free(c);
     }
     rpc->first = rpc->last = rpc->ended = NULL;
     fail_list(rpc, handed, &closed_error);

@@ -481,6 +481,7 @@ tine__sched_action tine__sched_next(tine__sched *s, int64_t now)
         action.what = TINE__SCHED_BREAK;
         return action;
     }
+    tine__sched_trim(s);
     if (s->was_full && s->nqueued < s->config.queue) {
         s->was_full = false;
         action.what = TINE__SCHED_DRAIN;

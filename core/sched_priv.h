@@ -78,6 +78,8 @@ void tine__sched_place(tine__sched *s, tine__sched_worker *w);
 /* What is to be done about workers. */
 int64_t tine__sched_workers_when(const tine__sched *s, int64_t now);
 bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *action);
+/* Too many since a resize: those that work take no more. */
+void tine__sched_trim(tine__sched *s);
 void tine__sched_failed(tine__sched *s, int64_t now);
 void tine__sched_succeeded(tine__sched *s);
 

@@ -342,12 +342,16 @@ static bool shrink(tine__sched *s, int64_t now, tine__sched_action *action)
     int64_t at = stop_at(s);
     if (at >= 0 && at <= now && (!s->closed || !backlog(s)))
         return stop(s, tine__prioq_first(&s->idle), now, action);
-    /* Too many since a resize: those that work take no more. */
-    while (s->nready > s->config.max && (w = tine__prioq_first(&s->loaded)) != NULL)
-        retire(s, w);
+    return false;
+}
+
+void tine__sched_trim(tine__sched *s)
+{
+    tine__sched_worker *w;
     while (s->nready > s->config.max && (w = tine__prioq_first(&s->free)) != NULL)
         retire(s, w);
-    return false;
+    while (s->nready > s->config.max && (w = tine__prioq_first(&s->loaded)) != NULL)
+        retire(s, w);
 }
 
 bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *action)

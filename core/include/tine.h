@@ -443,9 +443,10 @@ TINE_API int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n
                                  tine_call_cb cb, void *arg);
 /* New bounds; workers too many finish what they have. -EINVAL for max 0 or idle > max. */
 TINE_API int tine_pool_resize(tine_pool *pool, size_t max, size_t idle);
-/* New workers come from p from now on, old ones finish what they have, each when its
- * replacement is ready. Consumes p. When the first worker from p is ready cb gets NULL; if it
- * fails, the pool keeps what it has and cb gets the cause. -EBUSY while one is under way. */
+/* Workers come from p once the first has: the old ones finish what they have, each when its
+ * replacement is ready, and then cb gets NULL: all later calls go to new ones. If the first
+ * fails, the pool keeps what it has and cb gets the cause. Consumes p. -EBUSY while one is
+ * under way. */
 TINE_API int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb,
                               void *arg);
 /* Asks what a worker runs now. -ESRCH when pid is none of the pool's. */

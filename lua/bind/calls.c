@@ -255,7 +255,7 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
         return 2;
     }
     if (!b->object.core)
-        return bind_fail(L, "call", -TINE_ECLOSED);
+        return bind_service_fail(L, b, "call", -TINE_ECLOSED);
     job *j = lua_newuserdatauv(L, sizeof *j, 0);
     lua_pushvalue(L, lua_upvalueindex(UP_JOB));
     lua_setmetatable(L, -2);
@@ -287,7 +287,7 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
     if (rc < 0) {
         free_record(c, r);
         bind_service_paid(b);
-        return bind_fail(L, "call", rc);
+        return bind_service_fail(L, b, "call", rc);
     }
     r->job = core;
     j->id = (lua_Integer)tine_job_id(core);

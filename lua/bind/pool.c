@@ -1,5 +1,6 @@
 /* What only a pool has, for Lua: its options, broadcast, resize, reload, stats. */
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,23 +20,25 @@ static lua_Number get_number(lua_State *L, int idx, const char *name, lua_Number
     return n;
 }
 
-static size_t get_size(lua_State *L, int idx, const char *name)
+/* unbounded: what stands for math.huge. */
+static size_t get_size(lua_State *L, int idx, const char *name, size_t unbounded)
 {
     lua_Number n = get_number(L, idx, name, 0);
-    return n >= 9e15 ? 0 : (size_t)n; /* no bound */
+    return n >= 9e15 ? unbounded : (size_t)n;
 }
 
 void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
 {
-    o->max = get_size(L, idx, "max");
-    o->idle = get_size(L, idx, "idle");
-    o->load = get_size(L, idx, "load");
+    o->max = get_size(L, idx, "max", INT_MAX);
+    o->idle = get_size(L, idx, "idle", INT_MAX);
+    o->load = get_size(L, idx, "load", INT_MAX);
     o->start_usec = bind_field_usec(L, idx, "start");
     o->stop_usec = bind_field_usec(L, idx, "stop");
-    o->queue = get_size(L, idx, "queue");
-    o->retries = (unsigned)get_size(L, idx, "retries");
-    o->max_jobs = get_size(L, idx, "max_jobs");
-    o->max_rss = get_size(L, idx, "max_rss");
+    o->queue = get_size(L, idx, "queue", 0);
+    size_t retries = get_size(L, idx, "retries", INT_MAX);
+    o->retries = retries > INT_MAX ? INT_MAX : (unsigned)retries;
+    o->max_jobs = get_size(L, idx, "max_jobs", 0);
+    o->max_rss = get_size(L, idx, "max_rss", 0);
     o->max_age_usec = bind_field_usec(L, idx, "max_age");
 }
 
@@ -134,10 +137,10 @@ static int pool_broadcast(lua_State *L)
         return 2;
     }
     if (!b->object.core)
-        return bind_fail(L, "broadcast", -TINE_ECLOSED);
+        return bind_service_fail(L, b, "broadcast", -TINE_ECLOSED);
     broadcast *all = calloc(1, sizeof *all);
     if (!all)
-        return bind_fail(L, "broadcast", -ENOMEM);
+        return bind_service_fail(L, b, "broadcast", -ENOMEM);
     all->service = b;
     lua_pushvalue(L, 2);
     all->callback = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -154,7 +157,7 @@ static int pool_broadcast(lua_State *L)
     luaL_unref(L, LUA_REGISTRYINDEX, all->list);
     bind_service_paid(b);
     free(all);
-    return bind_fail(L, "broadcast", rc < 0 ? rc : -ENOMEM);
+    return bind_service_fail(L, b, "broadcast", rc < 0 ? rc : -ENOMEM);
 }
 
 /* ------------------------------------------------------------ resize, reload */
@@ -168,7 +171,7 @@ static int pool_resize(lua_State *L)
                                     (size_t)luaL_checkinteger(L, 3))
                  : -TINE_ECLOSED;
     if (rc < 0)
-        return bind_fail(L, "resize", rc);
+        return bind_service_fail(L, b, "resize", rc);
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -212,10 +215,10 @@ static int pool_reload(lua_State *L)
     bind_process *p = bind_process_check_open(L, 2, "reload");
     bind_service *b = luaL_checkudata(L, 2, bind_service_type);
     if (!b->object.core)
-        return bind_fail(L, "reload", -TINE_ECLOSED);
+        return bind_service_fail(L, b, "reload", -TINE_ECLOSED);
     reload *r = calloc(1, sizeof *r);
     if (!r)
-        return bind_fail(L, "reload", -ENOMEM);
+        return bind_service_fail(L, b, "reload", -ENOMEM);
     r->service = b;
     lua_pushvalue(L, 3);
     r->callback = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -229,7 +232,7 @@ static int pool_reload(lua_State *L)
     luaL_unref(L, LUA_REGISTRYINDEX, r->callback);
     bind_service_paid(b);
     free(r);
-    return bind_fail(L, "reload", rc);
+    return bind_service_fail(L, b, "reload", rc);
 }
 
 /* ----------------------------------------------------------------------- stats */
@@ -302,7 +305,7 @@ static int pool_stats(lua_State *L)
     bind_service *b = check_pool(L);
     tine_pool_stats s;
     if (!b->object.core)
-        return bind_fail(L, "stats", -TINE_ECLOSED);
+        return bind_service_fail(L, b, "stats", -TINE_ECLOSED);
     tine_pool_get_stats(b->object.core, &s);
     lua_createtable(L, 0, 21);
     const struct {

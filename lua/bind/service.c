@@ -209,7 +209,7 @@ static tine_func get_func(lua_State *L, int idx, const char *name)
     if (type == LUA_TFUNCTION) {
         f.kind = TINE_PLAIN;
         if (!bind_plain_encode(L, lua_gettop(L), 1, 1))
-            bind_raise(L, 3, "%s: %s", name, lua_tostring(L, -1));
+            bind_raise(L, 2, "%s: %s", name, lua_tostring(L, -1));
     }
     if (type != LUA_TNIL)
         f.data = lua_tolstring(L, -1, &f.len);
@@ -403,16 +403,36 @@ static void on_text(void *arg, const tine_error *err, const char *text, size_t l
         bind_enter(q.service->object.link, deliver_text, &q);
 }
 
+int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc)
+{
+    const char *text;
+    if (rc == -TINE_ECLOSED)
+        text = b->is_pool ? "the pool is closed"
+                          : "the rpc is closed, or its worker has ended";
+    else if (rc == -EBUSY)
+        text = "a reload is under way";
+    else if (rc == -ESRCH)
+        text = "no worker has that process id";
+    else
+        return bind_fail(L, what, rc);
+    lua_pushnil(L);
+    const char *message = lua_pushfstring(L, "%s: %s", what, text);
+    bind_push_error(L, rc == -TINE_ECLOSED ? "closed" : "system", message,
+                    strlen(message));
+    lua_remove(L, -2);
+    return 2;
+}
+
 /* traceback(service, callback, pid or nil): callback(text) or (nil, err). */
 static int service_traceback(lua_State *L)
 {
     bind_service *b = bind_service_self(L);
     int rc;
     if (!b->object.core)
-        return bind_fail(L, "traceback", -TINE_ECLOSED);
+        return bind_service_fail(L, b, "traceback", -TINE_ECLOSED);
     question *q = malloc(sizeof *q);
     if (!q)
-        return bind_fail(L, "traceback", -ENOMEM);
+        return bind_service_fail(L, b, "traceback", -ENOMEM);
     q->service = b;
     lua_pushvalue(L, 2);
     q->callback = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -429,7 +449,7 @@ static int service_traceback(lua_State *L)
     bind_service_paid(b);
     luaL_unref(L, LUA_REGISTRYINDEX, q->callback);
     free(q);
-    return bind_fail(L, "traceback", rc);
+    return bind_service_fail(L, b, "traceback", rc);
 }
 
 /* is(value): whether it is an rpc or a pool. */

@@ -32,6 +32,8 @@ bind_service *bind_service_self(lua_State *L);
 /* One answer more, or one less, is owed. */
 void bind_service_owe(lua_State *L, int idx, bind_service *b);
 void bind_service_paid(bind_service *b);
+/* As bind_fail, with words for what can befall a service. */
+int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc);
 /* Pushes a handler of b, by name; returns whether it is a function. Pushes nothing otherwise. */
 int bind_service_handler(lua_State *L, bind_service *b, const char *name);
 /* Pushes the values, decoded; returns how many, or -1 with a message. */

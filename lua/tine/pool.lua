@@ -10,36 +10,6 @@ local task = require "tine.task"
 local methods = {}
 local bounds_of = setmetatable({}, { __mode = "k" }) -- pool -> max and idle
 
-local call_options <const> = {
-  args = true, cb = true, timeout = true, priority = true, key = true, retries = true,
-  on_event = true,
-}
-
-local function check(ok, what, expected, value)
-  if not ok then
-    error(("call: %s: %s expected, got %s"):format(what, expected, type(value)), 4)
-  end
-end
-
-local function check_call(options)
-  for name in pairs(options) do
-    if not call_options[name] then
-      error(("call: unknown option '%s'"):format(tostring(name)), 4)
-    end
-  end
-  local o = options
-  check(o.args == nil or type(o.args) == "table", "args", "a table", o.args)
-  check(o.cb == nil or type(o.cb) == "function", "cb", "a function", o.cb)
-  check(o.timeout == nil or type(o.timeout) == "number" and o.timeout > 0, "timeout",
-    "a number above 0", o.timeout)
-  check(o.priority == nil or math.tointeger(o.priority), "priority", "an integer", o.priority)
-  check(o.retries == nil or math.tointeger(o.retries) and o.retries >= 0, "retries",
-    "a whole number of at least 0", o.retries)
-  check(o.key == nil or type(o.key) == "string" or type(o.key) == "number", "key", "a string",
-    o.key)
-  check(o.on_event == nil or type(o.on_event) == "function", "on_event", "a function", o.on_event)
-end
-
 local function call_with(self, options, cb)
   local args = options.args or {}
   local job, err = core.service.call_with(self, options, cb, options.on_event,
@@ -56,10 +26,14 @@ end
 -- have got
 function methods:call(...)
   local options = ...
-  if select("#", ...) ~= 1 or type(options) ~= "table" then
+  local n = select("#", ...)
+  if n ~= 1 or type(options) ~= "table" then
+    if (n == 0 or type((select(n, ...))) ~= "function") and not task.current() then
+      error("call: a callback is needed outside of tine.go", 2)
+    end
     return self(...)
   end
-  check_call(options)
+  service.check("call", options, service.call_options, 3)
   if options.cb then
     return call_with(self, options, options.cb)
   end
@@ -95,24 +69,6 @@ local function source_of(list, level)
   error("map: a list or an iterator expected, got " .. type(list), level)
 end
 
-local map_options <const> = {
-  ordered = "boolean", window = "number", timeout = "number", priority = "number",
-  retries = "number",
-}
-
-local function check_map(options)
-  for name, value in pairs(options) do
-    if not map_options[name] then
-      error(("map: unknown option '%s'"):format(tostring(name)), 4)
-    elseif type(value) ~= map_options[name] then
-      error(("map: %s: a %s expected, got %s"):format(name, map_options[name], type(value)), 4)
-    end
-  end
-  if options.window and options.window < 1 then
-    error("map: window: a number of at least 1 expected", 4)
-  end
-end
-
 local Map = {}
 Map.__index = Map
 
@@ -138,7 +94,8 @@ function Map:ended(i, ...)
     return
   end
   self.results[i] = table.pack(...)
-  table.insert(self.order, i)
+  self.last = self.last + 1
+  self.order[self.last] = i
   local wake = self.wake
   self.wake = nil
   if wake then
@@ -148,17 +105,9 @@ end
 
 -- The number of the next job whose result is due, if it is there.
 function Map:ready()
-  if self.ordered then
-    local i = self.given + 1
-    return self.results[i] and i
-  end
-  self.first = self.first or 1
-  local i = self.order[self.first]
-  if i then
-    self.order[self.first] = nil
-    self.first = self.first + 1
-  end
-  return i
+  local next = self.given + 1
+  local i = self.ordered and next or self.order[next]
+  return self.results[i] and i
 end
 
 function Map:wait()
@@ -179,11 +128,8 @@ function Map:next()
     local i = self:ready()
     if i then
       local result = self.results[i]
-      self.results[i] = nil
-      if self.ordered then
-        self.order[#self.order] = nil
-      end
       self.given = self.given + 1
+      self.results[i], self.order[self.given] = nil, nil
       if result[1] then
         return i, false, result[1]
       end
@@ -215,11 +161,11 @@ function methods:map(list, options)
     error("map: a table of options expected, got " .. type(options), 2)
   end
   options = options or {}
-  check_map(options)
+  service.check("map", options, service.map_options, 3)
   local map = setmetatable({
     pool = self, source = source_of(list, 3), ordered = options.ordered ~= false,
     window = options.window or 64, timeout = options.timeout, priority = options.priority,
-    retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {},
+    retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
   }, Map)
   local guard = setmetatable({}, { __close = function() map:close() end })
   return function() return map:next() end, nil, nil, guard
@@ -271,29 +217,22 @@ function methods:resize(bounds)
   if type(bounds) ~= "table" then
     error("resize: a table expected, got " .. type(bounds), 2)
   end
-  for name, value in pairs(bounds) do
-    if name ~= "max" and name ~= "idle" then
-      error(("resize: unknown option '%s'"):format(tostring(name)), 2)
-    end
-    if not math.tointeger(value) or value < (name == "max" and 1 or 0) then
-      error(("resize: %s: a whole number of at least %d expected"):format(name,
-        name == "max" and 1 or 0), 2)
-    end
-  end
+  service.check("resize", bounds, service.bounds, 3)
   local own = bounds_of[self]
   local max, idle = bounds.max or own.max, bounds.idle or own.idle
   if idle > max then
     error("resize: idle is more than max", 2)
   end
   own.max, own.idle = max, idle
-  return core.service.resize(self, max, idle)
+  return core.service.resize(self, math.tointeger(max) or 0x7fffffff, math.tointeger(idle))
 end
 
---- New workers come from another template from now on; old ones finish what they have. If the
--- first new one fails, the pool stays as it is.
+--- Workers come from another template once the first from there is ready; old ones finish what
+-- they have, each when its replacement is ready. If the first new one fails, the pool stays as
+-- it is.
 -- @function pool:reload
 -- @tparam process template is consumed
--- @tparam[opt] function cb `cb(true)` or `cb(nil, err)`
+-- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:reload(template, cb)
   local listen = service.listener(cb, "reload")
   return answer(cb, listen, core.service.reload(template, self, listen))
@@ -304,7 +243,7 @@ end
 -- @tparam integer pid of the worker
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`
 function methods:traceback(pid, cb)
-  if not math.tointeger(pid) then
+  if math.type(pid) ~= "integer" then
     error("traceback: a process id expected, got " .. type(pid), 2)
   end
   local listen = service.listener(cb, "traceback")
@@ -330,7 +269,7 @@ function methods:close(cb, seconds)
   if cb ~= nil and type(cb) ~= "function" then
     error("close: a function expected, got " .. type(cb), 2)
   end
-  if seconds ~= nil and (type(seconds) ~= "number" or seconds < 0) then
+  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
     error("close: a time of 0 or more seconds expected", 2)
   end
   if not core.service.close(self, cb, seconds) then
@@ -357,9 +296,8 @@ end
 -- @treturn[2] nil
 -- @treturn[2] err
 function process.methods:pool(func, options)
-  local checked = service.options("pool", func, options,
-    { service.rpc_options, service.pool_options },
-    { max = core.cpus(), idle = 0, load = 2, start = 0.1, stop = 10 }, 4)
+  local checked = service.options("pool", func, options, service.pool_options,
+    { max = core.cpus(), idle = 0, load = 2, start = 0.1, stop = 10 }, 3)
   if checked.idle > checked.max then
     error("pool: idle is more than max", 2)
   end

@@ -104,7 +104,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] err
 function process.methods:rpc(func, options)
-  local checked = service.options("rpc", func, options, { service.rpc_options }, {}, 4)
+  local checked = service.options("rpc", func, options, service.rpc_options, {}, 3)
   local handle, err = core.service.new(self, false, checked)
   return handle, err
 end

@@ -8,9 +8,7 @@ local service = {}
 
 local serialisers <const> = { string = 0, msgpack = 1, lua = 2, json = 3, source = 4 }
 
-local function fail(level, format, ...)
-  error(format:format(...), level)
-end
+-- What options are checked by: each returns whether a value will do, and what would have done.
 
 local function number(least)
   return function(value)
@@ -24,10 +22,35 @@ local function above(least)
   end
 end
 
+local function is_whole(value)
+  return type(value) == "number" and (value == math.huge or math.tointeger(value) ~= nil)
+end
+
 local function whole(least)
   return function(value)
-    local ok = value == math.huge or (math.tointeger(value) and value >= least)
-    return type(value) == "number" and ok, "a whole number of at least " .. least
+    return is_whole(value) and value >= least, "a whole number of at least " .. least
+  end
+end
+
+local function count(least)
+  return function(value)
+    return is_whole(value) and value >= least and value <= 1e6,
+      ("a whole number from %d to 1000000"):format(least)
+  end
+end
+
+local function priority(value)
+  return is_whole(value) and value >= -0x80000000 and value <= 0x7fffffff,
+    "a whole number of 32 bits"
+end
+
+local function key(value)
+  return type(value) == "string" or type(value) == "number", "a string"
+end
+
+local function of_type(name)
+  return function(value)
+    return type(value) == name, "a " .. name
   end
 end
 
@@ -35,13 +58,11 @@ local function func(value)
   return type(value) == "string" or type(value) == "function", "a name or a function"
 end
 
-local function callback(value)
-  return type(value) == "function", "a function"
-end
-
 local function any()
   return true
 end
+
+local callback <const> = of_type("function")
 
 service.rpc_options = {
   async = any, init = func, done = func, on_event = callback, on_error = callback,
@@ -50,13 +71,47 @@ service.rpc_options = {
 }
 
 service.pool_options = {
-  max = whole(1), idle = whole(0), load = whole(1), start = number(0), stop = number(0),
+  max = whole(1), idle = count(0), load = whole(1), start = number(0), stop = number(0),
   queue = whole(1), retries = whole(0), max_jobs = whole(1), max_rss = above(0),
   max_age = above(0), on_drain = callback, on_line = callback,
 }
+for name, check in pairs(service.rpc_options) do
+  service.pool_options[name] = check
+end
+
+service.call_options = {
+  args = of_type("table"), cb = callback, timeout = above(0), priority = priority,
+  retries = whole(0), key = key, on_event = callback,
+}
+
+service.map_options = {
+  ordered = of_type("boolean"), window = whole(1), timeout = above(0), priority = priority,
+  retries = whole(0),
+}
+
+service.bounds = { max = whole(1), idle = count(0) }
+
+--- Checks options.
+-- @tparam string what names the caller's method
+-- @tparam table given
+-- @tparam table known option -> check
+-- @tparam integer level whom to blame, as for error
+function service.check(what, given, known, level)
+  for name, value in pairs(given) do
+    local check = known[name]
+    if not check then
+      error(("%s: unknown option '%s'"):format(what, tostring(name)), level)
+    end
+    local ok, expected = check(value)
+    if not ok then
+      error(("%s: %s: %s expected, got %s"):format(what, name, expected,
+        type(value) == "number" and tostring(value) or type(value)), level)
+    end
+  end
+end
 
 -- The serialiser's number, and the source text of the user's own.
-local function serialiser(value, what, level)
+local function serialiser(what, value, level)
   if value == nil then
     return serialisers.string
   elseif type(value) == "string" and serialisers[value] and value ~= "source" then
@@ -66,46 +121,35 @@ local function serialiser(value, what, level)
   then
     return serialisers.source, ("return (%s\n), (%s\n)"):format(value.freeze, value.thaw)
   end
-  fail(level, "%s: serialiser: \"string\", \"json\", \"msgpack\", \"lua\" or {freeze = SOURCE, "
-    .. "thaw = SOURCE} expected", what)
+  error(what .. ": serialiser: \"string\", \"json\", \"msgpack\", \"lua\" or {freeze = SOURCE, "
+    .. "thaw = SOURCE} expected", level)
 end
 
 --- Checks options, and fills defaults in.
 -- @tparam string what names the caller's method
 -- @tparam string|function fn
 -- @tparam ?table given
--- @tparam {table,...} known
+-- @tparam table known
 -- @tparam table defaults
--- @tparam integer level of the caller to blame, counted from here
+-- @tparam integer level whom to blame, as for error
 -- @treturn table a new one
 function service.options(what, fn, given, known, defaults, level)
+  if not func(fn) then
+    error(("%s: a name or a function expected, got %s"):format(what, type(fn)), level)
+  end
+  if given ~= nil and type(given) ~= "table" then
+    error(("%s: a table of options expected, got %s"):format(what, type(given)), level)
+  end
   local options = {}
   for name, value in pairs(defaults) do
     options[name] = value
   end
-  if not func(fn) then
-    fail(level, "%s: a name or a function expected, got %s", what, type(fn))
-  end
-  if given ~= nil and type(given) ~= "table" then
-    fail(level, "%s: a table of options expected, got %s", what, type(given))
-  end
+  service.check(what, given or {}, known, level + 1)
   for name, value in pairs(given or {}) do
-    local check
-    for _, list in ipairs(known) do
-      check = check or list[name]
-    end
-    if not check then
-      fail(level, "%s: unknown option '%s'", what, tostring(name))
-    end
-    local ok, expected = check(value)
-    if not ok then
-      fail(level, "%s: %s: %s expected, got %s", what, name, expected,
-        type(value) == "number" and tostring(value) or type(value))
-    end
     options[name] = value
   end
   options.func = fn
-  options.serialiser, options.source = serialiser(options.serialiser, what, level + 1)
+  options.serialiser, options.source = serialiser(what, options.serialiser, level + 1)
   return options
 end
 
@@ -133,10 +177,10 @@ local function slow_call(err, self, ...)
   if err then
     return service.fail_later(cb, err)
   elseif not core.service.is(self) then
-    error("call: an rpc or a pool expected, got " .. type(self), 2)
+    error("call: an rpc or a pool expected, got " .. type(self), 3)
   end
   if not task.current() then
-    error("call: a callback is needed outside of tine.go", 2)
+    error("call: a callback is needed outside of tine.go", 3)
   end
   return service.call_and_wait(self, ...)
 end

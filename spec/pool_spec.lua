@@ -1,0 +1,946 @@
+-- Pools: options, calls, map, broadcast, bounds, order, figures, and how they end. What happens
+-- to workers is in pool_life_spec.lua.
+local helper = require "spec.helper"
+local proc = require "spec.proc"
+local tine = require "tine"
+
+local case = proc.case(it)
+
+-- What workers do: work(name, ...) carries one of these out.
+local function prepare()
+  local worker = require "tine"
+  local jobs, seen = {}, 0
+
+  function jobs.echo(...) return ... end
+  function jobs.fail(text) error(text, 0) end
+  function jobs.unsendable() return { {} } end
+  function jobs.rep(text, n) return text:rep(math.tointeger(tonumber(n))) end
+
+  function jobs.pid()
+    local f <close> = assert(io.open("/proc/self/stat"))
+    return f:read("n")
+  end
+
+  -- Until the file is there. Returns its second argument and the worker's id.
+  function jobs.gate(path, ...)
+    while true do
+      local f = io.open(path)
+      if f then
+        f:close()
+        return ..., jobs.pid()
+      end
+      os.execute("sleep 0.005")
+    end
+  end
+
+  function jobs.count()
+    seen = seen + 1
+    return seen, jobs.pid()
+  end
+
+  function jobs.events(n, text)
+    for i = 1, tonumber(n) do worker.event(i, text) end
+    return n
+  end
+
+  function jobs.say(text)
+    print(text)
+    io.stderr:write(text, " too\n")
+    return "said"
+  end
+
+  function jobs.spin()
+    while true do end
+  end
+
+  function work(name, ...) -- luacheck: globals work
+    return jobs[name](...)
+  end
+end
+
+local function silent() end
+
+local function new_pool(options)
+  options.on_error = options.on_error or silent
+  return assert(tine.new():eval(prepare):pool("work", options))
+end
+
+-- A path that a job `gate` waits for, and the function that lets it go on.
+local function gate()
+  local path = helper.tmpname()
+  return path, function() assert(io.open(path, "w")):close() end
+end
+
+-- In a coroutine: closes the pool and waits for that.
+local function finish(pool)
+  local gone = false
+  pool:close(function() gone = true end)
+  proc.wait_for(function() return gone end)
+end
+
+-- Resident memory of a process in octets.
+local function rss(pid)
+  local f <close> = assert(io.open(("/proc/%d/statm"):format(pid)))
+  return select(2, f:read("n", "n")) * 4096
+end
+
+-- Tests outside of a coroutine.
+local function plain(name, fn)
+  it(name, function() helper.no_leaks(fn) end)
+end
+
+-- Like proc.assert_blames, but tells all that is wrong at the end.
+local function blames()
+  local wrong = {}
+  local function check(pattern, fn)
+    local ok, err = pcall(proc.assert_blames, pattern, fn)
+    if not ok then wrong[#wrong + 1] = pattern .. ": " .. tostring(err) end
+  end
+  return check, function()
+    if #wrong > 0 then error(table.concat(wrong, "\n"), 2) end
+  end
+end
+
+describe("the options of a pool #proc", function()
+  plain("are checked at the caller's line", function()
+    local check, report = blames()
+    local p = tine.new()
+    for _, given in ipairs {
+      { "max", { max = 0 } }, { "max", { max = "4" } }, { "max", { max = 1.5 } },
+      { "max", { max = 0 / 0 } }, { "idle", { idle = -1 } },
+      { "idle is more than max", { max = 4, idle = 5 } }, { "load", { load = 0 } },
+      { "start", { start = -1 } }, { "start", { start = 0 / 0 } }, { "stop", { stop = -0.5 } },
+      { "queue", { queue = 0 } }, { "queue", { queue = "1" } }, { "retries", { retries = -1 } },
+      { "retries", { retries = 0.5 } }, { "max_jobs", { max_jobs = 0 } },
+      { "max_rss", { max_rss = 0 } }, { "max_age", { max_age = 0 } },
+      { "timeout", { timeout = 0 } }, { "timeout", { timeout = 0 / 0 } },
+      { "grace", { grace = 0 } }, { "spawn_timeout", { spawn_timeout = -1 } },
+      { "on_drain", { on_drain = 1 } }, { "on_line", { on_line = "x" } },
+      { "on_event", { on_event = {} } }, { "on_error", { on_error = 1 } },
+      { "on_destroy", { on_destroy = true } }, { "init", { init = 1 } },
+      { "done", { done = {} } }, { "serialiser", { serialiser = "xml" } },
+      { "serialiser", { serialiser = {} } }, { "unknown option 'nonsense'", { nonsense = 1 } },
+      { "table of options", 5 },
+    } do
+      check("pool: .*" .. given[1], function() p:pool("work", given[2]) end)
+    end
+    check("a name or a function", function() p:pool() end)
+    check("a name or a function", function() p:pool(5, {}) end)
+    local upvalue = io.stdout
+    check("upvalue", function() p:pool(function() return upvalue end) end)
+    local function init() return upvalue end
+    check("init.*upvalue", function() p:pool("f", { init = init }) end)
+    -- What was refused has not used the process up.
+    local pool = p:eval("function work() return 'fine' end"):pool("work", { max = 1 })
+    check("consumed", function() p:pool("work") end)
+    local result
+    pool(function(_, text) result = text end)
+    helper.wait_until(10, function() return result end)
+    assert.are.equal("fine", result)
+    pool:close()
+    report()
+  end)
+
+  plain("of a call, too", function()
+    local check, report = blames()
+    local pool = new_pool { max = 1 }
+    for _, given in ipairs {
+      { "unknown option 'nonsense'", { nonsense = 1 } }, { "args", { args = 1 } },
+      { "cb", { cb = 1 } }, { "timeout", { timeout = 0 } }, { "timeout", { timeout = "1" } },
+      { "timeout", { timeout = 0 / 0 } }, { "priority", { priority = 1.5 } },
+      { "priority", { priority = {} } }, { "retries", { retries = -1 } },
+      { "retries", { retries = "2" } }, { "key", { key = {} } }, { "on_event", { on_event = 1 } },
+    } do
+      check("call: " .. given[1], function() pool:call(given[2]) end)
+    end
+    check("a callback is needed", function() pool:call { args = { "echo" } } end)
+    check("a callback is needed", function() pool:call("echo", "x") end)
+    check("a callback is needed", function() pool("echo", "x") end)
+    check("only inside of tine.go", function() pool:await("echo") end)
+    pool:close()
+    report()
+  end)
+
+  plain("of the other methods, too", function()
+    local check, report = blames()
+    local pool = new_pool { max = 2 }
+    local used = tine.new()
+    used:close()
+    check("map: a list", function() pool:map(1) end)
+    check("map: a table of options", function() pool:map({}, 1) end)
+    check("map: unknown option 'x'", function() pool:map({}, { x = 1 }) end)
+    check("map: window", function() pool:map({}, { window = 0 }) end)
+    check("map: window", function() pool:map({}, { window = 0 / 0 }) end)
+    check("map: ordered", function() pool:map({}, { ordered = 1 }) end)
+    check("map: timeout", function() pool:map({}, { timeout = -1 }) end)
+    check("map: retries", function() pool:map({}, { retries = -1 }) end)
+    check("map: priority", function() pool:map({}, { priority = 1.5 }) end)
+    check("resize: a table", function() pool:resize() end)
+    check("resize: max", function() pool:resize { max = 0 } end)
+    check("resize: max", function() pool:resize { max = "3" } end)
+    check("resize: idle", function() pool:resize { idle = -1 } end)
+    check("idle is more than max", function() pool:resize { idle = 3 } end)
+    check("unknown option 'x'", function() pool:resize { x = 3 } end)
+    check("reload: .*process", function() pool:reload(1, silent) end)
+    check("reload: .*closed", function() pool:reload(used, silent) end)
+    check("a callback is needed", function() pool:reload(tine.new()) end)
+    check("reload: a function", function() pool:reload(tine.new(), 1) end)
+    check("a callback is needed", function() pool:broadcast("echo") end)
+    check("traceback: a process id", function() pool:traceback("x", silent) end)
+    check("a callback is needed", function() pool:traceback(1) end)
+    check("close: a function", function() pool:close(1) end)
+    check("close: a time", function() pool:close(nil, -1) end)
+    check("close: a time", function() pool:close(nil, "1") end)
+    check("close: a time", function() pool:close(nil, 0 / 0) end)
+    pool:close()
+    report()
+  end)
+
+  case("may be without a bound", function()
+    local marker = helper.tmpname()
+    local pool <close> = tine.new():pool(function(path)
+      local f = io.open(path, "r+") or assert(io.open(path, "w+"))
+      local n = (f:read("n") or 0) + 1
+      f:seek("set")
+      f:write(n)
+      f:close()
+      if n <= 3 then os.execute("kill -KILL $PPID") end
+      return n
+    end, {
+      max = math.huge, load = math.huge, queue = math.huge, retries = math.huge, start = 0,
+      max_jobs = math.huge, max_rss = math.huge, max_age = math.huge, timeout = math.huge,
+      on_error = silent,
+    })
+    assert.is_truthy(pool)
+    assert.are.equal("4", pool:await(marker))
+  end)
+end)
+
+describe("calls of a pool #proc", function()
+  plain("have their results, each in its own callback, exactly once", function()
+    local pool = new_pool { max = 3, start = 0 }
+    local times, ended = {}, 0
+    for i = 1, 500 do
+      local job = pool("echo", i, i * i, function(err, a, b)
+        assert(not err, err)
+        assert.are.equal(tostring(i), a)
+        assert.are.equal(tostring(i * i), b)
+        times[i] = (times[i] or 0) + 1
+        ended = ended + 1
+      end)
+      assert.are.equal(i, job:id())
+    end
+    helper.wait_until(10, function() return ended == 500 end)
+    for i = 1, 500 do assert.are.equal(1, times[i]) end
+    assert.are.equal("tine.pool", tostring(pool))
+    pool:close()
+  end)
+
+  case("wait in a coroutine, and await raises", function()
+    local pool <close> = new_pool { max = 2 }
+    assert.are.same({ nil, "a", "b", n = 3 }, table.pack(pool("echo", "a", "b")))
+    assert.are.same({ nil, "a", n = 2 }, table.pack(pool:call("echo", "a")))
+    assert.are.same({ nil, "x", n = 2 }, table.pack(pool:call { args = { "echo", "x" } }))
+    assert.are.same({ nil, n = 1 }, table.pack(pool:call { args = { "echo", "x", n = 1 } }))
+    assert.are.same({ "a", "", "b\0\n", n = 3 }, table.pack(pool:await("echo", "a", "", "b\0\n")))
+    assert.are.same({ n = 0 }, table.pack(pool:await("echo")))
+    local err, rest = pool("fail", "oh")
+    assert.are.equal("exception", err.kind)
+    assert.are.equal("oh", err.message)
+    assert.is_nil(rest)
+    local ok, raised = pcall(pool.await, pool, "fail", "oh")
+    assert.is_false(ok)
+    assert.are.equal("exception", raised.kind)
+    assert.matches("traceback", raised.traceback)
+    assert.is_truthy(raised.pid)
+  end)
+
+  case("fail alone when they raise or cannot be sent, and the worker lives on", function()
+    local pool <close> = new_pool { max = 1, load = 8 }
+    local pid = pool:await("pid")
+    local errors = {}
+    for i, args in ipairs { { "echo", {} }, { "unsendable" }, { "fail", "f" }, { "nothing" } } do
+      pool:call { args = args, cb = function(err) errors[i] = err end }
+    end
+    assert.are.equal(pid, pool:await("pid"))
+    proc.wait_for(function() return errors[1] and errors[4] end)
+    assert.are.equal("encode", errors[1].kind)
+    assert.matches("args%[2%]", errors[1].message)
+    assert.are.equal("encode", errors[2].kind)
+    assert.matches("results%[1%]", errors[2].message)
+    assert.are.equal("exception", errors[3].kind)
+    assert.matches("traceback", errors[4].traceback)
+    assert.are.equal("exception", errors[4].kind)
+    local stats = pool:stats()
+    assert.are.equal(0, stats.crashed)
+    assert.are.equal(3, stats.failed) -- the first was no call yet
+  end)
+
+  case("of two coroutines at once do not mix", function()
+    local pool <close> = new_pool { max = 2, start = 0 }
+    local path, open = gate()
+    local order, waits = {}, 0
+    local function user(name)
+      waits = waits + 1
+      local result = pool:await("gate", path, name)
+      assert.are.equal(name, result)
+      for i = 1, 50 do
+        local text = name .. i
+        assert.are.equal(text, pool:await("echo", text))
+      end
+      order[#order + 1] = name
+    end
+    local one, two = tine.go(user, "one"), tine.go(user, "two")
+    assert.are.equal(2, waits)
+    open()
+    one:await()
+    two:await()
+    table.sort(order)
+    assert.are.same({ "one", "two" }, order)
+  end)
+
+  case("start at the least loaded worker, and never more than load go to one", function()
+    local pool <close> = new_pool { max = 3, start = 0, load = 2 }
+    local path, open = gate()
+    local ended, by = 0, {}
+    for i = 1, 7 do
+      pool("gate", path, i, function(err, _, pid)
+        assert(not err, err)
+        by[pid] = (by[pid] or 0) + 1
+        ended = ended + 1
+      end)
+    end
+    local stats
+    proc.wait_for(function()
+      stats = pool:stats()
+      return #stats.workers == 3 and stats.running == 6
+    end)
+    for _, worker in ipairs(stats.workers) do assert.are.equal(2, worker.load) end
+    assert.are.equal(1, stats.queued)
+    open()
+    proc.wait_for(function() return ended == 7 end)
+    for _, n in pairs(by) do assert.is_true(n >= 1 and n <= 5) end
+  end)
+
+  case("do not wait behind a long one while a worker is idle", function()
+    local pool <close> = new_pool { max = 2, idle = 2, load = 4, start = 0 }
+    local path, open = gate()
+    proc.wait_for(function() return pool:stats().idle == 2 end)
+    local slow, fast = 0, 0
+    for _ = 1, 2 do
+      pool("gate", path, "x", function() slow = slow + 1 end)
+    end
+    local one_free, open_one = gate()
+    -- Both workers are busy, one of them soon is not: all that lies behind the other goes there.
+    for _ = 1, 6 do
+      pool("echo", "x", function() fast = fast + 1 end)
+    end
+    assert.are.equal(0, fast)
+    open()
+    proc.wait_for(function() return slow == 2 and fast == 6 end)
+    local held = false
+    pool("gate", one_free, "x", function() held = true end)
+    for _ = 1, 6 do
+      pool("echo", "x", function() fast = fast + 1 end)
+    end
+    proc.wait_for(function() return fast == 12 end)
+    assert.is_false(held)
+    open_one()
+  end)
+
+  case("go by priority, equal ones in order", function()
+    local pool <close> = new_pool { max = 1, load = 1 }
+    local path, open = gate()
+    local order = {}
+    pool("gate", path, "x", silent)
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    for i, priority in ipairs { 0, -1, 5, 0, 5, 2 ^ 31 - 1 | 0, -2 ^ 31 | 0 } do
+      pool:call { args = { "echo", i }, priority = priority, cb = function(err, n)
+        assert(not err, err)
+        order[#order + 1] = tonumber(n)
+      end }
+    end
+    open()
+    proc.wait_for(function() return #order == 7 end)
+    assert.are.same({ 6, 3, 5, 1, 4, 2, 7 }, order)
+  end)
+
+  case("take a priority of any size, or refuse it", function()
+    local pool <close> = new_pool { max = 1, load = 1 }
+    local path, open = gate()
+    local order = {}
+    pool("gate", path, "x", silent)
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    local function call(i, priority)
+      return pcall(pool.call, pool, { args = { "echo", i }, priority = priority, cb = function(_, n)
+        order[#order + 1] = tonumber(n)
+      end })
+    end
+    call(1, 1)
+    local taken = call(2, 2 ^ 40 | 0)
+    open()
+    proc.wait_for(function() return #order == (taken and 2 or 1) end)
+    assert.are.same(taken and { 2, 1 } or { 1 }, order)
+  end)
+
+  case("of one key go to one worker, in order, and of many keys to all", function()
+    local pool <close> = new_pool { max = 3, idle = 3, load = 2, start = 0 }
+    proc.wait_for(function() return pool:stats().idle == 3 end)
+    local by_key, by_pid, last, ended = {}, {}, {}, 0
+    for i = 1, 300 do
+      local key = "key" .. i % 10
+      pool:call { args = { "count" }, key = i % 2 == 0 and key or key, cb = function(err, _, pid)
+        assert(not err, err)
+        by_key[key] = by_key[key] or pid
+        assert.are.equal(by_key[key], pid)
+        assert.is_true(i > (last[key] or 0))
+        last[key] = i
+        by_pid[pid] = true
+        ended = ended + 1
+      end }
+    end
+    proc.wait_for(function() return ended == 300 end)
+    local n = 0
+    for _ in pairs(by_pid) do n = n + 1 end
+    assert.are.equal(3, n)
+    -- A key that comes again finds its worker; a number is a key as well.
+    assert.are.equal(by_key.key1, select(3, pool:call { args = { "count" }, key = "key1" }))
+    local _, _, first = pool:call { args = { "count" }, key = 7 }
+    assert.are.equal(first, select(3, pool:call { args = { "count" }, key = "7" }))
+  end)
+
+  for _, serialiser in ipairs { "json", "msgpack", "lua" } do
+    case("take values with the serialiser " .. serialiser, function()
+      local pool <close> = new_pool { max = 2, serialiser = serialiser }
+      local a, b = pool:await("echo", { list = { 1, 2.5, "x" } }, true)
+      assert.are.same({ list = { 1, 2.5, "x" } }, a)
+      assert.is_true(b)
+      local err = pool("echo", { silent })
+      assert.are.equal("encode", err.kind)
+    end)
+  end
+
+  case("have results of 64 MB, and of nothing", function()
+    local pool <close> = new_pool { max = 2, load = 4 }
+    local ended, size = 0, 64 << 20
+    for i = 1, 3 do
+      pool("rep", "x", size, function(err, text)
+        assert(not err, err)
+        assert.are.equal(size, #text)
+        ended = ended + 1
+        if i == 3 then assert.are.equal("x", text:sub(-1)) end
+      end)
+      pool("rep", "x", 0, function(err, text)
+        assert(not err, err)
+        assert.are.equal("", text)
+        ended = ended + 1
+      end)
+    end
+    proc.wait_for(function() return ended == 6 end)
+    local text = ("y"):rep(size)
+    local back = pool:await("echo", text)
+    assert.is_true(back == text)
+  end)
+end)
+
+-- Runs the loop until fn returns true; each error that a callback raises is counted.
+local function poll_until(fn)
+  local raised, deadline = 0, helper.now() + (helper.sanitized and 100 or 10)
+  while not fn(raised) do
+    if helper.now() > deadline then error(("%d were raised"):format(raised), 2) end
+    local ok, err = pcall(tine.loop.poll, 0.01)
+    if not ok then
+      assert.matches("raised by", tostring(err))
+      raised = raised + 1
+    end
+  end
+end
+
+describe("callbacks of a pool #proc", function()
+  plain("may raise: the loop raises it, and nothing else is lost", function()
+    local pool = new_pool { max = 1, load = 4 }
+    local ended = 0
+    for i = 1, 20 do
+      pool("echo", i, function()
+        ended = ended + 1
+        if i % 5 == 0 then error("raised by " .. i, 0) end
+      end)
+    end
+    poll_until(function(raised) return ended == 20 and raised == 4 end)
+    local fine
+    pool("echo", "x", function(_, x) fine = x end)
+    helper.wait_until(10, function() return fine end)
+    pool:close()
+  end)
+
+  plain("may raise out of on_event, on_line, on_drain and close", function()
+    local function raise() error("raised by a handler", 0) end
+    local pool = new_pool {
+      max = 1, queue = 1, on_event = raise, on_line = raise, on_drain = raise,
+    }
+    local ended, gone = 0, false
+    for _ = 1, 3 do
+      pool("events", 2, "x", function() ended = ended + 1 end)
+    end
+    -- 2 events, 1 drain: two of the three calls are rejected.
+    poll_until(function(raised) return ended == 3 and raised == 3 end)
+    pool("say", "hello", function() ended = ended + 1 end)
+    poll_until(function(raised) return ended == 4 and raised == 2 end)
+    pool:close(function()
+      gone = true
+      raise()
+    end)
+    poll_until(function(raised) return gone and raised == 1 end)
+  end)
+
+  plain("may make new calls, also from a failed one", function()
+    local pool = new_pool { max = 2, queue = 4 }
+    local depth, rejected = 0, 0
+    local function again(err, n)
+      assert(not err, err)
+      depth = tonumber(n)
+      if depth < 300 then pool("echo", depth + 1, again) end
+    end
+    pool("echo", 1, again)
+    for _ = 1, 10 do
+      pool("fail", "x", function(err)
+        if err.kind == "rejected" then rejected = rejected + 1 end
+        pool("echo", "x", silent)
+      end)
+    end
+    helper.wait_until(10, function() return depth == 300 end)
+    assert.are.equal(7, rejected)
+    pool:close()
+  end)
+
+  plain("may close the pool: the others have their results still", function()
+    local pool = new_pool { max = 2, load = 2 }
+    local ended, gone = 0, false
+    for i = 1, 30 do
+      pool("echo", i, function(err, n)
+        assert(not err, err)
+        assert.are.equal(tostring(i), n)
+        ended = ended + 1
+        if i == 3 then pool:close(function() gone = true end) end
+        if i == 4 then
+          pool("echo", "late", function(late)
+            assert.are.equal("closed", late.kind)
+            ended = ended + 1
+          end)
+        end
+      end)
+    end
+    helper.wait_until(10, function() return gone end)
+    helper.wait_until(10, function() return ended == 31 end)
+  end)
+
+  plain("may close the pool and kill it at once", function()
+    local pool = new_pool { max = 2, load = 2, start = 0 }
+    local kinds, gone = {}, false
+    for i = 1, 10 do
+      pool(i == 1 and "echo" or "spin", function(err)
+        if i == 1 then pool:close(function() gone = true end, 0) end
+        local kind = err and err.kind or "fine"
+        kinds[kind] = (kinds[kind] or 0) + 1
+      end)
+    end
+    helper.wait_until(10, function() return gone end)
+    assert.are.same({ fine = 1, closed = 9 }, kinds)
+  end)
+
+  plain("may cancel any job, themselves too", function()
+    local pool = new_pool { max = 1, load = 4 }
+    local jobs, kinds, ended = {}, {}, 0
+    for i = 1, 12 do
+      jobs[i] = pool("echo", i, function(err)
+        kinds[i] = err and err.kind or "fine"
+        ended = ended + 1
+        for k = i, 12, 2 do jobs[k]:cancel() end
+        jobs[i]:cancel()
+      end)
+    end
+    helper.wait_until(10, function() return ended == 12 end)
+    assert.are.equal("fine", kinds[1])
+    for i = 1, 12 do assert.is_true(kinds[i] == "fine" or kinds[i] == "cancelled") end
+    assert.are.equal("cancelled", kinds[12])
+    pool:close()
+  end)
+end)
+
+describe("pool:map #proc", function()
+  case("gives results in order, in a coroutine", function()
+    local pool <close> = new_pool { max = 2, start = 0 }
+    local list, n = {}, 0
+    for i = 1, 200 do list[i] = table.pack("echo", i) end
+    for i, ok, result in pool:map(list) do
+      n = n + 1
+      assert.are.equal(n, i)
+      assert.is_true(ok)
+      assert.are.equal(tostring(i), result)
+    end
+    assert.are.equal(200, n)
+  end)
+
+  plain("runs the loop itself outside of one", function()
+    local pool = tine.new():pool(function(x) return x * 2 end, { max = 2, serialiser = "lua" })
+    local sum = 0
+    for i, ok, result in pool:map { 1, 2, 3, 4, 5 } do
+      assert.is_true(ok)
+      assert.are.equal(2 * i, result)
+      sum = sum + result
+    end
+    assert.are.equal(30, sum)
+    for _ in pool:map {} do error("nothing to do") end
+    pool:close()
+  end)
+
+  case("gives errors in their place", function()
+    local pool <close> = new_pool { max = 2, start = 0 }
+    local function list()
+      local i = 0
+      return function()
+        i = i + 1
+        if i > 9 then return nil end
+        return i % 3 == 0 and "fail" or "echo", i
+      end
+    end
+    for _, ordered in ipairs { true, false } do
+      local seen = {}
+      for i, ok, result in pool:map(list(), { ordered = ordered }) do
+        assert.are.equal(i % 3 ~= 0, ok)
+        assert.are.equal(tostring(i), ok and result or result.message)
+        assert.is_nil(seen[i])
+        seen[i] = true
+      end
+      assert.are.equal(9, #seen)
+    end
+  end)
+
+  case("does not wait for a slow one when unordered, and does when ordered", function()
+    local pool <close> = new_pool { max = 2, idle = 2, load = 1, start = 0 }
+    local path, open = gate()
+    local list = { table.pack("gate", path, "slow") }
+    for i = 2, 20 do list[i] = table.pack("echo", i) end
+    local order = {}
+    for i in pool:map(list, { ordered = false }) do
+      order[#order + 1] = i
+      if #order == 19 then open() end
+    end
+    assert.are.equal(20, #order)
+    assert.are.equal(1, order[20])
+    path, open = gate()
+    list[1][2] = path
+    tine.loop.timer(0.05, open)
+    order = {}
+    for i in pool:map(list) do order[#order + 1] = i end
+    for i = 1, 20 do assert.are.equal(i, order[i]) end
+  end)
+
+  case("makes no more than window calls ahead", function()
+    local pool <close> = new_pool { max = 2, start = 0 }
+    local made, given, most = 0, 0, 0
+    local function source()
+      made = made + 1
+      most = math.max(most, made - given)
+      if made > 100 then return nil end
+      return "echo", made
+    end
+    for _, ordered in ipairs { true, false } do
+      made, given, most = 0, 0, 0
+      for _ in pool:map(source, { window = 5, ordered = ordered }) do given = given + 1 end
+      assert.are.equal(100, given)
+      assert.is_true(most <= 6, most) -- the one that is asked for now counts as made
+    end
+  end)
+
+  case("cancels what was made ahead when left early", function()
+    local pool <close> = new_pool { max = 2, start = 0, grace = 0.1 }
+    local list = { table.pack("echo", 1) }
+    for i = 2, 40 do list[i] = table.pack("spin") end
+    for i, ok in pool:map(list) do
+      assert.is_true(ok and i == 1)
+      if i == 1 then break end
+    end
+    proc.wait_for(function()
+      local stats = pool:stats()
+      return stats.done == stats.calls
+    end)
+    assert.are.equal(39, pool:stats().cancelled)
+    assert.are.equal("x", pool:await("echo", "x"))
+    -- And when the loop's body raises.
+    local ok, err = pcall(function()
+      for _ in pool:map(list) do error("out", 0) end
+    end)
+    assert.is_false(ok)
+    assert.are.equal("out", err)
+    proc.wait_for(function() return pool:stats().cancelled == 78 end)
+  end)
+
+  case("raises what the iterator raises", function()
+    local pool <close> = new_pool { max = 1, grace = 0.1 }
+    local n = 0
+    local ok, err = pcall(function()
+      for _ in pool:map(function()
+        n = n + 1
+        if n == 5 then error("no more", 0) end
+        return "spin"
+      end) do error("nothing is ready") end
+    end)
+    assert.is_false(ok)
+    assert.are.equal("no more", err)
+    proc.wait_for(function() return pool:stats().cancelled == 4 end)
+  end)
+
+  case("says in each place that the pool was closed", function()
+    local pool = new_pool { max = 1 }
+    pool:close()
+    local n = 0
+    for _, ok, err in pool:map { "a", "b", "c" } do
+      n = n + 1
+      assert.is_false(ok)
+      assert.are.equal("closed", err.kind)
+    end
+    assert.are.equal(3, n)
+  end)
+
+  case("takes more than one at a time, and timeout, retries and priority", function()
+    local pool <close> = new_pool { max = 2, start = 0, grace = 0.1 }
+    local function count(options)
+      local n = 0
+      for _, ok, result in pool:map({ table.pack("echo", 1), table.pack("spin") }, options) do
+        n = n + 1
+        if n == 1 then assert.is_true(ok) else assert.are.equal("timeout", result.kind) end
+      end
+      return n
+    end
+    local other = tine.go(count, { timeout = 0.1 })
+    assert.are.equal(2, count { timeout = 0.1, retries = 1, priority = 1 })
+    assert.are.equal(2, other:await())
+  end)
+end)
+
+describe("pool:broadcast #proc", function()
+  case("calls once in every worker", function()
+    local pool <close> = new_pool { max = 3, idle = 3 }
+    proc.wait_for(function() return pool:stats().idle == 3 end)
+    local err, list = pool:broadcast("pid")
+    assert.is_nil(err)
+    assert.are.equal(3, #list)
+    local pids, expected = {}, {}
+    for i, entry in ipairs(list) do
+      assert.are.equal(1, entry.n)
+      pids[i] = tonumber(entry[1])
+    end
+    for i, worker in ipairs(pool:stats().workers) do expected[i] = worker.pid end
+    table.sort(pids)
+    table.sort(expected)
+    assert.are.same(expected, pids)
+  end)
+
+  case("makes a worker when there is none, and tells errors of each", function()
+    local pool <close> = new_pool { max = 3 }
+    local err, list = pool:broadcast("fail", "x")
+    assert.is_nil(err)
+    assert.are.equal(1, #list)
+    assert.are.equal("exception", list[1].err.kind)
+    err, list = pool:broadcast("echo", {})
+    assert.are.equal("encode", err.kind)
+    assert.is_nil(list)
+  end)
+
+  case("goes ahead of what is queued, and is not rejected", function()
+    local pool <close> = new_pool { max = 1, load = 1, queue = 3 }
+    local path, open = gate()
+    local order = {}
+    pool("gate", path, "x", silent)
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    for i = 1, 3 do
+      pool("echo", i, function() order[#order + 1] = i end)
+    end
+    pool:broadcast("echo", "all", function(err, list)
+      assert.is_nil(err)
+      order[#order + 1] = list[1][1]
+    end)
+    open()
+    proc.wait_for(function() return #order == 4 end)
+    assert.are.same({ "all", 1, 2, 3 }, order)
+  end)
+
+  case("fails in a worker that dies before it has begun, in no other", function()
+    local pool <close> = new_pool { max = 2, idle = 2, load = 1 }
+    local path, open = gate()
+    proc.wait_for(function() return pool:stats().idle == 2 end)
+    for _ = 1, 2 do pool("gate", path, "x", silent) end
+    proc.wait_for(function() return pool:stats().running == 2 end)
+    local list
+    pool:broadcast("echo", "all", function(_, l) list = l end)
+    assert(os.execute("kill -KILL " .. pool:stats().workers[1].pid))
+    proc.wait_for(function() return pool:stats().crashed == 1 end)
+    open()
+    proc.wait_for(function() return list end)
+    assert.are.equal(2, #list)
+    local good, bad = 0, 0
+    for _, entry in ipairs(list) do
+      if entry.err then
+        bad = bad + 1
+        assert.are.equal("closed", entry.err.kind)
+      else
+        good = good + 1
+        assert.are.equal("all", entry[1])
+      end
+    end
+    assert.are.equal(1, good)
+    assert.are.equal(1, bad)
+  end)
+
+  case("says that the pool was closed", function()
+    local pool = new_pool { max = 1 }
+    pool:close()
+    local err = pool:broadcast("echo")
+    assert.are.equal("closed", err.kind)
+  end)
+end)
+
+describe("the size of a pool #proc", function()
+  case("keeps idle workers, and no more after stop", function()
+    local pool <close> = new_pool { max = 4, idle = 1, start = 0, load = 1, stop = 0.05 }
+    local path, open = gate()
+    local ended = 0
+    for _ = 1, 4 do
+      pool("gate", path, "x", function() ended = ended + 1 end)
+    end
+    proc.wait_for(function() return pool:stats().busy == 4 end)
+    open()
+    proc.wait_for(function() return ended == 4 and #pool:stats().workers == 1 end)
+    assert.are.equal(0, pool:stats().crashed)
+    assert.are.equal(1, pool:stats().idle)
+  end)
+
+  case("grows no further than max, and after start seconds of all-busy only", function()
+    local pool <close> = new_pool { max = 2, start = 0.2, load = 1 }
+    local path, open = gate()
+    local ended, began = 0, tine.loop.now()
+    for _ = 1, 5 do
+      pool("gate", path, "x", function() ended = ended + 1 end)
+    end
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    proc.wait_for(function() return pool:stats().running == 2 end)
+    assert.is_true(tine.loop.now() - began >= 0.2)
+    assert.are.equal(2, #pool:stats().workers)
+    assert.are.equal(3, pool:stats().queued)
+    open()
+    proc.wait_for(function() return ended == 5 end)
+    assert.are.equal(2, pool:stats().started)
+  end)
+
+  for _, load in ipairs { 1, 2 } do
+    case("changes with resize, also while much is queued, load " .. load, function()
+      local pool <close> = new_pool { max = 1, load = load, start = 0 }
+      local ended, failed = 0, 0
+      local total = 600
+      for _ = 1, total do
+        pool("rep", "x", 300000, function(err)
+          ended = ended + 1
+          if err then failed = failed + 1 end
+        end)
+      end
+      assert.is_true(pool:resize { max = 3, idle = 1 })
+      proc.wait_for(function() return pool:stats().busy == 3 or ended == total end)
+      assert.is_true(pool:resize { max = 1 })
+      proc.wait_for(function() return #pool:stats().workers == 1 or ended == total end)
+      assert.is_true(ended < total, "workers too many go on as long as calls are queued")
+      proc.wait_for(function() return ended == total end)
+      assert.are.equal(0, failed)
+      assert.are.equal(0, pool:stats().crashed)
+    end)
+  end
+
+  case("cannot be changed after close", function()
+    local pool = new_pool { max = 1 }
+    finish(pool)
+    local ok, err = pool:resize { max = 2 }
+    assert.is_nil(ok)
+    assert.are.equal("closed", err.kind)
+  end)
+end)
+
+describe("the queue of a pool #proc", function()
+  case("has a bound, and tells when there is room again", function()
+    local drains = 0
+    local pool <close> = new_pool {
+      max = 1, load = 1, queue = 3, on_drain = function() drains = drains + 1 end,
+    }
+    local path, open = gate()
+    local kinds, ended = {}, 0
+    local function cb(err)
+      local kind = err and err.kind or "fine"
+      kinds[kind] = (kinds[kind] or 0) + 1
+      ended = ended + 1
+      if err then assert.matches("queue", err.message) end
+    end
+    pool("gate", path, "x", cb)
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    for _ = 1, 3 do pool("echo", "x", cb) end
+    tine.loop.sleep(0)
+    assert.are.equal(0, drains)
+    for _ = 1, 4 do pool("echo", "x", cb) end
+    assert.are.equal(0, ended) -- never in the call itself
+    proc.wait_for(function() return ended == 4 end)
+    assert.are.equal(0, drains)
+    open()
+    proc.wait_for(function() return ended == 8 and drains == 1 end)
+    assert.are.same({ fine = 4, rejected = 4 }, kinds)
+    assert.are.equal(4, pool:stats().rejected)
+    -- It can fill and drain again.
+    for _ = 1, 9 do pool("echo", "x", cb) end
+    proc.wait_for(function() return ended == 17 and drains == 2 end)
+  end)
+
+  it("takes a million calls at once, and rejects what is too much #slow", function()
+    helper.no_leaks(function()
+      local total <const> = helper.sanitized and 100000 or 1000000
+      local pool = new_pool { max = 2, queue = 1000, start = 0 }
+      local fine, rejected, other = 0, 0, 0
+      local function cb(err)
+        if not err then
+          fine = fine + 1
+        elseif err.kind == "rejected" then
+          rejected = rejected + 1
+        else
+          other = other + 1
+        end
+      end
+      for _ = 1, total do pool("echo", "x", cb) end
+      assert.are.equal(0, fine + rejected)
+      helper.wait_until(100, function() return fine + rejected + other == total end)
+      assert.are.equal(0, other)
+      assert.are.equal(1000, fine)
+      assert.are.equal(total - 1000, rejected)
+      pool:close()
+    end)
+  end)
+
+  case("loses what is cancelled, and nothing else", function()
+    local pool <close> = new_pool { max = 1, load = 1, queue = 10 }
+    local path, open = gate()
+    local kinds, jobs, ended = {}, {}, 0
+    for i = 1, 10 do
+      jobs[i] = pool(i == 1 and "gate" or "echo", path, "x", function(err)
+        kinds[i] = err and err.kind or "fine"
+        ended = ended + 1
+      end)
+    end
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    for i = 2, 10, 2 do
+      jobs[i]:cancel()
+      jobs[i]:cancel()
+    end
+    assert.are.equal(0, ended)
+    assert.are.equal(4, pool:stats().queued)
+    open()
+    proc.wait_for(function() return ended == 10 end)
+    for i = 1, 10 do assert.are.equal(i % 2 == 0 and "cancelled" or "fine", kinds[i]) end
+    for i = 1, 10 do jobs[i]:cancel() end
+    assert.are.equal(5, pool:stats().cancelled)
+  end)
+end)
