@@ -28,6 +28,7 @@ dependencies = {
 
 external_dependencies = {
   EVENT = { header = "event2/event.h", library = "event_core" },
+  MSGPACK = { header = "msgpack.h" },
 }
 
 build = {

@@ -206,6 +206,8 @@ int tine__caller_give(tine__caller *c, tine_job *job)
     if (err < 0)
         return err;
     job->serial = ++c->handed;
+    if (c->ids)
+        c->ids[job->serial % TINE__WINDOW] = job->id;
     job->recall_tried = false;
     link_job(c, job);
     if (job->timeout_usec > 0) {
@@ -384,44 +386,6 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
 
 /* -------------------------------------------------------------------- memory */
 
-static void out_line(void *arg, int stream, const char *line, size_t len)
-{
-    static const char mark[] = "\0tine:";
-    tine__caller *c = arg;
-    if (!c)
-        return;
-    if (len > sizeof mark - 1 && memcmp(line, mark, sizeof mark - 1) == 0) {
-        uint64_t serial = 0;
-        for (size_t i = sizeof mark - 1; i < len && line[i] >= '0' && line[i] <= '9';
-             i++)
-            serial = serial * 10 + (uint64_t)(line[i] - '0');
-        tine_job *job = serial ? tine__caller_find(c, serial) : NULL;
-        c->marks[stream] = job ? job->id : 0;
-        return;
-    }
-    c->ops->output(c->owner, c, c->marks[stream], stream, line, len);
-}
-
-static void on_stdout(void *arg, tine_proc *p, const char *line, size_t len)
-{
-    (void)p;
-    out_line(arg, 1, line, len);
-}
-
-static void on_stderr(void *arg, tine_proc *p, const char *line, size_t len)
-{
-    (void)p;
-    out_line(arg, 2, line, len);
-}
-
-void tine__caller_stdio(tine_proc_options *options, const tine__service *s)
-{
-    if (!s->on_output)
-        return;
-    options->stdio[1] = (tine_stdio){TINE_STDIO_LINES, -1, on_stdout};
-    options->stdio[2] = (tine_stdio){TINE_STDIO_LINES, -1, on_stderr};
-}
-
 static void link_caller(tine__caller *c)
 {
     tine_host *host = c->service->host;
@@ -433,8 +397,10 @@ static void link_caller(tine__caller *c)
 
 static int serve(tine__caller *c, tine_proc *p)
 {
-    static const tine__observer observer = {
-        .given = on_given, .failed = on_failed, .ended = on_ended};
+    static const tine__observer observer = {.given = on_given,
+                                            .failed = on_failed,
+                                            .ended = on_ended,
+                                            .figures = tine__caller_figures};
     unsigned char offset[8];
     for (int i = 0; i < 8; i++)
         offset[i] = (unsigned char)(c->region.offset >> 8 * i);
@@ -456,7 +422,11 @@ int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_op
     c->fd = -1;
     c->flush_task = (tine__task){.run = flush_task, .arg = c};
     c->settle_task = (tine__task){.run = tine__caller_settle, .arg = c};
-    int err = host->board ? 0 : tine__board_open(&host->board);
+    if (s->on_output)
+        c->ids = calloc(TINE__WINDOW, sizeof *c->ids);
+    int err = s->on_output && !c->ids ? -ENOMEM : 0;
+    if (!err && !host->board)
+        err = tine__board_open(&host->board);
     if (!err)
         err = tine__caller_open_scratch(host);
     if (!err)
@@ -466,6 +436,7 @@ int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_op
     if (err < 0) {
         if (c->region.chunk)
             tine__board_give_back(host->board, &c->region);
+        free(c->ids);
         free(c);
         return err;
     }
@@ -501,6 +472,7 @@ void tine__caller_free(tine__caller *c)
     tine__buf_free(&c->in);
     free(c->strs);
     free(c->table);
+    free(c->ids);
     free(c->cause);
     while (c->traces) {
         tine__trace *t = c->traces;
@@ -531,7 +503,7 @@ bool tine__caller_is_ready(const tine__caller *c)
 
 bool tine__caller_is_closed(const tine__caller *c)
 {
-    return c->closed || c->killed || c->eof_usec || !c->proc;
+    return c->closed || c->promoted_usec || c->killed || c->eof_usec || !c->proc;
 }
 
 void *tine__caller_tag(const tine__caller *c)

@@ -47,6 +47,7 @@ struct tine_job {
     void *arg;
     int64_t timeout_usec;         /* 0: none */
     int64_t queued_usec;          /* when it was made */
+    int64_t started_usec;         /* async: as far as is known; 0: not yet */
     bool ending;                  /* rpc: nothing but its callback is left */
     struct tine__pool_part *pool; /* what a pool knows of it, or NULL */
     size_t len;                   /* of the payload */
@@ -74,6 +75,9 @@ typedef struct tine__caller_ops {
     void (*event)(void *owner, tine__caller *c, tine_job *job, const tine_str *values,
                   size_t n);
     void (*retire)(void *owner, tine__caller *c);
+    /* As tine__caller_promote asked for. The owner takes the process with
+     * tine__caller_release, or kills it. */
+    void (*promoted)(void *owner, tine__caller *c);
     /* The process has ended and every call that had started is through `ended`. unstarted:
      * those that had not, by serial, linked by next; the owner's again. why NULL: as it was
      * told to, code 0. The owner frees the caller in it. */
@@ -107,12 +111,23 @@ void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
 void tine__caller_close(tine__caller *c);
 /* SIGKILL to the worker's process group. */
 void tine__caller_kill(tine__caller *c);
+/* caller_promote.c: instead of closing: the worker, which has no calls, is to become a template.
+ * Sync only. Returns 0 or -ENOMEM; `promoted` or `gone` will follow. */
+int tine__caller_promote(tine__caller *c);
+/* In `promoted`: the process is held as by tine__proc_hold, and the caller freed. */
+tine_proc *tine__caller_release(tine__caller *c, const tine__observer *observer,
+                                void *arg);
 /* Takes all jobs out, without a word: linked by next. */
 tine_job *tine__caller_take_all(tine__caller *c);
 /* Every question is answered with err: for teardown. */
 void tine__caller_fail_traces(tine__caller *c, const tine_error *err);
 /* Asks what the worker runs now. cb is called once, in a later turn. */
 int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg);
+
+/* caller_memory.c: what the worker (arg: its caller) says of its memory; of its template's,
+ * as that was when the worker was forked. */
+void tine__caller_figures(void *arg, tine__figures *f);
+void tine__caller_template_figures(tine__caller *c, tine__figures *f);
 
 pid_t tine__caller_pid(const tine__caller *c);
 size_t tine__caller_load(const tine__caller *c);

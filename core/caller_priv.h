@@ -53,11 +53,14 @@ struct tine__caller {
     int64_t timed_usec; /* when that started */
     tine__trace *traces;
     uint64_t ntraces;
-    uint64_t marks[3]; /* serial of the job that writes to stdout and stderr */
+    uint64_t marks[3]; /* number of the job that writes to stdout and stderr */
+    uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */
 
     bool ready, closed, shut, killed, reading, flushing_later;
-    int64_t eof_usec;   /* when the worker closed its end, 0: not yet */
-    tine__cause *cause; /* why it fails, known before it has ended */
+    bool promoted;         /* the worker has said so, its last word */
+    int64_t promoted_usec; /* when it was asked to, 0: it was not */
+    int64_t eof_usec;      /* when the worker closed its end, 0: not yet */
+    tine__cause *cause;    /* why it fails, known before it has ended */
 };
 
 /* caller_read.c */

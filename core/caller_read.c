@@ -209,6 +209,10 @@ static void on_frame(tine__caller *c, const frame *f)
         tine__caller_broken(c, "it sent something else before it was ready");
         return;
     }
+    if (c->promoted) {
+        tine__caller_broken(c, "it sent something after its last word");
+        return;
+    }
     switch (type) {
     case TINE__READY:
         on_ready(c);
@@ -231,6 +235,12 @@ static void on_frame(tine__caller *c, const frame *f)
         break;
     case TINE__FATAL:
         on_fatal(c, f);
+        break;
+    case TINE__PROMOTED:
+        if (c->promoted_usec && !c->first)
+            c->promoted = true;
+        else
+            tine__caller_broken(c, "it became a template without being asked");
         break;
     default:
         tine__caller_broken(c, "it sent garbage on its socket");
@@ -381,6 +391,8 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
     c->reading = false;
     if (c->out.len > c->sent)
         tine__caller_flush(c);
+    if (c->promoted && !c->killed && !c->eof_usec)
+        c->ops->promoted(c->owner, c);
 }
 
 /* What is there now: a process that it has left behind may write for ever. */

@@ -244,12 +244,29 @@ static void earlier(int64_t *next, int64_t at)
         *next = at;
 }
 
+/* Of many that are open, only the time of the last start is in the page: that of another is
+ * when we noticed. */
+static int64_t async_start_of(tine__caller *c, tine_job *job)
+{
+    const tine__page *page = c->region.page;
+    int64_t now = tine__now_usec();
+    uint64_t started = atomic_load(&page->started);
+    if (started < job->serial)
+        return -1;
+    if (!job->started_usec) {
+        int64_t since = (int64_t)(atomic_load(&page->started_ns) / 1000);
+        bool exact = started == job->serial && since >= job->handed_usec && since < now;
+        job->started_usec = exact ? since : now;
+    }
+    return job->started_usec;
+}
+
 /* A page that says that it has just started puts its deadline off once at most. */
-static int64_t start_of(tine__caller *c, const tine_job *job)
+static int64_t start_of(tine__caller *c, tine_job *job)
 {
     int64_t since;
     if (c->service->async)
-        return job->handed_usec;
+        return async_start_of(c, job);
     if (tine__caller_running(c, &since) != job)
         return -1;
     if (c->timed != job->serial || since < c->timed_usec) {
@@ -273,8 +290,8 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
     if (job->timeout_usec <= 0)
         return -1;
     int64_t start = start_of(c, job);
-    if (start < 0)
-        return now + job->timeout_usec; /* at the earliest */
+    if (start < 0) /* at the earliest; async: so that we notice the start in time */
+        return now + job->timeout_usec / (c->service->async ? 8 : 1) + 1;
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
     tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
@@ -301,6 +318,13 @@ static int64_t check_worker(tine__caller *c, int64_t now)
         } else {
             earlier(&next, due);
         }
+    }
+    if (c->promoted_usec && !c->killed) {
+        int64_t due = c->promoted_usec + c->service->spawn_timeout_usec;
+        if (due <= now)
+            tine__caller_broken(c, "it did not become a template in time");
+        else
+            earlier(&next, due);
     }
     if (c->eof_usec && !c->killed) {
         int64_t due = c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);

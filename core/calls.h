@@ -8,6 +8,8 @@
  * Host to worker:
  *   CALL     payload: the arguments, serialised
  *   CANCEL   u32 tine__reason; async only. The call is to end, whatever it is doing
+ *   PROMOTE  sync only, and nothing is under way: the worker is to become a template. The last
+ *            frame of the host's; after PROMOTED the stream is a command socket again
  * Worker to host:
  *   READY    init has returned; the first frame unless it is FATAL
  *   RESULT   times, payload: the results, serialised
@@ -16,6 +18,7 @@
  *   RETIRE   the worker wants no calls beyond those it has
  *   TRACE    str text; serial: the number of the question, as in the page
  *   SKIPPED  the call was recalled before it started
+ *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
  * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and octets.
  * A payload of TINE_STRINGS is one str after another. */
@@ -27,9 +30,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tine.h"
+
 enum tine__call_frame {
     TINE__CALL = 1,
     TINE__CANCEL,
+    TINE__PROMOTE,
     TINE__READY = 16,
     TINE__RESULT,
     TINE__ERROR,
@@ -37,7 +43,8 @@ enum tine__call_frame {
     TINE__RETIRE,
     TINE__TRACE,
     TINE__SKIPPED,
-    TINE__FATAL
+    TINE__FATAL,
+    TINE__PROMOTED
 };
 
 #define TINE__CALL_HEAD 16
@@ -109,6 +116,14 @@ typedef struct tine__page {
     _Atomic uint64_t trace_asked;
     _Atomic uint64_t sends; /* how often the host has written to the socket */
     _Alignas(64) _Atomic uint64_t recall[TINE__WINDOW / 64];
+    /* Written by the worker: its interpreter's memory when the last call ended (async: in
+     * the last turn of its loop). heap is not 0 when the others are there. */
+    _Alignas(64) _Atomic int64_t own;
+    _Atomic int64_t shared, sealed;
+    _Atomic int64_t template_own; /* as it was before init */
+    _Atomic uint32_t seals;
+    _Atomic uint32_t heap; /* tine_heap_kind */
+    char seal_failed[TINE_MEMORY_TEXT];
 } tine__page;
 
 #endif

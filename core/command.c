@@ -98,6 +98,7 @@ int tine_proc_send_fd(tine_proc *p, const int *fds, size_t nfds)
             return -EBADF;
     if (!nfds)
         return usable(p);
+    p->sent_fds = true;
     return tine__proc_put(p, TINE__FRAME_FDS, NULL, 0, fds, nfds);
 }
 
@@ -200,6 +201,17 @@ void tine__proc_ignore(tine_proc *p)
 {
     p->observer = NULL;
     p->observer_arg = NULL;
+}
+
+void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, void *arg)
+{
+    p->chan.fd = fd;
+    p->given = p->running = p->serves = false;
+    p->held = true;
+    p->line_arg = NULL;
+    p->observer = observer;
+    p->observer_arg = arg;
+    tine__proc_update(p);
 }
 
 int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)

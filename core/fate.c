@@ -180,24 +180,38 @@ static void bereave(tine_proc *p)
     }
 }
 
+/* Why what was asked for cannot be had; ended: what to say where all went well. */
+static tine_error end_error(const tine_proc *p, const char *ended, exit_text *text)
+{
+    if (p->failed)
+        return *cause_of(p);
+    if (p->info.code != 0)
+        return exit_error(p, text);
+    return (tine_error){.kind = TINE_KIND_CLOSED,
+                        .message = ended,
+                        .message_len = strlen(ended),
+                        .pid = p->pid,
+                        .code = -1};
+}
+
 /* run or to_fd will have no socket. */
 static void tell_no_socket(tine_proc *p)
 {
-    static const char ended[] =
-        "the process ended before the socket could be handed over";
     exit_text text;
     tine_fd_cb cb = p->fd_cb;
     p->fd_cb = NULL;
     if (!cb)
         return;
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1, .pid = p->pid};
-    err.message = ended;
-    err.message_len = sizeof ended - 1;
-    if (p->failed)
-        err = *cause_of(p);
-    else if (p->info.code != 0)
-        err = exit_error(p, &text);
+    tine_error err =
+        end_error(p, "the process ended before the socket could be handed over", &text);
     cb(p->fd_arg, p, -1, &err);
+}
+
+static void tell_no_memory(tine_proc *p)
+{
+    exit_text text;
+    tine_error err = end_error(p, "the process ended before it answered", &text);
+    tine__proc_refuse_memory(p, &err);
 }
 
 /* The last that is heard of p. */
@@ -224,6 +238,7 @@ void tine__proc_finish(tine_proc *p)
         tine__proc_signal_group(p, SIGKILL); /* what it has started goes with it */
     tine__fd_close(&p->pidfd);
     tell_no_socket(p);
+    tell_no_memory(p);
     tell_ready(p, cause_of(p));
     if (p->host->template_proc == p) {
         p->host->template_proc = NULL;
@@ -247,6 +262,7 @@ void tine__proc_tell_late(tine_proc *p)
         tell_ready(p, p->made ? NULL : cause_of(p));
     if (p->fd_cb && p->ended)
         tell_no_socket(p);
+    tine__proc_answer_memory(p);
     if (p->observer && p->ended) /* it came after the end */
         tell_observer_ended(p);
     if (p->exit_late && p->ended) {

@@ -30,15 +30,15 @@ static uint64_t value_of(unsigned bucket)
 void tine__histogram_add(tine__histogram *h, int64_t usec)
 {
     uint64_t value = usec > 0 ? (uint64_t)usec : 0;
+    if (value >> TINE__HISTOGRAM_BITS)
+        value = UINT64_C(1) << TINE__HISTOGRAM_BITS;
     if (!h->count || value < h->min)
         h->min = value;
     if (value > h->max)
         h->max = value;
     h->count++;
     h->sum += value;
-    uint32_t *bucket = &h->buckets[bucket_of(value)];
-    if (*bucket < UINT32_MAX)
-        ++*bucket;
+    h->buckets[bucket_of(value)]++;
 }
 
 void tine__histogram_read(const tine__histogram *h, tine_histogram *out)

@@ -13,7 +13,7 @@
 
 typedef struct tine__histogram {
     uint64_t count, sum, min, max;
-    uint32_t buckets[TINE__HISTOGRAM_BUCKETS];
+    uint64_t buckets[TINE__HISTOGRAM_BUCKETS];
 } tine__histogram;
 
 /* Zeros is empty. Negative times count as 0. */

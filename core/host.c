@@ -60,6 +60,14 @@ static void on_report(void *arg, tine_io *io, int events)
     tine__host_reports(arg, REPORTS_PER_WAKE);
 }
 
+static void close_report_channel(tine_host *host)
+{
+    tine_io_free(host->report_io);
+    host->report_io = NULL;
+    tine__fd_close(&host->report_rx);
+    tine__fd_close(&host->report_tx);
+}
+
 static int open_report_channel(tine_host *host)
 {
     int pair[2], on = 1;
@@ -72,11 +80,35 @@ static int open_report_channel(tine_host *host)
         return -errno;
     if ((err = tine__fd_nonblock(host->report_rx, true)) < 0)
         return err;
-    host->report_buf = malloc(TINE__REPORT_MAX);
+    if (!host->report_buf)
+        host->report_buf = malloc(TINE__REPORT_MAX);
     if (!host->report_buf)
         return -ENOMEM;
     return tine__io_internal(host, &host->report_io, host->report_rx, TINE_READ,
                              on_report, host);
+}
+
+/* Whoever holds the far side can shut it down for all. None of them can be heard any more:
+ * they end, and what is made from now on has a channel of its own. */
+static void renew_report_channel(tine_host *host)
+{
+    close_report_channel(host);
+    int err = open_report_channel(host);
+    if (err < 0) {
+        char text[100];
+        tine_error e = tine__error_system(err, text, sizeof text, "report channel");
+        close_report_channel(host);
+        tine__host_fault(host, &e);
+    }
+    for (size_t i = 0; i < host->nslots; i++)
+        if (host->slots[i])
+            host->slots[i]->unheard = !host->slots[i]->parent;
+    for (size_t i = 0; i < host->nslots; i++) { /* callbacks may make others */
+        tine_proc *p = host->slots[i];
+        if (p && p->unheard && !p->ended)
+            tine__proc_broken(p,
+                              "one of the host's processes shut their report channel");
+    }
 }
 
 static int set_string(char **slot, const char *value)
@@ -393,7 +425,7 @@ static void read_control(struct msghdr *msg, arrival *a)
     }
 }
 
-/* Returns 1 with a message, 0 when there is none. */
+/* Returns 1 with a message, 0 when there is none, -1 when the channel is shut. */
 static int receive(tine_host *host, arrival *a)
 {
     union {
@@ -409,13 +441,12 @@ static int receive(tine_host *host, arrival *a)
         msg.msg_controllen = sizeof control;
         n = recvmsg(host->report_rx, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
-    /* An empty message is garbage, not the end: we hold the other side ourselves. */
     if (n < 0)
         return 0;
     a->len = (size_t)n;
     a->cut = (msg.msg_flags & MSG_TRUNC) != 0;
     read_control(&msg, a);
-    return 1;
+    return n == 0 && !a->sender ? -1 : 1; /* an empty message has a sender */
 }
 
 /* The descriptor of the sender that came with the report, or -1. */
@@ -518,6 +549,9 @@ static void dispatch(tine_host *host, arrival *a)
             r.status = tine__pidfd_status(p);
         tine__proc_ended(p, r.status, &r.rusage);
         break;
+    case TINE__REPORT_MEMORY:
+        tine__proc_told_memory(p, &r);
+        break;
     default:
         break;
     }
@@ -528,15 +562,17 @@ static void dispatch(tine_host *host, arrival *a)
 bool tine__host_reports(tine_host *host, int most)
 {
     arrival a;
-    bool more = true;
+    int more = 1;
     /* A callback may end in here again; the buffer is in use then. */
     if (host->draining)
         return false;
     host->draining = true;
-    while (most-- > 0 && !host->stopped && (more = receive(host, &a))) {
+    while (most-- > 0 && !host->stopped && (more = receive(host, &a)) > 0) {
         dispatch(host, &a);
         tine__fd_close_all(a.fds, a.nfds);
     }
     host->draining = false;
-    return !more;
+    if (more < 0)
+        renew_report_channel(host);
+    return more <= 0;
 }

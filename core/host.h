@@ -100,6 +100,8 @@ typedef struct tine__observer {
      * After this p is not the observer's any more. */
     void (*ended)(void *arg, tine_proc *p, const tine_error *err, const tine_exit *info,
                   const tine_error *cause);
+    /* What its interpreter said of its memory last. */
+    void (*figures)(void *arg, tine__figures *out);
 } tine__observer;
 
 /* The life of a process handle:
@@ -128,6 +130,8 @@ struct tine_proc {
     bool direct;  /* child of the host process itself: it reaps it */
     bool adopted; /* from_fd: somebody else reaps it */
     bool made, consumed, running, given, closed, dying, ended, detach;
+    bool unheard;  /* its report channel was shut */
+    bool sent_fds; /* it, or one that it was forked from, was sent descriptors */
     bool in_later, exit_late, error_late, was_busy, counted, blocked, eof;
     bool error_told, failed;
     bool hidden; /* the default template: no user has a handle of it */
@@ -161,6 +165,7 @@ struct tine_proc {
     void *fd_arg;
     tine_idle_cb idle_cb;
     void *idle_arg;
+    struct tine__question *questions; /* for its memory, in the order asked */
 };
 
 /* loop.c */
@@ -238,6 +243,14 @@ int tine__proc_signal(tine_proc *p, int signo);
 void tine__proc_finish(tine_proc *p);
 void tine__proc_tell_late(tine_proc *p);
 
+/* meter.c: a report that answers the first question, or is garbage. */
+void tine__proc_told_memory(tine_proc *p, const tine__report *r);
+/* Answers what needs no answer of p's. */
+void tine__proc_answer_memory(tine_proc *p);
+/* p has ended. */
+void tine__proc_refuse_memory(tine_proc *p, const tine_error *err);
+void tine__proc_free_questions(tine_proc *p);
+
 /* command.c: queues a frame. Takes fds. */
 int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
                    const int *fds, size_t nfds);
@@ -248,6 +261,9 @@ int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
                      const tine__observer *observer, void *arg);
 /* Makes p the template of a pool: consumed for the user, but for us: fork only. */
 int tine__proc_hold(tine_proc *p, const tine__observer *observer, void *arg);
+/* A worker that served has become a template, fd is its command socket again: held. */
+void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer,
+                        void *arg);
 /* Gives it up again: it ends as after tine_proc_close. Its end is still observed. */
 void tine__proc_unhold(tine_proc *p);
 /* A worker or a spare template of a held p; the caller closes *out as any other handle. */

@@ -19,6 +19,7 @@ void tine__keys_free(tine__keys *k)
     while (k->oldest) {
         tine__key *e = k->oldest;
         k->oldest = e->newer;
+        tine__prioq_free(&e->parked);
         free(e);
     }
     free(k->slots);
@@ -75,6 +76,7 @@ static void forget_one(tine__keys *k)
         link = &(*link)->next;
     *link = e->next;
     k->n--;
+    tine__prioq_free(&e->parked);
     free(e);
 }
 
@@ -106,9 +108,10 @@ tine__key *tine__keys_get(tine__keys *k, uint64_t key)
     e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
-    if (k->n >= TINE__SCHED_KEYS)
-        forget_one(k);
+    for (int i = 0; i < 2 && k->n >= TINE__SCHED_KEYS; i++)
+        forget_one(k); /* two, so that there are no more for ever than once were open */
     e->key = key;
+    tine__parked_init(&e->parked);
     tine__key **slot = slot_of(k, key);
     e->next = *slot;
     *slot = e;

@@ -16,7 +16,8 @@ static const char closed_text[] = "the pool was closed";
 
 void tine__pool_count(tine_pool *pool)
 {
-    bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling;
+    bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling ||
+              pool->promoting;
     if (on == pool->counted)
         return;
     pool->counted = on;
@@ -154,7 +155,7 @@ static void steal(tine_pool *pool, tine__sched_job *s, tine__sched_worker *w)
 {
     int64_t now = tine__now_usec();
     tine_job *job = job_of(s);
-    if (job->reason != TINE__REASON_NONE ||
+    if (pool->killed || job->reason != TINE__REASON_NONE ||
         !tine__caller_recall(worker_of(w)->caller, job))
         tine__sched_kept(pool->sched, s, now);
     else if (tine__sched_returned(pool->sched, s, now) < 0)
@@ -174,7 +175,9 @@ static void carry_out(tine_pool *pool, const tine__sched_action *a)
         steal(pool, a->job, a->worker);
         break;
     case TINE__SCHED_STOP:
-        tine__caller_close(worker_of(a->worker)->caller);
+        if (worker_of(a->worker) != pool->promoting ||
+            tine__caller_promote(pool->promoting->caller) < 0)
+            tine__caller_close(worker_of(a->worker)->caller);
         break;
     case TINE__SCHED_DRAIN:
         if (pool->options.on_drain)
@@ -236,6 +239,7 @@ static void pool_free(tine_pool *pool)
     pool->pending = 0;
     pool->closed = false;
     pool->candidate = NULL;
+    pool->promoting = NULL;
     pool->rolling = false;
     tine__pool_count(pool);
     if (pool->prev)
@@ -538,7 +542,7 @@ void tine_pool_close(tine_pool *pool, int64_t kill_after_usec, tine_gone_cb gone
                           .message = text,
                           .message_len = sizeof text - 1,
                           .code = -1};
-        if (pool->candidate)
+        if (pool->candidate || pool->promoting)
             tine__pool_reload_failed(pool, &err);
         else if (pool->rolling)
             tine__pool_reloaded(pool, NULL);

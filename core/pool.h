@@ -47,8 +47,9 @@ struct tine__source {
     tine_pool *pool;
     tine_proc *proc; /* NULL once it has ended */
     uint64_t generation;
-    bool ours;    /* nobody else has a handle of it */
-    bool dropped; /* was told to go */
+    tine__figures figures; /* of its memory, as its last worker has found it */
+    bool ours;             /* nobody else has a handle of it */
+    bool dropped;          /* was told to go */
 };
 
 struct tine__pool_worker {
@@ -72,6 +73,9 @@ struct tine_pool {
     tine__source *sources, *current, *spare,
         *candidate; /* the last three may be NULL */
     tine__pool_worker *canary;
+    tine__pool_worker
+        *promoting;       /* it is to become a template when it has no jobs left */
+    int64_t promote_usec; /* when it may be thought of next */
     tine_fault_cb reload_cb;
     void *reload_arg;
     tine_job *ending, *ending_last; /* to be told in the next turn */
@@ -131,6 +135,9 @@ void tine__source_drop(tine__source *source);
 void tine__pool_make_spare(tine_pool *pool);
 /* The canary is ready. */
 void tine__pool_take_over(tine_pool *pool);
+/* Promotes if the option says so. */
+void tine__pool_consider_promotion(tine_pool *pool, int64_t now);
+void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w);
 /* Whether workers of an older template take jobs. */
 bool tine__pool_has_old(const tine_pool *pool);
 /* The reload has ended: err NULL, all calls go to workers from it. */

@@ -53,8 +53,9 @@ void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out)
     tine__histogram_read(&pool->run, &out->run);
 }
 
-static void describe(const tine__pool_worker *w, tine_worker_stats *out)
+static void describe(const tine__pool_worker *w, bool measure, tine_worker_stats *out)
 {
+    tine__figures figures;
     int64_t now = tine__now_usec(), since = now;
     const tine_job *job = tine__caller_running(w->caller, &since);
     memset(out, 0, sizeof *out);
@@ -65,15 +66,42 @@ static void describe(const tine__pool_worker *w, tine_worker_stats *out)
     out->job = job ? job->id : 0;
     out->job_usec = job ? now - since : 0;
     out->age_usec = w->s.since_usec ? now - w->s.since_usec : 0;
-    out->rss = out->pid > 0 ? tine__pool_rss(out->pid) : 0;
     out->generation = w->generation;
+    tine__memory_clear(&out->memory);
+    tine__caller_figures(w->caller, &figures);
+    tine__memory_take(&out->memory, &figures);
+    tine__memory_read(&out->memory, out->pid, measure);
+    out->rss = out->memory.rss > 0 ? (uint64_t)out->memory.rss : 0;
 }
 
-size_t tine_pool_get_workers(const tine_pool *pool, tine_worker_stats *out, size_t n)
+static size_t describe_all(const tine_pool *pool, bool measure, tine_worker_stats *out,
+                           size_t n)
 {
     size_t i = 0;
     for (const tine__pool_worker *w = pool->workers; w; w = w->next, i++)
         if (i < n)
-            describe(w, &out[i]);
+            describe(w, measure, &out[i]);
     return i;
+}
+
+size_t tine_pool_get_workers(const tine_pool *pool, tine_worker_stats *out, size_t n)
+{
+    return describe_all(pool, false, out, n);
+}
+
+size_t tine_pool_measure_workers(const tine_pool *pool, tine_worker_stats *out,
+                                 size_t n)
+{
+    return describe_all(pool, true, out, n);
+}
+
+int tine_pool_get_template(const tine_pool *pool, int measure, tine_memory *out)
+{
+    const tine__source *s = pool->current;
+    tine__memory_clear(out);
+    if (!s || !s->proc)
+        return -ESRCH;
+    tine__memory_take(out, &s->figures);
+    tine__memory_read(out, tine_proc_pid(s->proc), measure != 0);
+    return 0;
 }

@@ -87,9 +87,21 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
     tine__pool_wake(pool);
 }
 
+static const tine__observer observer = {.failed = on_failed, .ended = on_ended};
+
+static void add_source(tine_pool *pool, tine__source *s, tine_proc *p)
+{
+    s->pool = pool;
+    s->proc = p;
+    s->generation = pool->generation;
+    s->next = pool->sources;
+    if (s->next)
+        s->next->prev = s;
+    pool->sources = s;
+}
+
 int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **out)
 {
-    static const tine__observer observer = {.failed = on_failed, .ended = on_ended};
     tine__source *s = calloc(1, sizeof *s);
     if (!s)
         return -ENOMEM;
@@ -98,14 +110,8 @@ int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **o
         free(s);
         return err;
     }
-    s->pool = pool;
-    s->proc = p;
     s->ours = ours;
-    s->generation = pool->generation;
-    s->next = pool->sources;
-    if (s->next)
-        s->next->prev = s;
-    pool->sources = s;
+    add_source(pool, s, p);
     *out = s;
     return 0;
 }
@@ -120,6 +126,11 @@ void tine__source_drop(tine__source *s)
         tine__proc_unhold(s->proc);
 }
 
+static void ignore(void *arg, tine_proc *p, const tine_error *err)
+{
+    (void)arg, (void)p, (void)err;
+}
+
 /* A process that sleeps beside the template: should that die, no job is lost for it. */
 void tine__pool_make_spare(tine_pool *pool)
 {
@@ -128,12 +139,14 @@ void tine__pool_make_spare(tine_pool *pool)
     if (pool->spare || !pool->current || !pool->current->proc || pool->closed)
         return;
     if (tine__proc_fork_held(pool->current->proc, &options, true, &p) < 0)
-        return; /* with the next worker */
+        return;                          /* with the next worker */
+    tine_proc_on_error(p, ignore, NULL); /* without one the pool does as well */
     if (tine__source_hold(pool, p, true, &pool->spare) < 0) {
         pool->spare = NULL;
         tine_proc_close(p);
     } else {
         pool->spare->generation = pool->current->generation;
+        pool->spare->figures = pool->current->figures;
     }
 }
 
@@ -145,7 +158,7 @@ int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
         return -TINE_ESTALE;
     if (pool->closed)
         return -TINE_ECLOSED;
-    if (pool->candidate || pool->rolling)
+    if (pool->candidate || pool->rolling || pool->promoting)
         return -EBUSY;
     if (p->host != pool->host)
         return -EINVAL;
@@ -179,6 +192,10 @@ void tine__pool_reloaded(tine_pool *pool, const tine_error *err)
 void tine__pool_reload_failed(tine_pool *pool, const tine_error *err)
 {
     tine__source *s = pool->candidate;
+    if (pool->promoting && !s) {
+        pool->promoting = NULL;
+        tine__pool_reloaded(pool, err);
+    }
     if (!s)
         return;
     pool->candidate = NULL;
@@ -200,6 +217,7 @@ void tine__pool_take_over(tine_pool *pool)
     pool->canary = NULL;
     pool->generation++;
     pool->is_dead = false;
+    tine__sched_succeeded(pool->sched); /* what failed was of the old one */
     free(pool->dead);
     pool->dead = NULL;
     for (tine__pool_worker *w = pool->workers; w; w = w->next)
@@ -220,6 +238,96 @@ bool tine__pool_has_old(const tine_pool *pool)
             (w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY))
             return true;
     return false;
+}
+
+/* ------------------------------------------------------------------- promotion */
+
+/* The most warmed: of those that take jobs the one that has done the most. */
+static tine__pool_worker *warmest(const tine_pool *pool)
+{
+    tine__pool_worker *best = NULL;
+    for (tine__pool_worker *w = pool->workers; w; w = w->next)
+        if (w->s.state == TINE__SCHED_READY && !w->canary && w->jobs &&
+            w->generation == pool->generation && (!best || w->jobs > best->jobs))
+            best = w;
+    return best;
+}
+
+int tine_pool_promote(tine_pool *pool, tine_fault_cb cb, void *arg)
+{
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (pool->closed)
+        return -TINE_ECLOSED;
+    if (pool->candidate || pool->rolling || pool->promoting)
+        return -EBUSY;
+    if (pool->service.async || (pool->current && pool->current->proc->sent_fds))
+        return -EOPNOTSUPP;
+    tine__pool_worker *w = warmest(pool);
+    if (!w)
+        return -ENOENT;
+    pool->promoting = w;
+    pool->reload_cb = cb;
+    pool->reload_arg = arg;
+    tine__sched_replace(pool->sched, &w->s, tine__now_usec());
+    tine__pool_count(pool);
+    tine__pool_wake(pool);
+    return 0;
+}
+
+static void on_considered(void *arg, const tine_error *err)
+{
+    tine_pool *pool = arg;
+    if (err && !pool->closed)
+        tine__pool_fault(pool, err);
+}
+
+void tine__pool_consider_promotion(tine_pool *pool, int64_t now)
+{
+    enum { EVERY_USEC = 1000000, PATIENCE_USEC = 30000000 };
+    size_t all = 0, warm = 0;
+    if (!pool->options.promote_own || now < pool->promote_usec)
+        return;
+    pool->promote_usec = now + EVERY_USEC;
+    for (tine__pool_worker *w = pool->workers; w; w = w->next) {
+        tine__figures f;
+        if (w->s.state != TINE__SCHED_READY || w->generation != pool->generation)
+            continue;
+        tine__caller_figures(w->caller, &f);
+        all++;
+        warm += f.own > 0 && (uint64_t)f.own >= pool->options.promote_own;
+    }
+    if (warm < 2 || warm * 2 < all)
+        return;
+    if (tine_pool_promote(pool, on_considered, pool) == 0)
+        pool->promote_usec = now + PATIENCE_USEC;
+}
+
+/* What the workers to come would load again is there. From here on it is a reload. */
+void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w)
+{
+    tine__source *s = calloc(1, sizeof *s);
+    tine__caller *c = w->caller;
+    if (pool->promoting != w || pool->closed || !s) {
+        free(s);
+        w->killed = true;
+        tine__caller_kill(c);
+        return;
+    }
+    pool->promoting = NULL;
+    w->caller = NULL;
+    tine__sched_gone(pool->sched, &w->s, false, tine__now_usec());
+    tine__pool_free_worker(w);
+    add_source(pool, s, tine__caller_release(c, &observer, s));
+    s->generation = pool->generation + 1;
+    pool->candidate = s;
+    int err = tine__pool_start_canary(pool);
+    if (err < 0) {
+        char text[200];
+        tine_error e = tine__error_system(err, text, sizeof text, "fork a worker");
+        tine__pool_reload_failed(pool, &e);
+    }
+    tine__pool_wake(pool);
 }
 
 void tine__pool_free_sources(tine_pool *pool)

@@ -100,6 +100,7 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     note_times(pool, job, times);
     tine__sched_done(pool->sched, &part->s, !crash && !job->killed, now);
     check_rss(w, now);
+    tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);
     tine__pool_turn(pool);
     if (pool->closed || pool->ending)
@@ -143,6 +144,8 @@ static void on_ready(void *owner, tine__caller *c)
         }
         tine__pool_take_over(pool);
     }
+    if (pool->current && pool->current->generation == w->generation)
+        tine__caller_template_figures(c, &pool->current->figures);
     tine__sched_ready(pool->sched, &w->s, now);
     tine__pool_make_spare(pool);
     tine__pool_wake(pool);
@@ -156,12 +159,19 @@ static void on_retire(void *owner, tine__caller *c)
     tine__pool_wake(pool);
 }
 
+static void on_promoted(void *owner, tine__caller *c)
+{
+    tine__pool_promoted(owner, worker_at(c));
+}
+
 static void bring_back(tine_pool *pool, tine_job *unstarted, int64_t now)
 {
     while (unstarted) {
         tine_job *job = unstarted;
         unstarted = job->next;
         job->next = job->prev = NULL;
+        if (job->reason == TINE__REASON_TIMEOUT) /* it never ran */
+            job->reason = TINE__REASON_NONE;
         if (job->reason != TINE__REASON_NONE || pool->killed) {
             tine__sched_done(pool->sched, &job->pool->s, false, now);
             tine__pool_end_later(
@@ -196,11 +206,11 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
         tine__sched_gone(pool->sched, &w->s, failed, now);
     bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
     tine_error err = why ? *why : (tine_error){.code = -1};
-    bool reloading = pool->canary == w;
+    bool reloading = pool->canary == w || pool->promoting == w;
     tine__pool_free_worker(w);
     tine__pool_wake(pool);
     if (reloading) {
-        pool->canary = NULL;
+        pool->canary = NULL; /* a worker to be promoted has died: the same */
         tine__pool_reload_failed(pool, &err);
     } else if (tell_fault && !pool->is_dead) {
         tine__cause *cause = pool->last;
@@ -219,14 +229,15 @@ void tine__pool_free_worker(tine__pool_worker *w)
         pool->workers = w->next;
     if (w->next)
         w->next->prev = w->prev;
-    tine__caller_free(w->caller);
+    if (w->caller)
+        tine__caller_free(w->caller);
     free(w);
 }
 
 static int fork_worker(tine_pool *pool, tine__source *source, tine__pool_worker **out)
 {
-    static const tine__caller_ops ops = {on_ready,  on_ended, on_event,
-                                         on_retire, on_gone,  on_output};
+    static const tine__caller_ops ops = {on_ready,    on_ended, on_event, on_retire,
+                                         on_promoted, on_gone,  on_output};
     tine_proc_options options;
     tine_proc *p = NULL;
     memset(&options, 0, sizeof options);

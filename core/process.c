@@ -44,6 +44,7 @@ int tine__proc_alloc(tine_host *host, const tine_proc_options *options, tine_pro
 void tine__proc_adopt(tine_proc *parent, tine_proc *child)
 {
     child->parent = parent;
+    child->sent_fds = parent->sent_fds;
     child->next_sibling = parent->children;
     if (parent->children)
         parent->children->prev_sibling = child;
@@ -106,6 +107,7 @@ void tine__proc_free(tine_proc *p)
     tine__proc_leave_parent(p);
     tine__proc_free_watchers(p);
     tine__captures_close(p, false);
+    tine__proc_free_questions(p);
     tine__chan_free(&p->chan);
     tine__fd_close(&p->pidfd);
     tine__host_remove(p->host, p);
@@ -135,7 +137,7 @@ int tine_proc_busy(const tine_proc *p)
 {
     if (p->ended)
         return 0;
-    if (p->dying || p->fd_cb || !tine__chan_empty(&p->chan))
+    if (p->dying || p->fd_cb || p->questions || !tine__chan_empty(&p->chan))
         return 1;
     if (p->serves || (p->given && !p->running))
         return 0; /* to_fd: somebody else's now */

@@ -14,6 +14,7 @@
  *   SERVE    u32 flags, u32 tine_serialiser, str source, three functions (func, init, done),
  *            each u32 tine_code, str (empty: none); u64 offset of its region; fd: the memory
  *            that it lies in. The stream is as calls.h says from here on
+ *   MEMORY   nothing: asks for a report MEMORY
  *
  * Report channel, processes to host: SOCK_SEQPACKET, one report a message, all begin with
  * u32 magic, u32 type, u64 id of the process that it is about.
@@ -24,12 +25,14 @@
  *   FAILED   u32 tine_kind, u32 errno, str message, str traceback
  *   EXITED   u64 commands its parent has carried out, u32 pid, u32 wait status,
  *            struct rusage; from its parent
+ *   MEMORY   u64 commands carried out, the question included; u32 tine_heap_kind, u32
+ *            seals, u64 own, u64 shared, u64 sealed, str failed
  *
  * Integers are little-endian; str is u32 length and octets. */
 #ifndef TINE_PROTOCOL_H
 #define TINE_PROTOCOL_H
 
-#define TINE__PROTOCOL 2
+#define TINE__PROTOCOL 3
 
 enum tine__frame_type {
     TINE__FRAME_HELLO = 1,
@@ -40,6 +43,7 @@ enum tine__frame_type {
     TINE__FRAME_ARGS,
     TINE__FRAME_RUN,
     TINE__FRAME_SERVE,
+    TINE__FRAME_MEMORY,
     TINE__FRAME_TYPES
 };
 
@@ -48,7 +52,8 @@ enum tine__report_type {
     TINE__REPORT_MADE,
     TINE__REPORT_IDLE,
     TINE__REPORT_FAILED,
-    TINE__REPORT_EXITED
+    TINE__REPORT_EXITED,
+    TINE__REPORT_MEMORY
 };
 
 #define TINE__REPORT_MAGIC 0x74696e65u

@@ -18,6 +18,18 @@ static void put_text(tine__buf *b, tine_str text)
     tine__buf_put(b, cut, sizeof cut - 1);
 }
 
+static void encode_figures(tine__buf *b, const tine__report *r)
+{
+    const tine__figures *f = &r->figures;
+    tine__buf_u64(b, r->seq);
+    tine__buf_u32(b, (uint32_t)f->heap);
+    tine__buf_u32(b, (uint32_t)f->seals);
+    tine__buf_u64(b, (uint64_t)f->own);
+    tine__buf_u64(b, (uint64_t)f->shared);
+    tine__buf_u64(b, (uint64_t)f->sealed);
+    tine__buf_str(b, f->failed, strlen(f->failed));
+}
+
 void tine__report_encode(tine__buf *b, const tine__report *r)
 {
     tine__buf_u32(b, TINE__REPORT_MAGIC);
@@ -46,6 +58,9 @@ void tine__report_encode(tine__buf *b, const tine__report *r)
         tine__buf_u32(b, (uint32_t)r->status);
         tine__buf_put(b, &r->rusage, sizeof r->rusage);
         break;
+    case TINE__REPORT_MEMORY:
+        encode_figures(b, r);
+        break;
     default:
         break;
     }
@@ -62,6 +77,31 @@ static void decode_exited(tine__report *r, tine__cursor *c)
     }
     memcpy(&r->rusage, c->at, sizeof r->rusage);
     c->at = c->end;
+}
+
+static int64_t get_size(tine__cursor *c)
+{
+    uint64_t size = tine__get_u64(c);
+    c->bad = c->bad || size > INT64_MAX;
+    return (int64_t)size;
+}
+
+static void decode_figures(tine__report *r, tine__cursor *c)
+{
+    tine__figures *f = &r->figures;
+    r->seq = tine__get_u64(c);
+    uint32_t heap = tine__get_u32(c);
+    f->heap = (tine_heap_kind)heap;
+    f->seals = tine__get_u32(c);
+    f->own = get_size(c);
+    f->shared = get_size(c);
+    f->sealed = get_size(c);
+    tine_str failed = tine__get_str(c);
+    if (failed.len >= sizeof f->failed || heap < TINE_HEAP_MALLOC ||
+        heap > TINE_HEAP_SEALED)
+        c->bad = true;
+    else
+        memcpy(f->failed, failed.data, failed.len);
 }
 
 int tine__report_decode(tine__report *r, const void *data, size_t len)
@@ -101,6 +141,9 @@ int tine__report_decode(tine__report *r, const void *data, size_t len)
         break;
     case TINE__REPORT_EXITED:
         decode_exited(r, &c);
+        break;
+    case TINE__REPORT_MEMORY:
+        decode_figures(r, &c);
         break;
     default:
         c.bad = true;

@@ -7,12 +7,13 @@
 #include <sys/types.h>
 
 #include "frame.h"
+#include "meter.h"
 #include "tine.h"
 
 typedef struct tine__report {
     int type;
     uint64_t id;
-    uint64_t seq;          /* MADE, IDLE, EXITED */
+    uint64_t seq;          /* MADE, IDLE, EXITED, MEMORY */
     pid_t pid;             /* EXITED */
     uint32_t protocol;     /* HELLO */
     tine_str version, lua; /* HELLO */
@@ -21,6 +22,7 @@ typedef struct tine__report {
     tine_str message, traceback;
     int status; /* EXITED: as of wait() */
     struct rusage rusage;
+    tine__figures figures; /* MEMORY */
 } tine__report;
 
 /* Appends the message to b; long texts are cut. b->failed tells that memory ran out. */

@@ -288,8 +288,8 @@ static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
 int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *options,
                  tine_rpc **out)
 {
-    static const tine__caller_ops ops = {on_ready,  on_ended, on_event,
-                                         on_retire, on_gone,  on_output};
+    static const tine__caller_ops ops = {on_ready, on_ended, on_event, on_retire,
+                                         NULL,     on_gone,  on_output};
     tine_rpc *rpc = calloc(1, sizeof *rpc);
     if (!rpc)
         return -ENOMEM;

@@ -28,6 +28,18 @@ static bool used_before(const void *a, const void *b)
     return x->p.used < y->p.used;
 }
 
+static bool waited_before(const void *a, const void *b)
+{
+    const tine__sched_worker *x = a, *y = b;
+    return job_before(tine__prioq_first(x->p.waiting), tine__prioq_first(y->p.waiting));
+}
+
+static bool parked_before(const void *a, const void *b)
+{
+    const tine__key *x = a, *y = b;
+    return job_before(tine__prioq_first(&x->parked), tine__prioq_first(&y->parked));
+}
+
 static bool idle_before(const void *a, const void *b)
 {
     const tine__sched_worker *x = a, *y = b;
@@ -65,7 +77,9 @@ int tine__sched_new(tine__sched **out, const tine__sched_config *config)
     s->burst = 1;
     tine__prioq_init(&s->queue, job_before, offsetof(tine__sched_job, at));
     tine__prioq_init(&s->free, less_loaded, PLACE(at_free));
-    tine__prioq_init(&s->hungry, used_before, PLACE(at_hungry));
+    tine__prioq_init(&s->waited, waited_before, PLACE(at_waited));
+    tine__prioq_init(&s->hungry, waited_before, PLACE(at_hungry));
+    tine__prioq_init(&s->parking, parked_before, offsetof(tine__key, at_parking));
     tine__prioq_init(&s->idle, idle_before, PLACE(at_idle));
     tine__prioq_init(&s->loaded, busy_before, PLACE(at_loaded));
     tine__prioq_init(&s->ages, older, PLACE(at_age));
@@ -83,8 +97,8 @@ void tine__sched_free(tine__sched *s)
 {
     if (!s)
         return;
-    tine__prioq *all[] = {&s->queue,  &s->free, &s->hungry, &s->idle,
-                          &s->loaded, &s->ages, &s->due,    &s->leaving};
+    tine__prioq *all[] = {&s->queue, &s->parking, &s->free, &s->waited, &s->hungry,
+                          &s->idle,  &s->loaded,  &s->ages, &s->due,    &s->leaving};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tine__prioq_free(all[i]);
     tine__keys_free(&s->keys);
@@ -114,37 +128,46 @@ static int wait_for(tine__sched *s, tine__sched_worker *w, tine__sched_job *job)
     return 0;
 }
 
-/* Until the worker that has others of its key has done them. */
-static void park(tine__key *e, tine__sched_job *job)
+void tine__parked_init(tine__prioq *parked)
 {
-    tine__sched_job *after = e->parked_last;
-    while (after && job_before(job, after))
-        after = after->prev;
-    job->prev = after;
-    job->next = after ? after->next : e->parked;
-    if (job->next)
-        job->next->prev = job;
-    else
-        e->parked_last = job;
-    if (after)
-        after->next = job;
-    else
-        e->parked = job;
-    job->parked = true;
+    tine__prioq_init(parked, job_before, offsetof(tine__sched_job, at));
 }
 
-static void unpark(tine__key *e, tine__sched_job *job)
+/* Until the worker that has others of its key has done them. */
+static int park(tine__sched *s, tine__key *e, tine__sched_job *job)
+{
+    int err = tine__prioq_reserve(&s->parking, s->parking.n + 1);
+    if (!err)
+        err = tine__prioq_add(&e->parked, job);
+    if (err < 0)
+        return err;
+    job->parked = true;
+    if (e->at_parking)
+        tine__prioq_moved(&s->parking, e);
+    else
+        tine__prioq_add(&s->parking, e);
+    return 0;
+}
+
+static void unpark(tine__sched *s, tine__key *e, tine__sched_job *job)
+{
+    tine__prioq_remove(&e->parked, job);
+    job->parked = false;
+    if (e->parked.n)
+        tine__prioq_moved(&s->parking, e);
+    else
+        tine__prioq_remove(&s->parking, e);
+}
+
+static void unlist_orphan(tine__sched *s, tine__sched_job *job)
 {
     if (job->prev)
         job->prev->next = job->next;
     else
-        e->parked = job->next;
+        s->orphans = job->next;
     if (job->next)
         job->next->prev = job->prev;
-    else
-        e->parked_last = job->prev;
     job->next = job->prev = NULL;
-    job->parked = false;
 }
 
 int tine__sched_route(tine__sched *s, tine__sched_job *job)
@@ -159,10 +182,8 @@ int tine__sched_route(tine__sched *s, tine__sched_job *job)
         return tine__prioq_add(&s->queue, job); /* who gets the first gets them all */
     if (tine__sched_takes_jobs(e->worker))
         return wait_for(s, e->worker, job);
-    if (e->handed) {
-        park(e, job);
-        return 0;
-    }
+    if (e->handed)
+        return park(s, e, job);
     tine__keys_bind(e, NULL);
     return tine__prioq_add(&s->queue, job);
 }
@@ -171,10 +192,12 @@ int tine__sched_route(tine__sched *s, tine__sched_job *job)
 static void unqueue(tine__sched *s, tine__sched_job *job)
 {
     if (job->parked) {
-        unpark(tine__keys_find(&s->keys, job->key), job);
+        unpark(s, tine__keys_find(&s->keys, job->key), job);
     } else if (job->worker) {
         tine__prioq_remove(job->worker->p.waiting, job);
         tine__sched_place(s, job->worker);
+    } else if (job->pinned) {
+        unlist_orphan(s, job);
     } else {
         tine__prioq_remove(&s->queue, job);
     }
@@ -186,8 +209,11 @@ static void dequeued(tine__sched *s, tine__sched_job *job)
     s->nqueued--;
 }
 
-static void close_key(tine__sched *s, tine__sched_job *job)
+/* The job is no concern of the scheduler any more. */
+static void leave(tine__sched *s, const tine__sched_job *job)
 {
+    if (s->probe == job)
+        s->probe = NULL;
     if (job->has_key)
         tine__keys_find(&s->keys, job->key)->open--;
 }
@@ -205,39 +231,49 @@ static int open_key(tine__sched *s, const tine__sched_job *job)
 
 int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
 {
-    if (s->broken && !job->pinned) {
-        if (s->probing || now < s->retry_at)
-            return -EHOSTDOWN;
-        s->probing = true;
-        s->next_start = now;
-    }
+    bool probe = s->broken && !job->pinned;
+    if (probe && (s->probe || now < s->retry_at))
+        return -EHOSTDOWN;
     if (s->config.queue && !job->pinned && s->nqueued >= s->config.queue) {
         s->was_full = true;
         return -EAGAIN;
     }
-    int err = open_key(s, job);
+    /* For all that there are: they may have to go there when their worker ends. */
+    int err = tine__prioq_reserve(&s->queue, s->nqueued + s->nhanded + 1);
+    if (!err)
+        err = open_key(s, job);
     if (err < 0)
         return err;
     job->order = ++s->orders;
     job->queued_usec = now;
     err = tine__sched_route(s, job);
     if (err < 0) {
-        close_key(s, job);
+        leave(s, job);
         return err;
     }
     job->queued = true;
     s->nqueued++;
+    s->was_full = s->was_full || (s->config.queue && s->nqueued >= s->config.queue);
+    if (probe) {
+        s->probe = job;
+        s->probing = true;
+        s->next_start = now;
+    }
     return 0;
 }
 
 int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now)
 {
-    (void)now;
-    if (job->handed)
+    tine__sched_worker *w = job->worker;
+    if (job->handed) {
         tine__sched_unhand(s, job);
+        if (w->load == 0)
+            w->p.idle_since_usec = now;
+        tine__sched_place(s, w);
+    }
     int err = tine__sched_route(s, job);
     if (err < 0) {
-        close_key(s, job);
+        leave(s, job);
         return err;
     }
     job->queued = true;
@@ -251,17 +287,21 @@ void tine__sched_remove(tine__sched *s, tine__sched_job *job)
         return;
     unqueue(s, job);
     dequeued(s, job);
-    close_key(s, job);
+    leave(s, job);
 }
 
-static tine__sched_job *any_queued(tine__sched *s)
+static tine__sched_job *better(tine__sched_job *a, tine__sched_job *b)
 {
-    tine__sched_worker *w = tine__prioq_first(&s->hungry);
-    if (s->queue.n)
-        return tine__prioq_first(&s->queue);
-    if (w)
-        return tine__prioq_first(w->p.waiting);
-    return NULL;
+    return !a || (b && job_before(b, a)) ? b : a;
+}
+
+static tine__sched_job *best_queued(const tine__sched *s)
+{
+    const tine__sched_worker *w = tine__prioq_first(&s->waited);
+    const tine__key *e = tine__prioq_first(&s->parking);
+    tine__sched_job *job = tine__prioq_first(&s->queue);
+    job = better(job, w ? tine__prioq_first(w->p.waiting) : NULL);
+    return better(job, e ? tine__prioq_first(&e->parked) : NULL);
 }
 
 tine__sched_job *tine__sched_orphan(tine__sched *s)
@@ -269,10 +309,7 @@ tine__sched_job *tine__sched_orphan(tine__sched *s)
     tine__sched_job *job = s->orphans;
     if (!job)
         return NULL;
-    s->orphans = job->next;
-    job->next = NULL;
-    dequeued(s, job);
-    close_key(s, job);
+    tine__sched_remove(s, job);
     return job;
 }
 
@@ -281,7 +318,7 @@ tine__sched_job *tine__sched_pop(tine__sched *s)
     tine__sched_job *job = tine__sched_orphan(s);
     if (job)
         return job;
-    job = any_queued(s);
+    job = best_queued(s);
     if (job)
         tine__sched_remove(s, job);
     return job;
@@ -308,6 +345,7 @@ static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
         s->nbusy++;
         w->p.busy_since_usec = now;
     }
+    w->p.kept = false; /* this one may be had */
     w->p.used = ++s->uses;
     if (job->has_key) {
         tine__key *e = tine__keys_find(&s->keys, job->key);
@@ -324,13 +362,10 @@ static void release_parked(tine__sched *s, tine__key *e)
     if (e->handed || !e->worker || tine__sched_takes_jobs(e->worker))
         return;
     tine__keys_bind(e, NULL);
-    while (e->parked) {
-        tine__sched_job *job = e->parked;
-        unpark(e, job);
-        if (tine__sched_route(s, job) < 0) {
-            park(e, job); /* no memory: with the next one that ends */
-            return;
-        }
+    while (e->parked.n) {
+        tine__sched_job *job = tine__prioq_first(&e->parked);
+        unpark(s, e, job);
+        tine__prioq_add(&s->queue, job); /* there is room since it was added */
     }
 }
 
@@ -363,7 +398,7 @@ void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now
     tine__sched_worker *w = job->worker;
     bool first = w->p.first == job;
     tine__sched_unhand(s, job);
-    close_key(s, job);
+    leave(s, job);
     w->jobs_done++;
     w->p.kept = false;
     if (first)
@@ -381,12 +416,7 @@ void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now
 
 int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now)
 {
-    tine__sched_worker *w = job->worker;
-    int err = tine__sched_again(s, job, now);
-    if (w->load == 0)
-        w->p.idle_since_usec = now;
-    tine__sched_place(s, w);
-    return err;
+    return tine__sched_again(s, job, now);
 }
 
 void tine__sched_kept(tine__sched *s, tine__sched_job *job, int64_t now)
@@ -401,14 +431,15 @@ void tine__sched_disperse(tine__sched *s, tine__sched_worker *w)
     while (w->p.waiting && w->p.waiting->n) {
         tine__sched_job *job = tine__prioq_first(w->p.waiting);
         tine__prioq_remove(w->p.waiting, job);
-        if (job->pinned) {
-            job->worker = NULL;
-            job->next = s->orphans;
-            s->orphans = job;
-        } else if (tine__sched_route(s, job) < 0) {
-            job->worker = NULL;
-            park(tine__keys_find(&s->keys, job->key), job);
+        job->worker = NULL;
+        if (!job->pinned) {
+            tine__prioq_add(&s->queue, job); /* there is room since it was added */
+            continue;
         }
+        job->next = s->orphans;
+        if (s->orphans)
+            s->orphans->prev = job;
+        s->orphans = job;
     }
 }
 
@@ -425,21 +456,23 @@ static tine__sched_job *next_job(tine__sched *s)
         if (!e->worker)
             return job;
         tine__prioq_remove(&s->queue, job);
-        if (tine__sched_route(s, job) < 0 || tine__prioq_first(&s->queue) == job)
+        if (tine__sched_route(s, job) < 0) {
+            tine__prioq_add(&s->queue, job);
+            return NULL; /* no memory: later */
+        }
+        if (tine__prioq_first(&s->queue) == job)
             return job;
     }
 }
 
 static bool assign(tine__sched *s, int64_t now, tine__sched_action *action)
 {
+    tine__sched_job *any = s->free.n ? next_job(s) : NULL;
     tine__sched_worker *w = tine__prioq_first(&s->hungry);
-    tine__sched_job *job = w ? tine__prioq_first(w->p.waiting) : NULL;
-    if (!job) {
+    tine__sched_job *job = better(any, w ? tine__prioq_first(w->p.waiting) : NULL);
+    if (job == any)
         w = tine__prioq_first(&s->free);
-        job = w ? next_job(s) : NULL;
-        w = tine__prioq_first(&s->free);
-    }
-    if (!job || !w)
+    if (!job)
         return false;
     hand(s, job, w, now);
     *action = (tine__sched_action){TINE__SCHED_ASSIGN, job, w, false};

@@ -1,7 +1,8 @@
 /* The pool's scheduler: which job goes to which worker, when a worker is started, retired or
  * given up. Decides only: no I/O, no clock, no loop, no callbacks. The time comes with each
  * question, in microseconds of any monotonic clock. Nothing here costs more than O(log n)
- * with n workers or queued jobs, but tine__sched_resize.
+ * with n workers or queued jobs; but what waits for one worker only, when that retires or
+ * ends, is queued again, which costs as much for each.
  *
  * Use: tell it what happened, then call tine__sched_next until it says NONE; ask again when
  * something has happened, or at the time it gives.
@@ -63,7 +64,7 @@ typedef struct tine__sched_job {
     bool pinned; /* worker was set by the pool: this one or none */
     bool queued, handed, has_key, parked;
     uint64_t key;                        /* a hash of it */
-    struct tine__sched_job *next, *prev; /* of a worker, in the order handed */
+    struct tine__sched_job *next, *prev; /* of a worker, in the order handed; orphans */
     int64_t queued_usec;
 } tine__sched_job;
 
@@ -84,7 +85,8 @@ typedef struct tine__sched_worker {
     bool good;          /* has done a job well */
     /* The scheduler's own; see sched_priv.h. */
     struct tine__sched_private {
-        size_t at_free, at_hungry, at_idle, at_loaded, at_age, at_due, at_leaving;
+        size_t at_free, at_hungry, at_waited, at_idle, at_loaded, at_age, at_due,
+            at_leaving;
         uint64_t used, limit_jobs, due_order;
         int64_t too_old_usec, idle_since_usec, busy_since_usec;
         bool kept; /* its last job was not to be had: no stealing until one is done */
@@ -158,6 +160,8 @@ tine__sched_action tine__sched_next(tine__sched *s, int64_t now);
 int64_t tine__sched_when(const tine__sched *s, int64_t now);
 
 bool tine__sched_broken(const tine__sched *s);
+/* A worker can be made, or it is worth trying: failures are counted anew. */
+void tine__sched_succeeded(tine__sched *s);
 size_t tine__sched_queued(const tine__sched *s);
 size_t tine__sched_workers(const tine__sched *s);
 /* A worker that takes jobs, the least loaded; NULL: none. Next in no order: for stats. */

@@ -14,7 +14,8 @@ typedef struct tine__key {
     struct tine__key *next;     /* in the same slot */
     struct tine__key *older, *newer;
     struct tine__key *next_of_worker, *prev_of_worker;
-    struct tine__sched_job *parked, *parked_last; /* wait for a worker on its way out */
+    tine__prioq parked; /* jobs that wait for a worker on its way out */
+    size_t at_parking;
 } tine__key;
 
 typedef struct tine__keys {
@@ -36,8 +37,10 @@ struct tine__sched {
     size_t nworkers, nstarting, nready, nretiring; /* nready: those that take jobs */
     size_t nbusy;                                  /* of all: with a load */
     size_t nreplacing;                             /* replacements that start */
+    tine__prioq parking; /* keys with jobs parked: the best job first */
     tine__prioq free;    /* ready, load below the limit: least loaded first */
-    tine__prioq hungry;  /* of those: jobs wait for them alone */
+    tine__prioq waited;  /* jobs wait for them alone: the best job first */
+    tine__prioq hungry;  /* of those: may be given one now */
     tine__prioq idle;    /* ready, no load: idle longest first */
     tine__prioq loaded;  /* load above 1: longest at its job first */
     tine__prioq ages;    /* ready: by when they are too old */
@@ -47,17 +50,20 @@ struct tine__sched {
     int64_t waiting_since; /* no idle worker has been there for a job; -1: one was */
     int64_t last_start, last_stop;
     size_t burst, starts; /* left of those due now; as many as there were last time */
+    int64_t burst_usec;   /* when they were due */
     bool closed;
 
     unsigned failures; /* in a row */
     int64_t next_start;
     bool broken, probing, tell_broken;
+    const tine__sched_job *probe; /* while it is open, no other is let in */
     int64_t retry_at, retry_usec;
 };
 
 /* keys.c */
 int tine__keys_open(tine__keys *k);
 void tine__keys_free(tine__keys *k);
+void tine__parked_init(tine__prioq *parked); /* sched.c */
 /* The entry for a key, made if need be; NULL: no memory. */
 tine__key *tine__keys_get(tine__keys *k, uint64_t key);
 tine__key *tine__keys_find(const tine__keys *k, uint64_t key);
@@ -81,6 +87,5 @@ bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *a
 /* Too many since a resize: those that work take no more. */
 void tine__sched_trim(tine__sched *s);
 void tine__sched_failed(tine__sched *s, int64_t now);
-void tine__sched_succeeded(tine__sched *s);
 
 #endif

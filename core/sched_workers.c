@@ -46,18 +46,19 @@ void tine__sched_place(tine__sched *s, tine__sched_worker *w)
     struct tine__sched_private *p = &w->p;
     bool ready = w->state == TINE__SCHED_READY, room = w->load < s->config.load;
     bool waits = p->waiting && p->waiting->n > 0;
-    bool pinned_only = w->state == TINE__SCHED_RETIRING && waits;
+    bool retiring = w->state == TINE__SCHED_RETIRING; /* only what is pinned waits */
     count(&s->nready, &p->is_ready, ready);
     set_place(&s->free, w, p->at_free, ready && room);
-    set_place(&s->hungry, w, p->at_hungry, (ready || pinned_only) && room && waits);
+    set_place(&s->waited, w, p->at_waited, waits);
+    set_place(&s->hungry, w, p->at_hungry, (ready || retiring) && room && waits);
     set_place(&s->idle, w, p->at_idle, ready && !w->load && !waits);
-    set_place(&s->loaded, w, p->at_loaded, ready && w->load > 1 && !p->kept);
+    set_place(&s->loaded, w, p->at_loaded,
+              (ready || retiring) && w->load > 1 && !p->kept);
     set_place(&s->ages, w, p->at_age, ready && s->config.max_age_usec && !w->due);
     if (ready && w->due && !p->due_order)
         p->due_order = ++s->uses;
     set_place(&s->due, w, p->at_due, ready && w->due);
-    set_place(&s->leaving, w, p->at_leaving,
-              w->state == TINE__SCHED_RETIRING && !w->load && !waits);
+    set_place(&s->leaving, w, p->at_leaving, retiring && !w->load && !waits);
 }
 
 /* ----------------------------------------------------------------- what happened */
@@ -65,8 +66,8 @@ void tine__sched_place(tine__sched *s, tine__sched_worker *w)
 int tine__sched_started(tine__sched *s, tine__sched_worker *w, bool replacement,
                         int64_t now)
 {
-    tine__prioq *all[] = {&s->free, &s->hungry, &s->idle,   &s->loaded,
-                          &s->ages, &s->due,    &s->leaving};
+    tine__prioq *all[] = {&s->free,   &s->hungry, &s->waited, &s->idle,
+                          &s->loaded, &s->ages,   &s->due,    &s->leaving};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (tine__prioq_reserve(all[i], s->nworkers + 1) < 0)
             return -ENOMEM;
@@ -92,17 +93,25 @@ static void retire(tine__sched *s, tine__sched_worker *w)
         return;
     w->state = TINE__SCHED_RETIRING;
     s->nretiring++;
-    tine__sched_place(s, w);
+    tine__prioq_remove(&s->hungry, w);
+    tine__prioq_remove(&s->waited, w);
     /* What waits for it by its key is to wait for others; what is pinned it still does. */
-    tine__prioq *waiting = w->p.waiting;
-    for (size_t left = waiting ? waiting->n : 0; left > 0; left--) {
-        tine__sched_job *job = tine__prioq_first(waiting);
-        if (job->pinned)
-            break;
-        tine__prioq_remove(waiting, job);
+    tine__sched_job *pinned = NULL, *job;
+    while (w->p.waiting && (job = tine__prioq_first(w->p.waiting)) != NULL) {
+        tine__prioq_remove(w->p.waiting, job);
+        if (job->pinned) {
+            job->next = pinned;
+            pinned = job;
+            continue;
+        }
         job->worker = NULL;
         if (tine__sched_route(s, job) < 0)
-            tine__prioq_add(waiting, job);
+            tine__prioq_add(&s->queue, job); /* there is room; routed again later */
+    }
+    while ((job = pinned) != NULL) {
+        pinned = job->next;
+        job->next = NULL;
+        tine__prioq_add(w->p.waiting, job);
     }
     tine__sched_place(s, w);
 }
@@ -139,11 +148,18 @@ void tine__sched_replace(tine__sched *s, tine__sched_worker *w, int64_t now)
     tine__sched_place(s, w);
 }
 
+/* Workers that take jobs, or will; replacements count for those they replace. */
+static size_t capacity(const tine__sched *s)
+{
+    return s->nready + s->nstarting - s->nreplacing;
+}
+
 static void forget(tine__sched *s, tine__sched_worker *w)
 {
     count(&s->nready, &w->p.is_ready, false);
     tine__prioq_remove(&s->free, w);
     tine__prioq_remove(&s->hungry, w);
+    tine__prioq_remove(&s->waited, w);
     tine__prioq_remove(&s->idle, w);
     tine__prioq_remove(&s->loaded, w);
     tine__prioq_remove(&s->ages, w);
@@ -173,16 +189,21 @@ void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_
     s->nworkers--;
     if (failed && !expected && !w->good)
         tine__sched_failed(s, now);
+    else if (s->broken && !s->probing && s->nqueued && !capacity(s))
+        s->tell_broken = true; /* nobody is there for what it left */
 }
 
 void tine__sched_failed(tine__sched *s, int64_t now)
 {
     if (s->broken) {
+        s->tell_broken = true;
+        if (!s->probing)
+            return; /* one from before */
         s->probing = false;
+        s->probe = NULL;
         s->retry_usec =
             s->retry_usec < LAST_RETRY_USEC / 2 ? s->retry_usec * 2 : LAST_RETRY_USEC;
         s->retry_at = now + s->retry_usec;
-        s->tell_broken = true;
         return;
     }
     s->failures++;
@@ -200,6 +221,7 @@ void tine__sched_succeeded(tine__sched *s)
     s->failures = 0;
     s->next_start = 0;
     s->broken = s->probing = false;
+    s->probe = NULL;
 }
 
 void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now)
@@ -221,12 +243,6 @@ size_t tine__sched_workers(const tine__sched *s)
 }
 
 /* -------------------------------------------------------------------- decisions */
-
-/* Workers that take jobs, or will; replacements count for those they replace. */
-static size_t capacity(const tine__sched *s)
-{
-    return s->nready + s->nstarting - s->nreplacing;
-}
 
 /* Jobs that an idle worker could begin with. */
 static size_t backlog(const tine__sched *s)
@@ -272,11 +288,12 @@ static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *acti
 {
     if (s->nqueued && capacity(s) == 0)
         return start(action, false);
-    if (backlog(s) <= s->nstarting - s->nreplacing || capacity(s) >= s->config.max)
+    if (s->waiting_since < 0 || backlog(s) <= s->nstarting - s->nreplacing ||
+        capacity(s) >= s->config.max)
         return false;
     if (s->config.start_usec == 0)
         return start(action, false);
-    if (s->burst > 1 && s->last_start == now) { /* the rest of those due now */
+    if (s->burst > 1 && s->burst_usec == now) { /* the rest of those due now */
         s->burst--;
         return start(action, false);
     }
@@ -285,6 +302,7 @@ static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *acti
         return false;
     s->starts = s->starts ? s->starts * 2 : 1;
     s->burst = s->starts;
+    s->burst_usec = now;
     return start(action, false);
 }
 
@@ -293,13 +311,17 @@ static size_t most_replacing(const tine__sched *s)
     return s->config.max / 4 > 1 ? s->config.max / 4 : 1;
 }
 
-static bool replace(tine__sched *s, int64_t now, tine__sched_action *action)
+static void note_ages(tine__sched *s, int64_t now)
 {
     tine__sched_worker *old;
     while ((old = tine__prioq_first(&s->ages)) && old->p.too_old_usec <= now) {
         old->due = true;
         tine__sched_place(s, old);
     }
+}
+
+static bool replace(tine__sched *s, tine__sched_action *action)
+{
     if (s->closed || s->nreplacing >= most_replacing(s) || s->nreplacing >= s->due.n)
         return false;
     return start(action, true);
@@ -327,7 +349,7 @@ static int64_t stop_at(const tine__sched *s)
     const tine__sched_worker *w = tine__prioq_first(&s->idle);
     if (!w || capacity(s) <= fewest(s))
         return -1;
-    if (s->closed || capacity(s) > s->config.max)
+    if ((s->closed && !backlog(s)) || capacity(s) > s->config.max)
         return 0;
     int64_t at = w->p.idle_since_usec + s->config.stop_usec;
     int64_t next = s->last_stop < 0 ? at : s->last_stop + s->config.stop_usec;
@@ -340,7 +362,7 @@ static bool shrink(tine__sched *s, int64_t now, tine__sched_action *action)
     if (w)
         return stop(s, w, now, action);
     int64_t at = stop_at(s);
-    if (at >= 0 && at <= now && (!s->closed || !backlog(s)))
+    if (at >= 0 && at <= now)
         return stop(s, tine__prioq_first(&s->idle), now, action);
     return false;
 }
@@ -350,13 +372,12 @@ void tine__sched_trim(tine__sched *s)
     tine__sched_worker *w;
     while (s->nready > s->config.max && (w = tine__prioq_first(&s->free)) != NULL)
         retire(s, w);
-    while (s->nready > s->config.max && (w = tine__prioq_first(&s->loaded)) != NULL)
-        retire(s, w);
 }
 
 bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *action)
 {
     note_waiting(s, now);
+    note_ages(s, now);
     if (s->waiting_since < 0)
         s->starts = 0;
     if (shrink(s, now, action))
@@ -365,7 +386,7 @@ bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *a
         return false;
     if (!s->closed && !s->broken && capacity(s) < fewest(s))
         return start(action, false);
-    return start_for_jobs(s, now, action) || replace(s, now, action);
+    return start_for_jobs(s, now, action) || replace(s, action);
 }
 
 static void earlier(int64_t *when, int64_t at)
@@ -383,9 +404,7 @@ int64_t tine__sched_workers_when(const tine__sched *s, int64_t now)
     if (wanted && now < s->next_start && !s->broken)
         earlier(&when, s->next_start);
     int64_t at =
-        s->config.start_usec && !s->broken && backlog(s) > s->nstarting - s->nreplacing
-            ? busy_start_at(s)
-            : -1;
+        !s->broken && backlog(s) > s->nstarting - s->nreplacing ? busy_start_at(s) : -1;
     earlier(&when, at >= 0 && at < s->next_start ? s->next_start : at);
     earlier(&when, stop_at(s));
     const tine__sched_worker *old = tine__prioq_first(&s->ages);

@@ -12,7 +12,7 @@ do
   local f <close> = assert(io.open(helper.root .. "/core/protocol.h"))
   PROTOCOL = tonumber(f:read("a"):match("#define TINE__PROTOCOL (%d+)"))
 end
-local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN = 1, 2, 3, 4, 5, 6, 7
+local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN, MEMORY = 1, 2, 3, 4, 5, 6, 7, 9
 local TEXT, PLAIN = 0, 1
 
 local function frame(type, body, nfds, length)
@@ -139,7 +139,7 @@ describe("a command socket #proc", function()
       ("\0"):rep(12), ("\255"):rep(5000), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
       string.pack("<BBI2I8", EVAL, 0, FRAME_MAGIC ~ 0x8000, 0),
     }
-    for _, unknown in ipairs { 0, 9, 10, 127, 128, 255 } do
+    for _, unknown in ipairs { 0, 10, 11, 127, 128, 255 } do
       streams[#streams + 1] = frame(unknown, "")
     end
     for i, seen in ipairs(feed(source, streams)) do
@@ -211,7 +211,7 @@ describe("a command socket #proc", function()
     for _, length in ipairs { (1 << 40) + 1, math.maxinteger, -1 } do
       streams[#streams + 1] = frame(EVAL, "x", 0, length)
     end
-    for _, small in ipairs { HELLO, FORK, FDS } do
+    for _, small in ipairs { HELLO, FORK, FDS, MEMORY } do
       streams[#streams + 1] = frame(small, "x", 0, 65537)
     end
     for i, seen in ipairs(feed(source, streams)) do
@@ -258,6 +258,7 @@ describe("a command socket #proc", function()
         frame(FORK, ""), frame(FORK, string.pack("<I8I4s4", 1, 0xffffffff, "")),
         frame(FORK, string.pack("<I8I4", 1, 0) .. huge),
         frame(HELLO, ""), frame(HELLO, ("\0"):rep(65536)),
+        frame(MEMORY, "x"), frame(MEMORY, ("\0"):rep(65536)),
       }
       for i, seen in ipairs(feed(source, streams)) do
         assert.are.equal(1, #seen.errors, "stream " .. i)
@@ -420,6 +421,11 @@ describe("a process #proc", function()
       string.pack("<I4I4I8I8", REPORT_MAGIC + 1, 3, 0, 0), -- magic
       string.pack("<I4I4I8I8", REPORT_MAGIC, 0, 0, 0), -- types
       string.pack("<I4I4I8I8", REPORT_MAGIC, 6, 0, 0),
+      string.pack("<I4I4I8I8", REPORT_MAGIC, 7, 0, 0),
+      string.pack("<I4I4I8I8I4I4i8i8i8s4", REPORT_MAGIC, 6, 0, 1, 0, 0, 1, 1, 1, ""), -- heaps
+      string.pack("<I4I4I8I8I4I4i8i8i8s4", REPORT_MAGIC, 6, 0, 1, 4, 0, 1, 1, 1, ""),
+      string.pack("<I4I4I8I8I4I4i8i8i8s4", REPORT_MAGIC, 6, 0, 1, 1, 0, -1, 1, 1, ""), -- sizes
+      string.pack("<I4I4I8I8I4I4i8i8i8s4", REPORT_MAGIC, 6, 0, 1, 1, 0, 1, 1, 1, ("x"):rep(120)),
       string.pack("<I4I4I8I8", REPORT_MAGIC, 0xffffffff, 0, 0),
       head .. ("\0"):rep(7), head .. ("\0"):rep(9), -- lengths
       string.pack("<I4I4I8I4I4s4s4", REPORT_MAGIC, 4, 0, 99, 0, "kind", ""),

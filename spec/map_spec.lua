@@ -85,6 +85,11 @@ describe("tine map #proc", function()
     assert.are.equal(0, code)
   end)
 
+  it("makes loaded modules globals, as lua -l does, but for names that are taken", function()
+    assert.are.equal("loaf\tfunction\n", good(map("-r cjson -r string "
+      .. "-e 'cjson.decode(line)[1], type(string.rep)'", "[\"loaf\"]")))
+  end)
+
   it("tells of a failed line by number, with the worker's traceback, and goes on", function()
     local out, err, code = map("-e 'if n == 2 then error(\"no \" .. line) end return line'",
       "a\nb\nc\n")
@@ -185,6 +190,11 @@ describe("tine map #proc", function()
     assert.are.equal(0, code)
     assert.matches("^tine: map: 10 lines in [%d.]+ s, [%d.]+/s; 0 failed, 0 retried", err)
     assert.matches("\n  ran +mean ", err)
+    local memory = "SIZE MB resident, SIZE private, SIZE pss, SIZE own, SIZE shared, "
+      .. "SIZE sealed, SIZE copied; %d+ faults\n"
+    memory = memory:gsub("SIZE", "%%d+%%.%%d")
+    assert.matches("\n  template %d+: " .. memory, err)
+    assert.matches("\n  worker %d+: %d+ jobs, " .. memory, err)
   end)
 
   it("refuses wrong usage with 2", function()

@@ -1,88 +1,14 @@
--- Pools: options, calls, map, broadcast, bounds, order, figures, and how they end. What happens
--- to workers is in pool_life_spec.lua.
+-- Pools: options, calls, and callbacks.
 local helper = require "spec.helper"
+local pools = require "spec.pools"
 local proc = require "spec.proc"
 local tine = require "tine"
 
 local case = proc.case(it)
-
--- What workers do: work(name, ...) carries one of these out.
-local function prepare()
-  local worker = require "tine"
-  local jobs, seen = {}, 0
-
-  function jobs.echo(...) return ... end
-  function jobs.fail(text) error(text, 0) end
-  function jobs.unsendable() return { {} } end
-  function jobs.rep(text, n) return text:rep(math.tointeger(tonumber(n))) end
-
-  function jobs.pid()
-    local f <close> = assert(io.open("/proc/self/stat"))
-    return f:read("n")
-  end
-
-  -- Until the file is there. Returns its second argument and the worker's id.
-  function jobs.gate(path, ...)
-    while true do
-      local f = io.open(path)
-      if f then
-        f:close()
-        return ..., jobs.pid()
-      end
-      os.execute("sleep 0.005")
-    end
-  end
-
-  function jobs.count()
-    seen = seen + 1
-    return seen, jobs.pid()
-  end
-
-  function jobs.events(n, text)
-    for i = 1, tonumber(n) do worker.event(i, text) end
-    return n
-  end
-
-  function jobs.say(text)
-    print(text)
-    io.stderr:write(text, " too\n")
-    return "said"
-  end
-
-  function jobs.spin()
-    while true do end
-  end
-
-  function work(name, ...) -- luacheck: globals work
-    return jobs[name](...)
-  end
-end
+local new_pool, gate =
+  pools.new, pools.gate
 
 local function silent() end
-
-local function new_pool(options)
-  options.on_error = options.on_error or silent
-  return assert(tine.new():eval(prepare):pool("work", options))
-end
-
--- A path that a job `gate` waits for, and the function that lets it go on.
-local function gate()
-  local path = helper.tmpname()
-  return path, function() assert(io.open(path, "w")):close() end
-end
-
--- In a coroutine: closes the pool and waits for that.
-local function finish(pool)
-  local gone = false
-  pool:close(function() gone = true end)
-  proc.wait_for(function() return gone end)
-end
-
--- Resident memory of a process in octets.
-local function rss(pid)
-  local f <close> = assert(io.open(("/proc/%d/statm"):format(pid)))
-  return select(2, f:read("n", "n")) * 4096
-end
 
 -- Tests outside of a coroutine.
 local function plain(name, fn)
@@ -445,13 +371,17 @@ end)
 
 -- Runs the loop until fn returns true; each error that a callback raises is counted.
 local function poll_until(fn)
-  local raised, deadline = 0, helper.now() + (helper.sanitized and 100 or 10)
+  local raised, all = 0, {}
+  local deadline = helper.now() + (helper.sanitized and 100 or 10)
   while not fn(raised) do
-    if helper.now() > deadline then error(("%d were raised"):format(raised), 2) end
+    if helper.now() > deadline then
+      error(("%d were raised: %s"):format(raised, table.concat(all, "\n")), 2)
+    end
     local ok, err = pcall(tine.loop.poll, 0.01)
     if not ok then
       assert.matches("raised by", tostring(err))
       raised = raised + 1
+      all[raised] = tostring(err):match("raised by[^\n]*")
     end
   end
 end
@@ -474,21 +404,24 @@ describe("callbacks of a pool #proc", function()
   end)
 
   plain("may raise out of on_event, on_line, on_drain and close", function()
-    local function raise() error("raised by a handler", 0) end
+    local function raise(name)
+      return function(...) error("raised by " .. name .. " " .. tostring((...)), 0) end
+    end
     local pool = new_pool {
-      max = 1, queue = 1, on_event = raise, on_line = raise, on_drain = raise,
+      max = 1, queue = 2, on_event = raise "on_event", on_line = raise "on_line",
+      on_drain = raise "on_drain",
     }
     local ended, gone = 0, false
     for _ = 1, 3 do
       pool("events", 2, "x", function() ended = ended + 1 end)
     end
-    -- 2 events, 1 drain: two of the three calls are rejected.
-    poll_until(function(raised) return ended == 3 and raised == 3 end)
+    -- 4 events, 1 drain: one of the three calls is rejected.
+    poll_until(function(raised) return ended == 3 and raised == 5 end)
     pool("say", "hello", function() ended = ended + 1 end)
     poll_until(function(raised) return ended == 4 and raised == 2 end)
     pool:close(function()
       gone = true
-      raise()
+      raise "close" ()
     end)
     poll_until(function(raised) return gone and raised == 1 end)
   end)
@@ -564,383 +497,5 @@ describe("callbacks of a pool #proc", function()
     for i = 1, 12 do assert.is_true(kinds[i] == "fine" or kinds[i] == "cancelled") end
     assert.are.equal("cancelled", kinds[12])
     pool:close()
-  end)
-end)
-
-describe("pool:map #proc", function()
-  case("gives results in order, in a coroutine", function()
-    local pool <close> = new_pool { max = 2, start = 0 }
-    local list, n = {}, 0
-    for i = 1, 200 do list[i] = table.pack("echo", i) end
-    for i, ok, result in pool:map(list) do
-      n = n + 1
-      assert.are.equal(n, i)
-      assert.is_true(ok)
-      assert.are.equal(tostring(i), result)
-    end
-    assert.are.equal(200, n)
-  end)
-
-  plain("runs the loop itself outside of one", function()
-    local pool = tine.new():pool(function(x) return x * 2 end, { max = 2, serialiser = "lua" })
-    local sum = 0
-    for i, ok, result in pool:map { 1, 2, 3, 4, 5 } do
-      assert.is_true(ok)
-      assert.are.equal(2 * i, result)
-      sum = sum + result
-    end
-    assert.are.equal(30, sum)
-    for _ in pool:map {} do error("nothing to do") end
-    pool:close()
-  end)
-
-  case("gives errors in their place", function()
-    local pool <close> = new_pool { max = 2, start = 0 }
-    local function list()
-      local i = 0
-      return function()
-        i = i + 1
-        if i > 9 then return nil end
-        return i % 3 == 0 and "fail" or "echo", i
-      end
-    end
-    for _, ordered in ipairs { true, false } do
-      local seen = {}
-      for i, ok, result in pool:map(list(), { ordered = ordered }) do
-        assert.are.equal(i % 3 ~= 0, ok)
-        assert.are.equal(tostring(i), ok and result or result.message)
-        assert.is_nil(seen[i])
-        seen[i] = true
-      end
-      assert.are.equal(9, #seen)
-    end
-  end)
-
-  case("does not wait for a slow one when unordered, and does when ordered", function()
-    local pool <close> = new_pool { max = 2, idle = 2, load = 1, start = 0 }
-    local path, open = gate()
-    local list = { table.pack("gate", path, "slow") }
-    for i = 2, 20 do list[i] = table.pack("echo", i) end
-    local order = {}
-    for i in pool:map(list, { ordered = false }) do
-      order[#order + 1] = i
-      if #order == 19 then open() end
-    end
-    assert.are.equal(20, #order)
-    assert.are.equal(1, order[20])
-    path, open = gate()
-    list[1][2] = path
-    tine.loop.timer(0.05, open)
-    order = {}
-    for i in pool:map(list) do order[#order + 1] = i end
-    for i = 1, 20 do assert.are.equal(i, order[i]) end
-  end)
-
-  case("makes no more than window calls ahead", function()
-    local pool <close> = new_pool { max = 2, start = 0 }
-    local made, given, most = 0, 0, 0
-    local function source()
-      made = made + 1
-      most = math.max(most, made - given)
-      if made > 100 then return nil end
-      return "echo", made
-    end
-    for _, ordered in ipairs { true, false } do
-      made, given, most = 0, 0, 0
-      for _ in pool:map(source, { window = 5, ordered = ordered }) do given = given + 1 end
-      assert.are.equal(100, given)
-      assert.is_true(most <= 6, most) -- the one that is asked for now counts as made
-    end
-  end)
-
-  case("cancels what was made ahead when left early", function()
-    local pool <close> = new_pool { max = 2, start = 0, grace = 0.1 }
-    local list = { table.pack("echo", 1) }
-    for i = 2, 40 do list[i] = table.pack("spin") end
-    for i, ok in pool:map(list) do
-      assert.is_true(ok and i == 1)
-      if i == 1 then break end
-    end
-    proc.wait_for(function()
-      local stats = pool:stats()
-      return stats.done == stats.calls
-    end)
-    assert.are.equal(39, pool:stats().cancelled)
-    assert.are.equal("x", pool:await("echo", "x"))
-    -- And when the loop's body raises.
-    local ok, err = pcall(function()
-      for _ in pool:map(list) do error("out", 0) end
-    end)
-    assert.is_false(ok)
-    assert.are.equal("out", err)
-    proc.wait_for(function() return pool:stats().cancelled == 78 end)
-  end)
-
-  case("raises what the iterator raises", function()
-    local pool <close> = new_pool { max = 1, grace = 0.1 }
-    local n = 0
-    local ok, err = pcall(function()
-      for _ in pool:map(function()
-        n = n + 1
-        if n == 5 then error("no more", 0) end
-        return "spin"
-      end) do error("nothing is ready") end
-    end)
-    assert.is_false(ok)
-    assert.are.equal("no more", err)
-    proc.wait_for(function() return pool:stats().cancelled == 4 end)
-  end)
-
-  case("says in each place that the pool was closed", function()
-    local pool = new_pool { max = 1 }
-    pool:close()
-    local n = 0
-    for _, ok, err in pool:map { "a", "b", "c" } do
-      n = n + 1
-      assert.is_false(ok)
-      assert.are.equal("closed", err.kind)
-    end
-    assert.are.equal(3, n)
-  end)
-
-  case("takes more than one at a time, and timeout, retries and priority", function()
-    local pool <close> = new_pool { max = 2, start = 0, grace = 0.1 }
-    local function count(options)
-      local n = 0
-      for _, ok, result in pool:map({ table.pack("echo", 1), table.pack("spin") }, options) do
-        n = n + 1
-        if n == 1 then assert.is_true(ok) else assert.are.equal("timeout", result.kind) end
-      end
-      return n
-    end
-    local other = tine.go(count, { timeout = 0.1 })
-    assert.are.equal(2, count { timeout = 0.1, retries = 1, priority = 1 })
-    assert.are.equal(2, other:await())
-  end)
-end)
-
-describe("pool:broadcast #proc", function()
-  case("calls once in every worker", function()
-    local pool <close> = new_pool { max = 3, idle = 3 }
-    proc.wait_for(function() return pool:stats().idle == 3 end)
-    local err, list = pool:broadcast("pid")
-    assert.is_nil(err)
-    assert.are.equal(3, #list)
-    local pids, expected = {}, {}
-    for i, entry in ipairs(list) do
-      assert.are.equal(1, entry.n)
-      pids[i] = tonumber(entry[1])
-    end
-    for i, worker in ipairs(pool:stats().workers) do expected[i] = worker.pid end
-    table.sort(pids)
-    table.sort(expected)
-    assert.are.same(expected, pids)
-  end)
-
-  case("makes a worker when there is none, and tells errors of each", function()
-    local pool <close> = new_pool { max = 3 }
-    local err, list = pool:broadcast("fail", "x")
-    assert.is_nil(err)
-    assert.are.equal(1, #list)
-    assert.are.equal("exception", list[1].err.kind)
-    err, list = pool:broadcast("echo", {})
-    assert.are.equal("encode", err.kind)
-    assert.is_nil(list)
-  end)
-
-  case("goes ahead of what is queued, and is not rejected", function()
-    local pool <close> = new_pool { max = 1, load = 1, queue = 3 }
-    local path, open = gate()
-    local order = {}
-    pool("gate", path, "x", silent)
-    proc.wait_for(function() return pool:stats().running == 1 end)
-    for i = 1, 3 do
-      pool("echo", i, function() order[#order + 1] = i end)
-    end
-    pool:broadcast("echo", "all", function(err, list)
-      assert.is_nil(err)
-      order[#order + 1] = list[1][1]
-    end)
-    open()
-    proc.wait_for(function() return #order == 4 end)
-    assert.are.same({ "all", 1, 2, 3 }, order)
-  end)
-
-  case("fails in a worker that dies before it has begun, in no other", function()
-    local pool <close> = new_pool { max = 2, idle = 2, load = 1 }
-    local path, open = gate()
-    proc.wait_for(function() return pool:stats().idle == 2 end)
-    for _ = 1, 2 do pool("gate", path, "x", silent) end
-    proc.wait_for(function() return pool:stats().running == 2 end)
-    local list
-    pool:broadcast("echo", "all", function(_, l) list = l end)
-    assert(os.execute("kill -KILL " .. pool:stats().workers[1].pid))
-    proc.wait_for(function() return pool:stats().crashed == 1 end)
-    open()
-    proc.wait_for(function() return list end)
-    assert.are.equal(2, #list)
-    local good, bad = 0, 0
-    for _, entry in ipairs(list) do
-      if entry.err then
-        bad = bad + 1
-        assert.are.equal("closed", entry.err.kind)
-      else
-        good = good + 1
-        assert.are.equal("all", entry[1])
-      end
-    end
-    assert.are.equal(1, good)
-    assert.are.equal(1, bad)
-  end)
-
-  case("says that the pool was closed", function()
-    local pool = new_pool { max = 1 }
-    pool:close()
-    local err = pool:broadcast("echo")
-    assert.are.equal("closed", err.kind)
-  end)
-end)
-
-describe("the size of a pool #proc", function()
-  case("keeps idle workers, and no more after stop", function()
-    local pool <close> = new_pool { max = 4, idle = 1, start = 0, load = 1, stop = 0.05 }
-    local path, open = gate()
-    local ended = 0
-    for _ = 1, 4 do
-      pool("gate", path, "x", function() ended = ended + 1 end)
-    end
-    proc.wait_for(function() return pool:stats().busy == 4 end)
-    open()
-    proc.wait_for(function() return ended == 4 and #pool:stats().workers == 1 end)
-    assert.are.equal(0, pool:stats().crashed)
-    assert.are.equal(1, pool:stats().idle)
-  end)
-
-  case("grows no further than max, and after start seconds of all-busy only", function()
-    local pool <close> = new_pool { max = 2, start = 0.2, load = 1 }
-    local path, open = gate()
-    local ended, began = 0, tine.loop.now()
-    for _ = 1, 5 do
-      pool("gate", path, "x", function() ended = ended + 1 end)
-    end
-    proc.wait_for(function() return pool:stats().running == 1 end)
-    proc.wait_for(function() return pool:stats().running == 2 end)
-    assert.is_true(tine.loop.now() - began >= 0.2)
-    assert.are.equal(2, #pool:stats().workers)
-    assert.are.equal(3, pool:stats().queued)
-    open()
-    proc.wait_for(function() return ended == 5 end)
-    assert.are.equal(2, pool:stats().started)
-  end)
-
-  for _, load in ipairs { 1, 2 } do
-    case("changes with resize, also while much is queued, load " .. load, function()
-      local pool <close> = new_pool { max = 1, load = load, start = 0 }
-      local ended, failed = 0, 0
-      local total = 600
-      for _ = 1, total do
-        pool("rep", "x", 300000, function(err)
-          ended = ended + 1
-          if err then failed = failed + 1 end
-        end)
-      end
-      assert.is_true(pool:resize { max = 3, idle = 1 })
-      proc.wait_for(function() return pool:stats().busy == 3 or ended == total end)
-      assert.is_true(pool:resize { max = 1 })
-      proc.wait_for(function() return #pool:stats().workers == 1 or ended == total end)
-      assert.is_true(ended < total, "workers too many go on as long as calls are queued")
-      proc.wait_for(function() return ended == total end)
-      assert.are.equal(0, failed)
-      assert.are.equal(0, pool:stats().crashed)
-    end)
-  end
-
-  case("cannot be changed after close", function()
-    local pool = new_pool { max = 1 }
-    finish(pool)
-    local ok, err = pool:resize { max = 2 }
-    assert.is_nil(ok)
-    assert.are.equal("closed", err.kind)
-  end)
-end)
-
-describe("the queue of a pool #proc", function()
-  case("has a bound, and tells when there is room again", function()
-    local drains = 0
-    local pool <close> = new_pool {
-      max = 1, load = 1, queue = 3, on_drain = function() drains = drains + 1 end,
-    }
-    local path, open = gate()
-    local kinds, ended = {}, 0
-    local function cb(err)
-      local kind = err and err.kind or "fine"
-      kinds[kind] = (kinds[kind] or 0) + 1
-      ended = ended + 1
-      if err then assert.matches("queue", err.message) end
-    end
-    pool("gate", path, "x", cb)
-    proc.wait_for(function() return pool:stats().running == 1 end)
-    for _ = 1, 3 do pool("echo", "x", cb) end
-    tine.loop.sleep(0)
-    assert.are.equal(0, drains)
-    for _ = 1, 4 do pool("echo", "x", cb) end
-    assert.are.equal(0, ended) -- never in the call itself
-    proc.wait_for(function() return ended == 4 end)
-    assert.are.equal(0, drains)
-    open()
-    proc.wait_for(function() return ended == 8 and drains == 1 end)
-    assert.are.same({ fine = 4, rejected = 4 }, kinds)
-    assert.are.equal(4, pool:stats().rejected)
-    -- It can fill and drain again.
-    for _ = 1, 9 do pool("echo", "x", cb) end
-    proc.wait_for(function() return ended == 17 and drains == 2 end)
-  end)
-
-  it("takes a million calls at once, and rejects what is too much #slow", function()
-    helper.no_leaks(function()
-      local total <const> = helper.sanitized and 100000 or 1000000
-      local pool = new_pool { max = 2, queue = 1000, start = 0 }
-      local fine, rejected, other = 0, 0, 0
-      local function cb(err)
-        if not err then
-          fine = fine + 1
-        elseif err.kind == "rejected" then
-          rejected = rejected + 1
-        else
-          other = other + 1
-        end
-      end
-      for _ = 1, total do pool("echo", "x", cb) end
-      assert.are.equal(0, fine + rejected)
-      helper.wait_until(100, function() return fine + rejected + other == total end)
-      assert.are.equal(0, other)
-      assert.are.equal(1000, fine)
-      assert.are.equal(total - 1000, rejected)
-      pool:close()
-    end)
-  end)
-
-  case("loses what is cancelled, and nothing else", function()
-    local pool <close> = new_pool { max = 1, load = 1, queue = 10 }
-    local path, open = gate()
-    local kinds, jobs, ended = {}, {}, 0
-    for i = 1, 10 do
-      jobs[i] = pool(i == 1 and "gate" or "echo", path, "x", function(err)
-        kinds[i] = err and err.kind or "fine"
-        ended = ended + 1
-      end)
-    end
-    proc.wait_for(function() return pool:stats().running == 1 end)
-    for i = 2, 10, 2 do
-      jobs[i]:cancel()
-      jobs[i]:cancel()
-    end
-    assert.are.equal(0, ended)
-    assert.are.equal(4, pool:stats().queued)
-    open()
-    proc.wait_for(function() return ended == 10 end)
-    for i = 1, 10 do assert.are.equal(i % 2 == 0 and "cancelled" or "fine", kinds[i]) end
-    for i = 1, 10 do jobs[i]:cancel() end
-    assert.are.equal(5, pool:stats().cancelled)
   end)
 end)

@@ -127,6 +127,30 @@ bool tine__answer_flush(bool wait)
     return line.sent == tail();
 }
 
+int tine__answer_close(void)
+{
+    unsigned char head[TINE__CALL_HEAD];
+    int fd = line.fd;
+    tine__answer_flush(true);
+    if (line.has_timer)
+        timer_delete(line.timer);
+    void *page = line.page;
+    line.page = NULL; /* before the memory goes: the signal's handler looks */
+    munmap(page, TINE__REGION);
+    free(line.in);
+    memset(&line, 0, sizeof line);
+    line.fd = -1;
+    /* With the last word the host has our part of the page for others. */
+    tine__call_head_put(head, TINE__PROMOTED, 0, 0);
+    for (size_t done = 0; done < sizeof head;) {
+        ssize_t n = send(fd, head + done, sizeof head - done, MSG_NOSIGNAL);
+        if (n < 0 && is_gone(errno))
+            tine__leave(1);
+        done += n > 0 ? (size_t)n : 0;
+    }
+    return fd;
+}
+
 static void set_timer(long ns)
 {
     struct itimerspec when = {.it_value = {0, ns}};

@@ -10,6 +10,8 @@
 
 /* Takes fd (the stream) and memfd. Returns 0 or a negative errno. */
 int tine__answer_open(int fd, int memfd, uint64_t offset);
+/* Sends what waits, and PROMOTED; gives the stream back. The page is not ours any more. */
+int tine__answer_close(void);
 tine__page *tine__answer_page(void); /* NULL: this process serves no calls */
 
 /* Queues a frame whose body is the parts one after another. What is queued survives our death,

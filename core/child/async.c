@@ -35,6 +35,7 @@ static void finish(void);
 static void flush_task(void *arg)
 {
     (void)arg;
+    tine__meter_publish();
     if (!tine__answer_flush(false))
         tine__answer_arm();
     if (async.eof && !async.open)

@@ -66,6 +66,9 @@ void tine__say(tine__child *c, const tine__report *r, int fd);
 void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
                       tine_str message, tine_str traceback);
 
+/* serve.c: workers that end interrupt the sleep of the command loop, and nothing else. */
+void tine__catch_sigchld(tine__child *c);
+
 /* workers.c */
 /* Sees that the next tine__workers_add finds room. Returns 0 or -ENOMEM. */
 int tine__workers_room(tine__workers *w);
@@ -94,8 +97,15 @@ int tine__interp_run(tine__child *c, tine__reader *frame);
 /* Pushes what run_args returns; clears it. */
 int tine__push_run_args(lua_State *L);
 
+/* meter.c: answers MEMORY. */
+void tine__meter_say(tine__child *c);
+/* From now on the page tells of L's memory. */
+void tine__meter_serve(lua_State *L);
+/* A call has ended. */
+void tine__meter_publish(void);
+
 /* serving.c: carries out SERVE. */
-void tine__serve_calls(tine__child *c, tine__reader *frame) __attribute__((noreturn));
+void tine__serve_calls(tine__child *c, tine__reader *frame);
 
 /* exec.c: exec(program, ...), program searched for in PATH: replaces the process, or returns
  * nil, err. The program gets descriptors 0 to 2 only, and default signals. */

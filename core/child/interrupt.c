@@ -156,6 +156,14 @@ void tine__interrupt_serve(lua_State *L)
     sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
+void tine__interrupt_end(void)
+{
+    signal(TINE__SIGNAL, SIG_DFL); /* which is to ignore it */
+    pending = 0;
+    if (lua_gethook(running) == on_hook)
+        uninstall(running);
+}
+
 /* It came as the call ended: nothing runs any more. */
 void tine__interrupt_settle(void)
 {

@@ -252,6 +252,15 @@ static void run(tine__child *c, tine__reader *frame)
     tine__leave(code);
 }
 
+static void tell_memory(tine__child *c, const tine__reader *frame)
+{
+    static const char garbage[] = "garbage in a question for the memory";
+    if (frame->body.len || frame->nfds)
+        tine__fail(c, TINE_KIND_PROTOCOL, 0, garbage, sizeof garbage - 1, "", 0);
+    else
+        tine__meter_say(c);
+}
+
 static void carry_out(tine__child *c, tine__reader *frame)
 {
     c->seq++;
@@ -270,6 +279,9 @@ static void carry_out(tine__child *c, tine__reader *frame)
         if (!c->failed)
             run(c, frame);
         break;
+    case TINE__FRAME_MEMORY:
+        tell_memory(c, frame);
+        break;
     default:
         if (!c->failed)
             tine__interp_command(c, frame);
@@ -278,7 +290,7 @@ static void carry_out(tine__child *c, tine__reader *frame)
     tine__reader_next(frame);
 }
 
-static void catch_sigchld(tine__child *c)
+void tine__catch_sigchld(tine__child *c)
 {
     struct sigaction action;
     sigset_t chld;
@@ -302,7 +314,7 @@ void tine_serve(struct lua_State *L, int fd)
     tine__reader_init(&c->reader);
     tine__interp_open(c);
     tine__interp_reseed(c); /* a fork of the program has that one's random numbers */
-    catch_sigchld(c);
+    tine__catch_sigchld(c);
     for (;;) {
         if (next_frame(c)) {
             carry_out(c, &c->reader);

@@ -11,7 +11,10 @@
 #include "bind.h"
 #include "protocol.h"
 
-tine__serving tine__service = {.func = LUA_NOREF, .done = LUA_NOREF};
+#define SERVES_NOTHING                                                                 \
+    .func = LUA_NOREF, .done = LUA_NOREF, .anchor = LUA_NOREF, .args = LUA_NOREF
+
+tine__serving tine__service = {SERVES_NOTHING};
 
 uint64_t tine__clock_ns(void)
 {
@@ -191,6 +194,19 @@ static bool push_code(lua_State *L, const beginning *b, int i)
 
 enum { FUNC, INIT, DONE };
 
+/* The strings sent, for the init of those to come if this worker becomes a template. (It does
+ * not where descriptors were sent: they are in use.) On the stack from first. */
+static void keep_args(lua_State *L, int first)
+{
+    int top = lua_gettop(L);
+    lua_createtable(L, top - first + 1, 0);
+    for (int i = first; i <= top; i++) {
+        lua_pushvalue(L, i);
+        lua_rawseti(L, -2, i - first + 1);
+    }
+    tine__service.args = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 static int begin(lua_State *L)
 {
     beginning *b = lua_touserdata(L, 1);
@@ -198,11 +214,12 @@ static int begin(lua_State *L)
     lua_settop(L, 0);
     if (push_code(L, b, INIT)) {
         int base = lua_gettop(L);
-        tine__push_run_args(L);
+        if (tine__push_run_args(L))
+            keep_args(L, base + 1);
         lua_call(L, lua_gettop(L) - base, 0);
     }
     s->codec = bind_codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
-    luaL_ref(L, LUA_REGISTRYINDEX);
+    s->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
     push_code(L, b, FUNC);
     s->func = luaL_ref(L, LUA_REGISTRYINDEX);
     if (push_code(L, b, DONE))
@@ -248,6 +265,30 @@ static bool take_apart(beginning *b, uint32_t *flags, uint64_t *offset)
            b->code[FUNC].len;
 }
 
+/* Back to the command loop: this worker, with all that it has loaded and cached, becomes a
+ * template. */
+static void end_serving(tine__child *c)
+{
+    tine__serving *s = &tine__service;
+    lua_settop(s->L, 0);
+    luaL_unref(s->L, LUA_REGISTRYINDEX, s->func);
+    luaL_unref(s->L, LUA_REGISTRYINDEX, s->done);
+    luaL_unref(s->L, LUA_REGISTRYINDEX, s->anchor);
+    if (s->args != LUA_NOREF) {
+        luaL_unref(s->L, LUA_REGISTRYINDEX, c->args);
+        c->args = s->args;
+    }
+    bind_octets_free(&s->out);
+    bind_octets_free(&s->event_out);
+    *s = (tine__serving){SERVES_NOTHING};
+    tine__interrupt_end();
+    c->cmd = tine__answer_close();
+    tine__catch_sigchld(c);
+    c->flushed = false;
+    c->named = true;
+    tine__title_set("template", 8);
+}
+
 void tine__serve_calls(tine__child *c, tine__reader *frame)
 {
     static const char garbage[] = "the command socket brought garbage in a command";
@@ -272,7 +313,9 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
     tine__reap_by_signal();
     sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);
     tine__interrupt_serve(c->L);
+    tine__meter_serve(c->L);
     begin_protected(c->L, &b);
+    tine__meter_publish();
     s->L = c->L;
     s->async = (flags & TINE__SERVE_ASYNC) != 0;
     s->marks = (flags & TINE__SERVE_MARKS) != 0;
@@ -281,4 +324,5 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
     if (s->async)
         tine__async_run(s);
     tine__sync_run(s);
+    end_serving(c);
 }

@@ -14,6 +14,7 @@ typedef struct tine__serving {
     bind_codec *codec;
     bool async, marks, retired;
     int func, done;        /* registry references; done: LUA_NOREF without one */
+    int anchor, args;      /* likewise: of the codec; of what init got, or LUA_NOREF */
     uint64_t serial;       /* of the call whose code runs now, or 0 */
     bind_octets out;       /* scratch */
     bind_octets event_out; /* likewise: events are made while out is in use */
@@ -42,7 +43,8 @@ void tine__mark(uint64_t serial);
 /* Functions for the table "tine.child". */
 void tine__serving_functions(lua_State *L);
 
-void tine__sync_run(tine__serving *s) __attribute__((noreturn));
+/* Returns when the worker is to become a template. */
+void tine__sync_run(tine__serving *s);
 void tine__async_run(tine__serving *s) __attribute__((noreturn));
 
 /* interrupt.c */
@@ -50,6 +52,8 @@ void tine__async_run(tine__serving *s) __attribute__((noreturn));
 void tine__interrupt_open(lua_State *L);
 /* Installs the handler of TINE__SIGNAL. */
 void tine__interrupt_serve(lua_State *L);
+/* Undoes that. */
+void tine__interrupt_end(void);
 /* Answers a question for a traceback that has not been answered, when nothing runs. */
 void tine__interrupt_settle(void);
 

@@ -47,6 +47,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
     if (s->marks)
         tine__mark(0);
     times[1] = tine__clock_ns() - times[0];
+    tine__meter_publish();
     if (status == LUA_OK) {
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
         tine__answer_put(TINE__RESULT, serial, parts, 2);
@@ -99,6 +100,8 @@ void tine__sync_run(tine__serving *s)
                             : tine__request(&head, &body, true);
         if (result < 0)
             break;
+        if (head.type == TINE__PROMOTE)
+            return;
         if (head.type != TINE__CALL)
             continue;
         times[0] = waited || !times[0] ? tine__clock_ns() : times[0] + times[1];

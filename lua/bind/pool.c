@@ -39,6 +39,7 @@ void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
     o->retries = retries > INT_MAX ? INT_MAX : (unsigned)retries;
     o->max_jobs = get_size(L, idx, "max_jobs", 0);
     o->max_rss = get_size(L, idx, "max_rss", 0);
+    o->promote_own = get_size(L, idx, "promote", 0);
     o->max_age_usec = bind_field_usec(L, idx, "max_age");
 }
 
@@ -235,6 +236,30 @@ static int pool_reload(lua_State *L)
     return bind_service_fail(L, b, "reload", rc);
 }
 
+/* promote(pool, callback): as reload. */
+static int pool_promote(lua_State *L)
+{
+    bind_service *b = check_pool(L);
+    if (!b->object.core)
+        return bind_service_fail(L, b, "promote", -TINE_ECLOSED);
+    reload *r = calloc(1, sizeof *r);
+    if (!r)
+        return bind_service_fail(L, b, "promote", -ENOMEM);
+    r->service = b;
+    lua_pushvalue(L, 2);
+    r->callback = luaL_ref(L, LUA_REGISTRYINDEX);
+    bind_service_owe(L, 1, b);
+    int rc = tine_pool_promote(b->object.core, on_reload, r);
+    if (rc >= 0) {
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    luaL_unref(L, LUA_REGISTRYINDEX, r->callback);
+    bind_service_paid(b);
+    free(r);
+    return bind_service_fail(L, b, "promote", rc);
+}
+
 /* ----------------------------------------------------------------------- stats */
 
 static void set_number(lua_State *L, const char *name, lua_Number value)
@@ -267,7 +292,7 @@ static void push_worker(lua_State *L, const tine_worker_stats *w)
 {
     static const char *const states[] = {"starting", "idle", "busy", "retiring",
                                          "stopping"};
-    lua_createtable(L, 0, 9);
+    lua_createtable(L, 0, 20);
     if (w->pid > 0)
         set_count(L, "pid", (uint64_t)w->pid);
     lua_pushstring(L, states[w->state]);
@@ -281,13 +306,15 @@ static void push_worker(lua_State *L, const tine_worker_stats *w)
     set_number(L, "age", (lua_Number)w->age_usec / 1e6);
     set_count(L, "rss", w->rss);
     set_count(L, "generation", w->generation);
+    bind_set_memory(L, &w->memory);
 }
 
-static void set_workers(lua_State *L, const tine_pool *pool, size_t n)
+static void set_workers(lua_State *L, const tine_pool *pool, size_t n, int measure)
 {
     tine_worker_stats *list = lua_newuserdatauv(L, (n + 1) * sizeof *list, 0);
     size_t most = n;
-    n = tine_pool_get_workers(pool, list, most);
+    n = measure ? tine_pool_measure_workers(pool, list, most)
+                : tine_pool_get_workers(pool, list, most);
     if (n > most)
         n = most;
     lua_createtable(L, (int)n, 0);
@@ -299,7 +326,19 @@ static void set_workers(lua_State *L, const tine_pool *pool, size_t n)
     lua_setfield(L, -2, "workers");
 }
 
-/* stats(pool): a table; nil and an err */
+static void set_template(lua_State *L, const tine_pool *pool, int measure)
+{
+    tine_memory m;
+    if (tine_pool_get_template(pool, measure, &m) < 0)
+        return;
+    lua_createtable(L, 0, 12);
+    if (m.pid > 0)
+        set_count(L, "pid", (uint64_t)m.pid);
+    bind_set_memory(L, &m);
+    lua_setfield(L, -2, "template");
+}
+
+/* stats(pool, measure): a table; nil and an err */
 static int pool_stats(lua_State *L)
 {
     bind_service *b = check_pool(L);
@@ -307,7 +346,7 @@ static int pool_stats(lua_State *L)
     if (!b->object.core)
         return bind_service_fail(L, b, "stats", -TINE_ECLOSED);
     tine_pool_get_stats(b->object.core, &s);
-    lua_createtable(L, 0, 21);
+    lua_createtable(L, 0, 22);
     const struct {
         const char *name;
         uint64_t value;
@@ -324,16 +363,16 @@ static int pool_stats(lua_State *L)
     lua_setfield(L, -2, "broken");
     set_histogram(L, "wait", &s.wait);
     set_histogram(L, "run", &s.run);
-    set_workers(L, b->object.core, s.workers);
+    set_template(L, b->object.core, lua_toboolean(L, 2));
+    set_workers(L, b->object.core, s.workers, lua_toboolean(L, 2));
     return 1;
 }
 
 void bind_pool_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"broadcast", pool_broadcast},
-                                         {"resize", pool_resize},
-                                         {"reload", pool_reload},
-                                         {"stats", pool_stats},
-                                         {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"broadcast", pool_broadcast}, {"resize", pool_resize},
+        {"reload", pool_reload},       {"stats", pool_stats},
+        {"promote", pool_promote},     {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
 }

@@ -14,7 +14,8 @@ enum {
     BIND_ON_FD,
     BIND_ON_STDOUT,
     BIND_ON_STDERR,
-    BIND_NSLOTS = BIND_ON_STDERR
+    BIND_ON_MEMORY, /* a list of functions, in the order asked */
+    BIND_NSLOTS = BIND_ON_MEMORY
 };
 
 /* What used the handle up. */
@@ -44,6 +45,10 @@ int bind_process_queued(lua_State *L, bind_process *b, int level, const char *me
 void bind_process_settle(lua_State *L, int idx, bind_process *b);
 /* Releases it if it has no business. Raises nothing. */
 void bind_process_unwind(bind_process *b);
+
+/* memory.c: sets what is known of m in the table on top. */
+void bind_set_memory(lua_State *L, const tine_memory *m);
+int bind_process_memory(lua_State *L);
 
 /* births.c: adds the functions that make handles to the table on top. */
 void bind_process_open_births(lua_State *L);

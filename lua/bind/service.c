@@ -413,6 +413,10 @@ int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int
         text = "a reload is under way";
     else if (rc == -ESRCH)
         text = "no worker has that process id";
+    else if (rc == -ENOENT)
+        text = "no worker has done a job yet";
+    else if (rc == -EOPNOTSUPP)
+        text = "not with async, nor where descriptors were sent to the template";
     else
         return bind_fail(L, what, rc);
     lua_pushnil(L);

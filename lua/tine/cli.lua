@@ -98,7 +98,8 @@ local function add_map(parser)
   command:argument("files", "Files of lines; - is stdin."):args("*"):argname("FILE")
   command:option("-n --workers", "Most worker processes; default: the CPUs there are for us.")
     :argname("N"):convert(count(1))
-  command:option("-r --require", "A module to load before workers are forked; repeatable.")
+  command:option("-r --require", "A module to load before workers are forked, as lua -l "
+    .. "does; repeatable.")
     :argname("MODULE"):count("*"):init({})
   command:mutex(
     command:option("-f --func", "The function: module.name or a global."):argname("FUNC"),

@@ -234,7 +234,8 @@ local function make_pool(run)
   end
   template:require("tine.mapper")
   template:eval("require('tine.mapper').setup(...)", options.code and "code" or "name",
-    options.code or options.func, options.json and "json" or "text")
+    options.code or options.func, options.json and "json" or "text",
+    table.unpack(options.require))
   return assert(template:pool("tine.mapper.run", {
     max = options.workers or tine.cpus(),
     init = options.init,
@@ -251,8 +252,22 @@ local function make_pool(run)
   }))
 end
 
+-- What is known of a process's memory, for the end of a line.
+local function memory_of(process)
+  local parts = {}
+  for _, name in ipairs { "private", "pss", "own", "shared", "sealed", "copied" } do
+    if process[name] then
+      parts[#parts + 1] = (", %.1f %s"):format(process[name] / 1e6, name)
+    end
+  end
+  if process.faults then
+    parts[#parts + 1] = ("; %d faults"):format(process.faults.minor + process.faults.major)
+  end
+  return ("%.1f MB resident"):format((process.rss or 0) / 1e6) .. table.concat(parts)
+end
+
 local function show_stats(run, seconds)
-  local stats = run.pool:stats()
+  local stats = run.pool:stats { memory = true }
   local function times(name, h)
     if h.count > 0 then
       io.stderr:write(("  %-9s mean %.6f  p50 %.6f  p90 %.6f  p99 %.6f  max %.6f s\n"):format(name,
@@ -265,9 +280,13 @@ local function show_stats(run, seconds)
     stats.crashed))
   times("waited", stats.wait)
   times("ran", stats.run)
+  if stats.template then
+    io.stderr:write(("  template %d: %s\n"):format(stats.template.pid or 0,
+      memory_of(stats.template)))
+  end
   for _, worker in ipairs(stats.workers) do
-    io.stderr:write(("  worker %d: %d jobs, %.1f MB resident\n"):format(worker.pid or 0,
-      worker.jobs, (worker.rss or 0) / 1e6))
+    io.stderr:write(("  worker %d: %d jobs, %s\n"):format(worker.pid or 0, worker.jobs,
+      memory_of(worker)))
   end
 end
 

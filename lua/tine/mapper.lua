@@ -27,7 +27,13 @@ end
 -- @tparam string kind `"code"` or `"name"`: what the next one is
 -- @tparam string what
 -- @tparam string json `"json"`: lines are JSON values, and results become some
-function mapper.setup(kind, what, json)
+-- @param ... names of loaded modules that become globals, as those of `lua -l` do
+function mapper.setup(kind, what, json, ...)
+  for _, name in ipairs { ... } do
+    if _G[name] == nil then
+      _G[name] = package.loaded[name]
+    end
+  end
   work = kind == "code" and assert(mapper.compile(what)) or find(what)
   if json == "json" then
     local cjson = require "cjson".new()

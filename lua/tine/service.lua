@@ -73,6 +73,7 @@ service.rpc_options = {
 service.pool_options = {
   max = whole(1), idle = count(0), load = whole(1), start = number(0), stop = number(0),
   queue = whole(1), retries = whole(0), max_jobs = whole(1), max_rss = above(0),
+  promote = above(0),
   max_age = above(0), on_drain = callback, on_line = callback,
 }
 for name, check in pairs(service.rpc_options) do
@@ -88,6 +89,8 @@ service.map_options = {
   ordered = of_type("boolean"), window = whole(1), timeout = above(0), priority = priority,
   retries = whole(0),
 }
+
+service.stats_options = { memory = of_type("boolean") }
 
 service.bounds = { max = whole(1), idle = count(0) }
 

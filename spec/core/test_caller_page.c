@@ -221,8 +221,10 @@ static void work_one_by_one(peer *p, const void *arg)
 {
     (void)arg;
     peer_frame(p, TINE__READY, 0, NULL, 0);
-    for (int i = 0; i < MOST_CALLS; i++)
+    for (int i = 0; i < MOST_CALLS; i++) {
         work(p, 1);
+        peer_await_read(p);
+    }
     peer_leave(p);
 }
 

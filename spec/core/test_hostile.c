@@ -267,12 +267,13 @@ static tine__report forged(int type, uint64_t id)
     r.message = r.traceback = r.version = r.lua = (tine_str){"forged", 6};
     r.pid = getpid();
     r.status = 0;
+    r.figures.heap = TINE_HEAP_MALLOC;
     return r;
 }
 
 static void forge_all(tine_host *host, uint64_t id)
 {
-    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_EXITED; type++) {
+    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_MEMORY; type++) {
         tine__report r = forged(type, id);
         expect_killed(host, &r);
     }
@@ -316,11 +317,12 @@ static void forged_reports_of_others(tine_host *host)
     check_works(host, false);
 }
 
-/* Of itself: it has been made, and only its parent may say that it has ended. */
+/* Of itself: it has been made, only its parent may say that it has ended, and nobody has asked
+ * for its memory. */
 static void false_reports(tine_host *host)
 {
     static const int types[] = {TINE__REPORT_HELLO, TINE__REPORT_MADE,
-                                TINE__REPORT_EXITED};
+                                TINE__REPORT_EXITED, TINE__REPORT_MEMORY};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         tine__report r = forged(types[i], 0);
         expect_killed(host, &r);

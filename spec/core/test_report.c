@@ -37,6 +37,15 @@ static tine__report example(int type)
         r.message = (tine_str){"a message\0with a zero", 21};
         r.traceback = str("stack traceback:\n\t[C]: in ?");
         break;
+    case TINE__REPORT_MEMORY:
+        r.seq = 9;
+        r.figures = (tine__figures){.heap = TINE_HEAP_SEALED,
+                                    .own = 1,
+                                    .shared = INT64_MAX,
+                                    .sealed = 1LL << 40,
+                                    .seals = UINT32_MAX,
+                                    .failed = "mapping: no memory"};
+        break;
     default:
         r.seq = 7;
         r.pid = 4194303;
@@ -57,6 +66,11 @@ static void compare(const tine__report *a, const tine__report *b)
     CHECK_INT(a->sys_errno, b->sys_errno);
     CHECK_INT(a->status, b->status);
     CHECK(memcmp(&a->rusage, &b->rusage, sizeof a->rusage) == 0);
+    CHECK(a->figures.heap == b->figures.heap && a->figures.own == b->figures.own);
+    CHECK(a->figures.shared == b->figures.shared);
+    CHECK(a->figures.sealed == b->figures.sealed);
+    CHECK(a->figures.seals == b->figures.seals);
+    CHECK(strcmp(a->figures.failed, b->figures.failed) == 0);
     CHECK(same(a->version, b->version) && same(a->lua, b->lua));
     CHECK(same(a->message, b->message) && same(a->traceback, b->traceback));
 }
@@ -80,7 +94,7 @@ static int decode_copy(tine__report *r, const void *data, size_t len)
 
 static void round_trips(void)
 {
-    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_EXITED; type++) {
+    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_MEMORY; type++) {
         tine__buf b = {0};
         tine__report in = example(type), out;
         tine__report_encode(&b, &in);
@@ -100,7 +114,7 @@ static void round_trips(void)
 
 static void truncated_or_too_long(void)
 {
-    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_EXITED; type++) {
+    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_MEMORY; type++) {
         tine__buf b = {0};
         tine__report in = example(type), out;
         tine__report_encode(&b, &in);
@@ -114,7 +128,7 @@ static void truncated_or_too_long(void)
 
 static void flipped(void)
 {
-    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_EXITED; type++) {
+    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_MEMORY; type++) {
         tine__buf b = {0};
         tine__report in = example(type), out;
         tine__report_encode(&b, &in);
@@ -128,6 +142,31 @@ static void flipped(void)
             }
         tine__buf_free(&b);
     }
+}
+
+static void nonsense_of_memory(void)
+{
+    tine__report out, in = example(TINE__REPORT_MEMORY);
+    tine__buf b = {0};
+    tine__report_encode(&b, &in);
+    size_t size = 16 + 8 + 2 * 4, text = size + 3 * 8;
+    for (size_t at = size; at < text; at += 8) {
+        b.data[at + 7] |= 0x80; /* a size below 0 */
+        CHECK_INT(decode_copy(&out, b.data, b.len), -EPROTO);
+        b.data[at + 7] &= 0x7f;
+    }
+    for (unsigned char heap = 0; heap < 6; heap++) {
+        b.data[24] = heap;
+        bool good = heap >= TINE_HEAP_MALLOC && heap <= TINE_HEAP_SEALED;
+        CHECK_INT(decode_copy(&out, b.data, b.len), good ? 0 : -EPROTO);
+    }
+    b.len = text;
+    char failed[TINE_MEMORY_TEXT];
+    memset(failed, 'x', sizeof failed);
+    tine__buf_str(&b, failed, sizeof failed);
+    b.data[24] = TINE_HEAP_PLAIN;
+    CHECK_INT(decode_copy(&out, b.data, b.len), -EPROTO);
+    tine__buf_free(&b);
 }
 
 static void nonsense(void)
@@ -155,7 +194,7 @@ static void nonsense(void)
         if (len >= 8) {
             memcpy(junk, "\x65\x6e\x69\x74", 5); /* the magic, little-endian */
             memset(junk + 4, 0, 4);
-            junk[4] = (unsigned char)(test_random() % 7);
+            junk[4] = (unsigned char)(test_random() % 8);
         }
         decode_copy(&out, junk, len);
     }
@@ -207,7 +246,7 @@ static void long_texts_are_cut(void)
 
 static void without_memory(void)
 {
-    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_EXITED; type++) {
+    for (int type = TINE__REPORT_HELLO; type <= TINE__REPORT_MEMORY; type++) {
         tine__report in = example(type), out;
         for (long n = 1;; n++) {
             tine__buf b = {0};
@@ -231,6 +270,7 @@ int main(void)
     RUN(truncated_or_too_long);
     RUN(flipped);
     RUN(nonsense);
+    RUN(nonsense_of_memory);
     RUN(another_protocol);
     RUN(long_texts_are_cut);
     RUN(without_memory);

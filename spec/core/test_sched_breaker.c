@@ -1,0 +1,377 @@
+/* The scheduler when workers fail, one after another: how it waits, gives up, tries again and
+ * is mended; and when it is resized or closed. */
+#include "sched_test.h"
+
+/* A worker is asked for, and fails before it has done anything. */
+static void fails(void)
+{
+    STARTS(false);
+    ends(starting(false), true);
+}
+
+static void breaks(void)
+{
+    for (int i = 0; i < TINE__SCHED_FAILURES; i++) {
+        fails();
+        CHECK_INT(tine__sched_broken(s), i == TINE__SCHED_FAILURES - 1);
+        if (i == 0 || i == TINE__SCHED_FAILURES - 1)
+            continue; /* the first is free */
+        int64_t wait = (int64_t)50 * MSEC << (i - 1);
+        WHEN(wait);
+        now += wait - 1;
+        NONE();
+        now += 1;
+    }
+    SAYS(TINE__SCHED_BREAK);
+    while (tine__sched_pop(s)) {
+    }
+    NEVER();
+}
+
+static void five_in_a_row(void)
+{
+    defaults();
+    begin(0);
+    add(&j[0]);
+    add(&j[1]);
+    breaks();
+    CHECK(!j[0].queued && !j[1].queued);
+    for (int64_t wait = 1; wait <= 128; wait *= 2) {
+        now += (wait < 64 ? wait : 64) * SECOND - 1;
+        CHECK_INT(tine__sched_add(s, &j[0], now), -EHOSTDOWN);
+        NEVER();
+        now += 1;
+        add(&j[0]);
+        CHECK_INT(tine__sched_add(s, &j[1], now), -EHOSTDOWN); /* one is enough */
+        fails();
+        SAYS(TINE__SCHED_BREAK);
+        CHECK(tine__sched_pop(s) == &j[0]);
+        NEVER();
+    }
+    now += 64 * SECOND;
+    add(&j[0]);
+    STARTS(false);
+    tine__sched_ready(s, starting(false), now);
+    ASSIGNS(&j[0], &w[nworkers - 1]);
+    finish();
+}
+
+static void mended(void)
+{
+    defaults();
+    config.idle = 2;
+    begin(0);
+    breaks();
+    now += SECOND;
+    add(&j[0]);
+    STARTS(false);
+    tine__sched_ready(s, starting(false), now);
+    ASSIGNS(&j[0], &w[5]);
+    NONE(); /* nor as many as idle says, yet */
+    CHECK(tine__sched_broken(s));
+    done(&j[0]);
+    CHECK(!tine__sched_broken(s));
+    STARTS(false); /* idle */
+    ends(starting(false), true);
+    STARTS(false); /* the first is free again */
+    ends(starting(false), true);
+    WHEN(50 * MSEC);
+    add(&j[0]);
+    add(&j[1]);
+    ASSIGNS(&j[0], &w[5]);
+    finish();
+}
+
+static void good_calls_between(void)
+{
+    defaults();
+    config.idle = 3;
+    begin(2);
+    for (int i = 0; i < 40; i++) {
+        add(&j[0]);
+        SAYS(TINE__SCHED_ASSIGN);
+        while (next().what != TINE__SCHED_START)
+            now += 50 * MSEC;
+        tine__sched_not_started(s, false, now);
+        CHECK(!tine__sched_broken(s));
+        now += SECOND;
+        if (i % 4 == 3)
+            done(&j[0]);
+        else
+            tine__sched_done(s, &j[0], i % 4 == 2, now);
+    }
+    finish();
+}
+
+/* What does not count: one that has done a job well, one that ended as it was told to. */
+static void not_failures(void)
+{
+    defaults();
+    begin(0);
+    for (int i = 0; i < 10; i++) {
+        tine__sched_ready(s, starting(false), now);
+        add(&j[0]);
+        SAYS(TINE__SCHED_ASSIGN);
+        done(&j[0]);
+        ends(&w[nworkers - 1], true);
+        tine__sched_ready(s, starting(false), now);
+        tine__sched_retire(s, &w[nworkers - 1], now);
+        CHECK_INT(next().what, TINE__SCHED_STOP);
+        ends(&w[nworkers - 1], true);
+        ends(starting(false), false);
+        CHECK(!tine__sched_broken(s));
+        NEVER();
+    }
+    finish();
+}
+
+/* Whatever becomes of the job with which it is tried again, another one may follow. */
+static void probe_that_says_nothing(void)
+{
+    defaults();
+    begin(0);
+    add(&j[9]);
+    breaks();
+    now += SECOND;
+    add(&j[0]);
+    tine__sched_remove(s, &j[0]);
+    NEVER();
+    add(&j[0]);
+    STARTS(false);
+    tine__sched_ready(s, starting(false), now);
+    ASSIGNS(&j[0], &w[5]);
+    CHECK_INT(tine__sched_add(s, &j[1], now), -EHOSTDOWN);
+    tine__sched_done(s, &j[0], false,
+                     now); /* cancelled, and its worker killed for that */
+    ends(&w[5], false);
+    add(&j[1]);
+    STARTS(false);
+    tine__sched_ready(s, starting(false), now);
+    ASSIGNS(&j[1], &w[6]);
+    tine__sched_done(s, &j[1], false, now); /* it crashed */
+    ends(&w[6], true);
+    SAYS(TINE__SCHED_BREAK);
+    now += 2 * SECOND - 1;
+    CHECK_INT(tine__sched_add(s, &j[2], now), -EHOSTDOWN);
+    now += 1;
+    add(&j[2]);
+    finish();
+}
+
+/* Forty that were started together and all fail: it is tried again after 1 s still. */
+static void those_from_before(void)
+{
+    defaults();
+    config.max = config.idle = 40;
+    begin(0);
+    for (int i = 0; i < 40; i++) {
+        STARTS(false);
+        starting(false);
+    }
+    for (int i = 0; i < 40; i++)
+        ends(&w[i], true);
+    SAYS(TINE__SCHED_BREAK);
+    NEVER();
+    now += SECOND - 1;
+    CHECK_INT(tine__sched_add(s, &j[0], now), -EHOSTDOWN);
+    now += 1;
+    add(&j[0]);
+    STARTS(false);
+    finish();
+}
+
+/* Jobs that a good worker leaves behind when nobody else is there are told. */
+static void left_in_a_broken_pool(void)
+{
+    defaults();
+    config.load = 2;
+    config.idle = 2;
+    begin(1);
+    add(&j[0]);
+    add(&j[1]);
+    add(&j[2]);
+    ASSIGNS(&j[0], &w[0]);
+    ASSIGNS(&j[1], &w[0]);
+    done(&j[0]);
+    ASSIGNS(&j[2], &w[0]);
+    while (!tine__sched_broken(s)) {
+        while (next().what != TINE__SCHED_START)
+            now += 50 * MSEC;
+        tine__sched_not_started(s, false, now);
+    }
+    SAYS(TINE__SCHED_BREAK);
+    NEVER();
+    tine__sched_done(s, &j[1], false, now);
+    CHECK_INT(tine__sched_again(s, &j[2], now), 0);
+    ends(&w[0], true);
+    SAYS(TINE__SCHED_BREAK);
+    CHECK(tine__sched_pop(s) == &j[2]);
+    NEVER();
+    finish();
+}
+
+/* Whom nobody can replace now is not asked about without an end. */
+static void too_old_without_replacement(void)
+{
+    defaults();
+    config.idle = 2;
+    config.max_age_usec = SECOND;
+    begin(1);
+    tine__sched_not_started(s, false, now);
+    tine__sched_not_started(s, false, now);
+    tine__sched_not_started(s, false, now);
+    tine__sched_not_started(s, false, now);
+    WHEN(200 * MSEC);
+    tine__sched_not_started(s, false, now);
+    SAYS(TINE__SCHED_BREAK);
+    now += SECOND;
+    NEVER();
+    CHECK(w[0].due);
+    finish();
+}
+
+/* A start that must wait is asked for again when it may be made, also with start 0. */
+static void waits_without_damping(void)
+{
+    defaults();
+    config.start_usec = 0;
+    begin(1);
+    add(&j[0]);
+    ASSIGNS(&j[0], &w[0]);
+    add(&j[1]);
+    STARTS(false);
+    tine__sched_not_started(s, false, now);
+    STARTS(false);
+    tine__sched_not_started(s, false, now);
+    WHEN(50 * MSEC);
+    now += 50 * MSEC;
+    STARTS(false);
+    finish();
+}
+
+/* --------------------------------------------------------------- resized and closed */
+
+static void resized(void)
+{
+    for (size_t load = 1; load <= 3; load++) {
+        defaults();
+        config.load = load;
+        begin(8);
+        size_t n = 8 * load + 1;
+        for (size_t i = 0; i < n; i++)
+            add(&j[i]);
+        for (size_t i = 0; i + 1 < n; i++)
+            SAYS(TINE__SCHED_ASSIGN);
+        NONE();
+        tine__sched_resize(s, 2, 0, now);
+        NONE();
+        size_t left = 0;
+        for (size_t i = 0; i + 1 < n; i++) {
+            tine__sched_worker *of = j[i].worker;
+            done(&j[i]);
+            for (tine__sched_action a; (a = next()).what != TINE__SCHED_NONE;) {
+                if (a.what == TINE__SCHED_STOP)
+                    ends(a.worker, false);
+                else if (a.what == TINE__SCHED_STEAL)
+                    tine__sched_kept(s, a.job, now);
+                else
+                    CHECK_INT(a.what, TINE__SCHED_ASSIGN);
+            }
+            CHECK(i > 0 || of->state == TINE__SCHED_RETIRING || gone[of - w]);
+        }
+        for (size_t i = 0; i < 8; i++)
+            left += w[i].state == TINE__SCHED_READY;
+        CHECK_INT(left, 2);
+        CHECK_INT(tine__sched_workers(s), 2);
+        tine__sched_resize(s, 5, 5, now);
+        for (int i = 0; i < 3; i++) {
+            STARTS(false);
+            starting(false);
+        }
+        finish();
+    }
+}
+
+static void resized_when_idle(void)
+{
+    defaults();
+    begin(8);
+    tine__sched_resize(s, 3, 0, now);
+    for (int i = 0; i < 5; i++)
+        SAYS(TINE__SCHED_STOP);
+    NONE();
+    finish();
+}
+
+static void closed(void)
+{
+    defaults();
+    config.max = 3;
+    config.idle = 3;
+    config.start_usec = 0;
+    begin(2);
+    add_key(&j[0], 1);
+    add_key(&j[1], 1);
+    add(&j[2]);
+    SAYS(TINE__SCHED_ASSIGN);
+    SAYS(TINE__SCHED_ASSIGN);
+    tine__sched_close(s, now);
+    STARTS(false); /* for what is queued */
+    tine__sched_worker *late = starting(false);
+    ends(late, false);
+    done(&j[2]);
+    NONE(); /* an idle one may be wanted, while a job waits */
+    tine__sched_worker *of = j[0].worker;
+    done(&j[0]);
+    ASSIGNS(&j[1], of);
+    STOPS(of == &w[0] ? &w[1] : &w[0]);
+    NEVER();
+    done(&j[1]);
+    STOPS(of);
+    NEVER();
+    CHECK_INT(tine__sched_workers(s), 0);
+    finish();
+}
+
+/* None is started for `idle`, nor replaced; but for jobs. */
+static void closed_with_jobs(void)
+{
+    defaults();
+    config.idle = 2;
+    begin(1);
+    tine__sched_replace(s, &w[0], now);
+    add(&j[0]);
+    add(&j[1]);
+    ASSIGNS(&j[0], &w[0]);
+    tine__sched_close(s, now);
+    WHEN(100 * MSEC);
+    w[0].good = true;
+    tine__sched_done(s, &j[0], false, now);
+    ends(&w[0], true);
+    STARTS(false);
+    tine__sched_ready(s, starting(false), now);
+    ASSIGNS(&j[1], &w[1]);
+    NEVER();
+    done(&j[1]);
+    STOPS(&w[1]);
+    NEVER();
+    finish();
+}
+
+int main(void)
+{
+    RUN(five_in_a_row);
+    RUN(mended);
+    RUN(good_calls_between);
+    RUN(not_failures);
+    RUN(probe_that_says_nothing);
+    RUN(those_from_before);
+    RUN(left_in_a_broken_pool);
+    RUN(too_old_without_replacement);
+    RUN(waits_without_damping);
+    RUN(resized);
+    RUN(resized_when_idle);
+    RUN(closed);
+    RUN(closed_with_jobs);
+    return 0;
+}
