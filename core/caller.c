@@ -40,7 +40,9 @@ static void sent_all(tine__caller *c)
     if (c->out.cap > KEEP_BUFFER)
         tine__buf_free(&c->out);
     watch_writes(c, false);
-    if (c->closed && !c->shut) {
+    bool hears =
+        c->service->async && c->first && c->said_end; /* of what is cancelled */
+    if (c->closed && !c->shut && !hears) {
         c->shut = true;
         shutdown(c->fd, SHUT_WR);
     }
@@ -189,6 +191,8 @@ void tine__caller_unlink(tine__caller *c, tine_job *job)
     if (!--c->load)
         c->service->host->callers_busy--;
     if (c->service->async) {
+        if (c->closed && !c->first)
+            tine__host_post(c->service->host, &c->flush_task);
         tine_job **link = &c->table[slot_of(c, job->serial)];
         while (*link != job)
             link = &(*link)->hash_next;
@@ -304,6 +308,8 @@ void tine__caller_close(tine__caller *c)
     if (c->closed)
         return;
     c->closed = true;
+    if (c->service->async && c->first)
+        c->said_end = tine__caller_put(c, TINE__END, 0, NULL, 0) == 0;
     tine__host_post(c->service->host, &c->flush_task);
 }
 

@@ -57,7 +57,8 @@ struct tine__caller {
     uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */
 
     bool ready, closed, shut, killed, reading, flushing_later;
-    bool promoted;         /* the worker has said so, its last word */
+    bool said_end; /* async: END is sent; the socket is shut when nothing is open */
+    bool promoted; /* the worker has said so, its last word */
     int64_t promoted_usec; /* when it was asked to, 0: it was not */
     int64_t eof_usec;      /* when the worker closed its end, 0: not yet */
     tine__cause *cause;    /* why it fails, known before it has ended */

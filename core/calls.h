@@ -8,6 +8,7 @@
  * Host to worker:
  *   CALL     payload: the arguments, serialised
  *   CANCEL   u32 tine__reason; async only. The call is to end, whatever it is doing
+ *   END      async only: no more calls will come, but CANCEL may
  *   PROMOTE  sync only, and nothing is under way: the worker is to become a template. The last
  *            frame of the host's; after PROMOTED the stream is a command socket again
  * Worker to host:
@@ -36,6 +37,7 @@ enum tine__call_frame {
     TINE__CALL = 1,
     TINE__CANCEL,
     TINE__PROMOTE,
+    TINE__END,
     TINE__READY = 16,
     TINE__RESULT,
     TINE__ERROR,

@@ -31,6 +31,7 @@ static struct async {
 /* -------------------------------------------------------------------- answers */
 
 static void finish(void);
+static void read_requests(void *arg, tine_io *io, int events);
 
 static void flush_task(void *arg)
 {
@@ -205,6 +206,16 @@ static void on_cancel(lua_State *L, const request *r)
     lua_pop(L, 2);
 }
 
+/* From now on the socket alone keeps the loop from ending no more. */
+static void on_end(void)
+{
+    tine_io_free(async.io);
+    async.io = NULL;
+    async.eof = true;
+    tine__io_internal(async.link->host, &async.io, tine__answer_fd(), TINE_READ,
+                      read_requests, NULL); /* without it, only a cancel is not heard */
+}
+
 static int take_requests(lua_State *L)
 {
     int result = 1;
@@ -216,6 +227,8 @@ static int take_requests(lua_State *L)
             on_call(L, &r);
         else if (result > 0 && r.head.type == TINE__CANCEL)
             on_cancel(L, &r);
+        else if (result > 0 && r.head.type == TINE__END)
+            on_end();
     }
     if (result < 0) {
         async.eof = true;
@@ -234,7 +247,7 @@ static void read_requests(void *arg, tine_io *io, int events)
     atomic_store(&page->idle, 0);
     do
         bind_enter(async.link, take_requests, NULL);
-    while (!async.eof && tine__request_ready());
+    while (async.io && tine__request_ready());
     flush_task(NULL);
     tine__interrupt_settle();
     atomic_store(&page->idle, async.open == 0);

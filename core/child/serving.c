@@ -92,8 +92,10 @@ void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure 
         lua_rawgeti(L, at, 1);
         lua_rawgeti(L, at, 2);
         lua_rawgeti(L, at, 3);
-        if (kind == TINE_KIND_EXCEPTION)
-            f->kind = (tine_kind)lua_tointeger(L, -1);
+        tine_kind own = (tine_kind)lua_tointeger(L, -1);
+        if (kind == TINE_KIND_EXCEPTION || own == TINE_KIND_TIMEOUT ||
+            own == TINE_KIND_CANCELLED)
+            f->kind = own;
         f->message.data = lua_tolstring(L, at + 1, &f->message.len);
         f->traceback.data = lua_tolstring(L, at + 2, &f->traceback.len);
     } else if (lua_type(L, at) == LUA_TSTRING) {

@@ -112,10 +112,44 @@ static int calls_gc(lua_State *L)
 
 typedef struct answer {
     record *record;
+    bind_service *service;
     const tine_error *err;
     const tine_str *results;
     size_t n;
 } answer;
+
+static int decode_results(lua_State *L)
+{
+    const answer *a = lua_touserdata(L, 1);
+    int n = bind_service_values(L, a->service, a->results, a->n);
+    if (n < 0) {
+        size_t len;
+        const char *text = lua_tolstring(L, -1, &len);
+        bind_push_error(L, "decode", text, len);
+        return lua_error(L);
+    }
+    return n;
+}
+
+/* Pushes nil and the results; or an err, also where the memory is short for them. Returns how
+ * many values that are. */
+static int push_results(lua_State *L, answer *a)
+{
+    int top = lua_gettop(L);
+    lua_pushnil(L);
+    if (a->service->strings)
+        return 1 + bind_service_values(L, a->service, a->results, a->n);
+    lua_pushcfunction(L, decode_results);
+    lua_pushlightuserdata(L, a);
+    int status = lua_pcall(L, 1, LUA_MULTRET, 0);
+    if (status == LUA_OK)
+        return lua_gettop(L) - top;
+    if (status == LUA_ERRMEM)
+        bind_push_error(L, "decode", "not enough memory", 17);
+    lua_replace(L, top + 1);
+    lua_settop(L, top + 1);
+    return 1;
+}
 
 static int deliver(lua_State *L)
 {
@@ -136,19 +170,10 @@ static int deliver(lua_State *L)
     free_record(c, r);
     a->record = NULL;
     int nargs = 1;
-    if (a->err) {
+    if (a->err)
         bind_push_failure(L, a->err);
-    } else {
-        lua_pushnil(L);
-        int n = bind_service_values(L, b, a->results, a->n);
-        if (n < 0) {
-            size_t len;
-            const char *text = lua_tolstring(L, -1, &len);
-            bind_push_error(L, "decode", text, len);
-        } else {
-            nargs += n;
-        }
-    }
+    else
+        nargs = push_results(L, a);
     bind_service_paid(b);
     lua_call(L, nargs, 0);
     return 0;
@@ -157,8 +182,9 @@ static int deliver(lua_State *L)
 static void on_answer(void *arg, tine_job *core, const tine_error *err,
                       const tine_str *results, size_t n)
 {
-    answer a = {arg, err, results, n};
-    bind_service *b = a.record->service;
+    record *r = arg;
+    bind_service *b = r->service;
+    answer a = {r, b, err, results, n};
     (void)core;
     if (b->object.link->closed || !bind_enter_call(b->object.link, deliver, &a) ||
         !a.record)
@@ -181,6 +207,8 @@ static int deliver_event(lua_State *L)
     int n = bind_service_values(L, e->record->service, e->values, e->n);
     if (n >= 0)
         bind_call(e->record->service->object.link, n);
+    else
+        bind_service_lost_event(L, e->record->service);
     return 0;
 }
 

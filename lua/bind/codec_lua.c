@@ -37,15 +37,34 @@ static void as_message(lua_State *L, const char *prefix)
     lua_pop(L, 1);
 }
 
+/* Whether the value on top is the err that stops a call. */
+static int is_stop(lua_State *L)
+{
+    int stop = 0;
+    if (!lua_istable(L, -1) || !lua_getmetatable(L, -1))
+        return 0;
+    luaL_getmetatable(L, "tine.error");
+    if (lua_rawequal(L, -1, -2)) {
+        lua_pushliteral(L, "kind");
+        lua_rawget(L, -4);
+        const char *kind = lua_tostring(L, -1);
+        stop = kind && (strcmp(kind, "timeout") == 0 || strcmp(kind, "cancelled") == 0);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+    return stop;
+}
+
 /* Calls the function at base with what is above it. Returns the number of results, or -1
  * with a message. */
 static int call(lua_State *L, int base, int nresults, const char *prefix)
 {
     int status = lua_pcall(L, lua_gettop(L) - base, nresults, 0);
-    if (status == LUA_ERRMEM)
-        lua_error(L);
     if (status == LUA_OK)
         return lua_gettop(L) - base + 1;
+    /* The call is being stopped, or there is no memory: not the function's fault. */
+    if (status == LUA_ERRMEM || is_stop(L))
+        lua_error(L);
     as_message(L, prefix);
     return -1;
 }

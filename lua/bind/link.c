@@ -263,6 +263,12 @@ int bind_enter(bind_link *link, lua_CFunction f, void *arg)
     return 1;
 }
 
+static int keep_it(lua_State *L)
+{
+    bind_keep_error(L, get_link(L));
+    return 0;
+}
+
 int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
 {
     lua_State *L = link->L;
@@ -275,8 +281,13 @@ int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
     lua_pushcfunction(L, f);
     lua_pushlightuserdata(L, arg);
     if (lua_pcall(L, 1, 0, top + 1) != LUA_OK) {
-        if (link->nerrors < ERROR_ROOM || !lua_isstring(L, -1))
+        if (link->nerrors < ERROR_ROOM) {
             bind_keep_error(L, link);
+        } else {
+            lua_pushcfunction(L, keep_it); /* it may lack memory, and then is lost */
+            lua_insert(L, -2);
+            (void)lua_pcall(L, 1, 0, 0);
+        }
     }
     lua_settop(L, top);
     return 1;

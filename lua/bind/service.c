@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +76,19 @@ int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, s
     return (int)n;
 }
 
+void bind_service_lost_event(lua_State *L, bind_service *b)
+{
+    size_t len;
+    const char *why = lua_tolstring(L, -1, &len), *text;
+    text = lua_pushfstring(L, "an event cannot be decoded: %s", why);
+    if (bind_service_handler(L, b, "on_error")) {
+        bind_push_error(L, "decode", text, strlen(text));
+        bind_call(b->object.link, 1);
+    } else {
+        fprintf(stderr, "tine: %s\n", text);
+    }
+}
+
 /* ----------------------------------------------------------------- core to Lua */
 
 typedef struct news {
@@ -114,6 +128,8 @@ static int deliver(lua_State *L)
     }
     if (nargs >= 0)
         bind_call(n->service->object.link, nargs);
+    else
+        bind_service_lost_event(L, n->service);
     return 0;
 }
 

@@ -40,6 +40,9 @@ int bind_service_handler(lua_State *L, bind_service *b, const char *name);
 int bind_service_values(lua_State *L, bind_service *b, const tine_str *values,
                         size_t n);
 
+/* On top is why an event cannot be decoded: tells on_error, or stderr. */
+void bind_service_lost_event(lua_State *L, bind_service *b);
+
 /* calls.c */
 void bind_calls_open(lua_State *L); /* sets call, job functions in the table on top */
 /* Encodes the values from first to last as the C API takes them. Returns the number of

@@ -7,12 +7,14 @@ end
 
 -- Its own settings: neither the user's are taken, nor are they changed.
 local json = cjson.new()
-json.encode_number_precision(14) -- the most it can
+json.encode_number_precision(14) -- the most that all versions can
 json.encode_sparse_array(false, 2, 10)
 
 local codec = {}
 
 local MAX_DEPTH <const> = 100
+-- Of a larger integer a reader that has only doubles would make another one.
+local MOST <const> = 1 << 53
 
 local function describe(value)
   local kind = type(value)
@@ -27,14 +29,26 @@ local function describe(value)
   return "a " .. kind
 end
 
+-- A key, as paths have it.
+local function step(k)
+  if type(k) == "number" then
+    return ("[%s]"):format(k)
+  end
+  return k:find("^[%a_][%w_]*$") and "." .. k or ("[%q]"):format(k)
+end
+
 -- The path to the first value that JSON cannot say, and what it is.
 local function culprit(value, path, parents, depth)
   local kind = type(value)
   if kind == "nil" or kind == "boolean" or kind == "string" or value == cjson.null then
     return nil
   elseif kind == "number" then
-    local finite = value == value and value ~= math.huge and value ~= -math.huge
-    return not finite and path .. ": " .. describe(value) or nil
+    if value ~= value or value == math.huge or value == -math.huge then
+      return path .. ": " .. describe(value)
+    elseif math.type(value) == "integer" and (value > MOST or value < -MOST) then
+      return path .. ": an integer that JSON cannot keep exactly"
+    end
+    return nil
   elseif kind ~= "table" then
     return path .. ": " .. describe(value)
   elseif parents[value] then
@@ -44,21 +58,26 @@ local function culprit(value, path, parents, depth)
   end
   parents[value] = true
   for k, v in next, value do
-    local where
-    if type(k) == "string" then
-      where = k:find("^[%a_][%w_]*$") and path .. "." .. k or ("%s[%q]"):format(path, k)
-    elseif type(k) == "number" then
-      where = ("%s[%s]"):format(path, k)
-    else
+    if type(k) ~= "string" and type(k) ~= "number" then
       return path .. ": a key that is " .. describe(k)
     end
-    local problem = culprit(v, where, parents, depth + 1)
+    local problem = culprit(v, path .. step(k), parents, depth + 1)
     if problem then
       return problem
     end
   end
   parents[value] = nil
   return nil
+end
+
+-- The path to the innermost table that cannot be encoded although all in it can.
+local function innermost(value, path)
+  for k, v in next, value do
+    if type(v) == "table" and not pcall(json.encode, v) then
+      return innermost(v, path .. step(k))
+    end
+  end
+  return path
 end
 
 local function explain(what, list, message)
@@ -70,10 +89,41 @@ local function explain(what, list, message)
       return problem
     end
     if not pcall(json.encode, value) then
-      return path .. ": " .. message
+      return innermost(value, path) .. ": " .. message
     end
   end
   return what .. ": " .. message
+end
+
+-- Octets that no other string has, in which numbers are kept from being rounded.
+local mark <const> = ("%016x%016x"):format(math.random(0), math.random(0))
+
+-- A copy in which the numbers of more than 14 digits are strings with a mark.
+local function exactly(value)
+  if type(value) == "number" then
+    local format = math.type(value) == "integer" and "%d" or "%.17g"
+    return tonumber(("%.14g"):format(value)) == value and value or mark .. format:format(value)
+  elseif type(value) ~= "table" then
+    return value
+  end
+  local copy = {}
+  for k, v in next, value do
+    copy[k] = exactly(v)
+  end
+  return copy
+end
+
+local function encode(value)
+  local text = json.encode(value)
+  -- Numbers that were rounded have an exponent or all digits that there are.
+  if text:find("%d[eE]%+?%d") or text:find("%d%d%d%d%d%d%d%d%d%d%d%d%d") then
+    local problem = culprit(value, "", {}, 1)
+    if problem then
+      error(problem, 0)
+    end
+    return (json.encode(exactly(value)):gsub('"' .. mark .. '([^"]*)"', "%1"))
+  end
+  return text
 end
 
 --- Encodes a list.
@@ -91,7 +141,7 @@ function codec.encode(what, ...)
     if value == nil then
       ok, text = true, "null"
     else
-      ok, text = pcall(json.encode, value)
+      ok, text = pcall(encode, value)
     end
     if not ok then
       return nil, explain(what, list, (tostring(text):gsub("^.-: ", "")))
