@@ -39,7 +39,7 @@ void bind_octets_free(bind_octets *o)
 
 unsigned char *bind_codec_room(lua_State *L, bind_octets *o, size_t n)
 {
-    unsigned char *to = bind_octets_room(o, n);
+    unsigned char *to = bind_octets_room(o, n ? n : 1); /* of nothing there is none */
     if (!to)
         luaL_error(L, "not enough memory");
     return to;

@@ -58,9 +58,12 @@ static void unknown_kinds(tine_host *host)
         if (type > TINE__READY && type <= TINE__FATAL)
             continue;
         tine__call_head_put(o.data, type, 1, 0);
-        expect_refused(host, &o,
-                       type == TINE__READY ? "it said twice that it is ready"
-                                           : "it sent garbage on its socket");
+        const char *why = "it sent garbage on its socket";
+        if (type == TINE__READY)
+            why = "it said twice that it is ready";
+        else if (type == TINE__PROMOTED)
+            why = "it became a template without being asked";
+        expect_refused(host, &o, why);
     }
 }
 
