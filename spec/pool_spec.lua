@@ -58,7 +58,7 @@ describe("the options of a pool #proc", function()
     check("init.*upvalue", function() p:pool("f", { init = init }) end)
     -- What was refused has not used the process up.
     local pool = p:eval("function work() return 'fine' end"):pool("work", { max = 1 })
-    check("consumed", function() p:pool("work") end)
+    check("consumed by pool", function() p:pool("work") end)
     local result
     pool(function(_, text) result = text end)
     helper.wait_until(10, function() return result end)

@@ -20,7 +20,9 @@
 
 static const char stale[] =
     "this handle belongs to the process that this one was forked from";
-static const char *const consumers[] = {NULL, "run", "to_fd"};
+static const char *const consumers[] = {
+    NULL, [BIND_BY_RUN] = "run", [BIND_BY_TO_FD] = "to_fd", [BIND_BY_RPC] = "rpc",
+    [BIND_BY_POOL] = "pool"};
 
 /* ---------------------------------------------------------------- lifetime */
 
