@@ -205,7 +205,15 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     if (!canary)
         tine__sched_gone(pool->sched, &w->s, failed, now);
     bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
-    tine_error err = why ? *why : (tine_error){.code = -1};
+    static const char text[] = "the worker has ended";
+    tine_error err = {.kind = TINE_KIND_CLOSED,
+                      .message = text,
+                      .message_len = sizeof text - 1,
+                      .code = -1};
+    tine__cause *cause =
+        why ? tine__cause_new(why) : NULL; /* why goes with the caller */
+    if (cause)
+        err = cause->error;
     bool reloading = pool->canary == w || pool->promoting == w;
     tine__pool_free_worker(w);
     tine__pool_wake(pool);
@@ -213,9 +221,9 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
         pool->canary = NULL; /* a worker to be promoted has died: the same */
         tine__pool_reload_failed(pool, &err);
     } else if (tell_fault && !pool->is_dead) {
-        tine__cause *cause = pool->last;
-        tine__pool_fault(pool, cause ? &cause->error : &err);
+        tine__pool_fault(pool, &err);
     }
+    free(cause);
 }
 
 /* ------------------------------------------------------------------- made, and freed */

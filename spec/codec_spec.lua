@@ -632,7 +632,10 @@ describe("the user's own serialiser #proc", function()
     local events, faults = {}, {}
     local rpc = tine.new():eval([[
       local tine = require "tine"
-      function work(...) tine.event("one") tine.event("thaw-error-host") tine.event("two") return "done" end
+      function work(...)
+        for _, text in ipairs { "one", "thaw-error-host", "two" } do tine.event(text) end
+        return "done"
+      end
     ]]):rpc("work", {
       serialiser = { freeze = FREEZE, thaw = THAW },
       on_event = function(text) events[#events + 1] = text end,
