@@ -154,31 +154,29 @@ void tine__memory_read(tine_memory *m, pid_t pid, bool mappings)
 
 /* -------------------------------------------------------------------- questions */
 
-/* A pid may be another's by now when the end of the process has not been reported yet. */
-static void read_exactly(const tine_proc *p, tine_memory *m)
-{
-    tine_memory read = *m;
-    m->pid = p->pid;
-    tine__memory_read(&read, p->pid, true);
-    if (p->pidfd < 0 || tine__pidfd_signal(p, 0) == 0)
-        *m = read;
-}
-
-static void answer(tine_proc *p, const tine_error *err, const tine__figures *f)
+/* The first one. */
+static void tell(tine_proc *p, const tine_error *err, const tine_memory *m)
 {
     tine__question *q = p->questions;
-    tine_memory m;
-    tine__memory_clear(&m);
-    if (!err) {
-        tine__memory_take(&m, f);
-        read_exactly(p, &m);
-    }
     p->questions = q->next;
     p->refs++;
-    q->cb(q->arg, p, err, err ? NULL : &m);
+    q->cb(q->arg, p, err, m);
     p->refs--;
     free(q);
     tine__proc_later(p);
+}
+
+/* A pid may be another's by now when the end of the process has not been reported yet. */
+static void answer(tine_proc *p, const tine__figures *f)
+{
+    tine_memory m, read;
+    tine__memory_clear(&m);
+    tine__memory_take(&m, f);
+    m.pid = p->pid;
+    read = m;
+    tine__memory_read(&read, p->pid, true);
+    bool sure = p->pidfd < 0 || tine__pidfd_signal(p, 0) == 0;
+    tell(p, NULL, sure ? &read : &m);
 }
 
 int tine_proc_memory(tine_proc *p, tine_memory_cb cb, void *arg)
@@ -217,7 +215,7 @@ void tine__proc_told_memory(tine_proc *p, const tine__report *r)
         tine__proc_broken(p, "it sent garbage on the report channel");
         return;
     }
-    answer(p, NULL, &r->figures);
+    answer(p, &r->figures);
     tine__proc_did(p, r->seq);
 }
 
@@ -237,14 +235,14 @@ void tine__proc_answer_memory(tine_proc *p)
         if (o && o->figures)
             o->figures(p->observer_arg, &f);
         more = p->questions != last; /* what callbacks ask has its turn later */
-        answer(p, NULL, &f);
+        answer(p, &f);
     }
 }
 
 void tine__proc_refuse_memory(tine_proc *p, const tine_error *err)
 {
     while (p->questions)
-        answer(p, err, NULL);
+        tell(p, err, NULL);
 }
 
 void tine__proc_free_questions(tine_proc *p)

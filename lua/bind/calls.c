@@ -96,16 +96,17 @@ static void free_record(calls *c, record *r)
     c->free = r->slot;
 }
 
-static int calls_gc(lua_State *L)
+void bind_calls_free(void *records)
 {
-    calls *c = lua_touserdata(L, 1);
+    calls *c = records;
+    if (!c)
+        return;
     for (uint32_t i = 0; i < c->nchunks; i++)
         free(c->chunks[i]);
     free(c->chunks);
     free(c->strs);
     bind_octets_free(&c->out);
     memset(c, 0, sizeof *c);
-    return 0;
 }
 
 /* ---------------------------------------------------------------- the answer */
@@ -436,10 +437,6 @@ static void open_state(lua_State *L)
 {
     calls *c = lua_newuserdatauv(L, sizeof *c, 0);
     memset(c, 0, sizeof *c);
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, calls_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_setmetatable(L, -2);
     lua_newtable(L);
     c->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);

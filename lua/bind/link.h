@@ -28,7 +28,7 @@ struct bind_link {
     size_t watchers;      /* active timers and descriptors */
     lua_Unsigned calls;   /* from the core so far */
     int depth;            /* polls under way */
-    void *call_records;   /* of calls.c */
+    void *call_records;   /* of calls.c; valid for as long as the host is */
     int stopping;         /* the poll under way is to return */
     int nerrors;          /* errors of callbacks that are to be raised */
     int closed;           /* the state is being closed */
@@ -87,6 +87,9 @@ int bind_raise(lua_State *L, int level, const char *format, ...)
 
 /* signals.c: the signal at idx: a number, "TERM" or "SIGTERM". Raises if it is none. */
 int bind_signal_check(lua_State *L, int idx);
+
+/* calls.c: frees them, after the host. */
+void bind_calls_free(void *records);
 
 /* terminal.c: terminal_width(fd): columns, or nil where that is no terminal. */
 int bind_terminal_width(lua_State *L);
