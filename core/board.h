@@ -11,9 +11,9 @@ typedef struct tine__board tine__board; /* of a host */
 typedef struct tine__region {
     tine__page
         *page; /* mapped in the host, zeroed; the ring lies TINE__PAGE_STATUS on */
-    int fd;    /* borrowed: the memfd it lies in */
-    uint64_t offset; /* there */
+    uint64_t offset; /* where it lies in the memfd */
     void *chunk;     /* private */
+    int fd;          /* borrowed: the memfd */
     unsigned slot;   /* private */
 } tine__region;
 

@@ -650,3 +650,23 @@ describe("the options of an rpc #proc", function()
     if #wrong > 0 then error(table.concat(wrong, "\n")) end
   end)
 end)
+
+describe("a state that is closed by a callback with calls open #proc", function()
+  it("leaves, and jobs are ended for finalizers", function()
+    local out, code = require "spec.host_program".run [[
+      local rpc = tine.new():eval("function work(x) return x end"):rpc("work")
+      local first = rpc("1", function()
+        local job = rpc("2", print)
+        local kept = setmetatable({}, { __gc = function()
+          job:cancel()
+          print(job)
+        end })
+        assert(kept)
+        os.exit(7, true)
+      end)
+      assert(first)
+      loop.run()]]
+    assert.are.equal(7, code, out)
+    assert.matches("^tine.job %(2", out)
+  end)
+end)

@@ -1,6 +1,7 @@
 /* Calls from Lua and their answers: the hot path. The callback of a call lies in a table, at the
  * number of its slot; the core gets the slot's record as its argument. A job is the slot and
  * its generation, so that it can be dropped and kept as its user likes. */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -392,7 +393,9 @@ static int service_call_with(lua_State *L)
 static record *live(lua_State *L, const job *j)
 {
     const calls *c = get_calls(L);
-    record *r = c && j->slot ? record_at(c, j->slot) : NULL;
+    bool known =
+        j->slot && j->slot <= c->nchunks * CHUNK; /* none are, as the state closes */
+    record *r = known ? record_at(c, j->slot) : NULL;
     return r && r->generation == j->generation && r->job ? r : NULL;
 }
 

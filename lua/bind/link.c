@@ -59,10 +59,9 @@ static int link_gc(lua_State *L)
     link->closed = 1;
     /* os.exit(code, true) in a callback: the host is in use below us on the C stack.
      * The process ends, and its children with it. */
-    if (!in_callback) {
+    if (!in_callback)
         tine_host_free(host);
-        bind_calls_free(link->call_records);
-    }
+    bind_calls_free(link->call_records);
     return 0;
 }
 
