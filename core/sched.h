@@ -77,12 +77,12 @@ enum tine__sched_state {
 
 typedef struct tine__sched_worker {
     enum tine__sched_state state;
-    size_t load; /* jobs handed over */
+    bool due;          /* is to be replaced */
+    bool replaces_one; /* a replacement */
+    bool good;         /* has done a job well */
+    size_t load;       /* jobs handed over */
     uint64_t jobs_done;
     int64_t since_usec; /* ready */
-    bool due;           /* is to be replaced */
-    bool replaces_one;  /* a replacement */
-    bool good;          /* has done a job well */
     /* The scheduler's own; see sched_priv.h. */
     struct tine__sched_private {
         size_t at_free, at_hungry, at_waited, at_idle, at_loaded, at_age, at_due,

@@ -111,25 +111,31 @@ static void shake(void)
     at(about(200 * MSEC), SHAKE, NULL);
 }
 
+static void befalls(worker *w, const event *e)
+{
+    if (w->dead)
+        return;
+    if (e->what == READY) {
+        tine__sched_ready(s, &w->s, now);
+        at(about(p->lives), DIE, w);
+    } else if (e->what == END && e->serial == w->serial) {
+        ended(w);
+    } else if (e->what == DIE) {
+        die(w);
+    } else if (e->what == EXIT) {
+        tine__sched_gone(s, &w->s, false, now);
+        forget(w);
+    }
+}
+
 static void happens(const event *e)
 {
-    if (e->w && e->w->dead)
-        return;
-    if (e->what == COME) {
+    if (e->what == COME)
         come();
-    } else if (e->what == READY) {
-        tine__sched_ready(s, &e->w->s, now);
-        at(about(p->lives), DIE, e->w);
-    } else if (e->what == END && e->serial == e->w->serial) {
-        ended(e->w);
-    } else if (e->what == DIE) {
-        die(e->w);
-    } else if (e->what == EXIT) {
-        tine__sched_gone(s, &e->w->s, false, now);
-        forget(e->w);
-    } else if (e->what == SHAKE) {
+    else if (e->what == SHAKE)
         shake();
-    }
+    else if (e->w)
+        befalls(e->w, e);
 }
 
 static void reset(const plan *the_plan)
