@@ -12,6 +12,8 @@ enum { OPEN_STEP = 64, RUNS_STEP = 2048, STALE_KEPT = 128 };
 
 /* How far the arena may grow, and how far below all other mappings it begins. */
 static const size_t ROOM = (size_t)1 << 38, DISTANCE = (size_t)1 << 40;
+/* What the base is a multiple of. */
+static const size_t HUGE_PAGE = (size_t)2 << 20;
 
 static bool map_at(void *at, size_t len)
 {
@@ -35,7 +37,7 @@ int tine__arena_open(tine__arena *a)
     if (probe == MAP_FAILED)
         return -errno;
     munmap(probe, TINE__UNIT);
-    uintptr_t high = (uintptr_t)probe & ~(TINE__UNIT - 1);
+    uintptr_t high = (uintptr_t)probe & ~(HUGE_PAGE - 1);
     if (high < 2 * DISTANCE)
         return -ENOMEM;
     a->base = (char *)(high - DISTANCE);

@@ -1,7 +1,6 @@
-/* Sealing: what the arena holds is copied to a file in memory, piece by piece, and
- * each piece of the file is mapped privately where its contents have been. Linux
- * copies no page tables at fork for such a mapping until it is written to
- * (mm/memory.c, vma_needs_copy). */
+/* Sealing: what the arena holds is copied to files in memory, piece by piece, and each
+ * file is mapped privately where its contents have been. Linux copies no page tables at
+ * fork for such a mapping until it is written to (mm/memory.c, vma_needs_copy). */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -12,19 +11,31 @@
 
 #include "heap.h"
 
-/* Units. Free runs shorter than GAP_MAX are sealed with their neighbours: each
- * mapping costs at every fork. */
-enum { GAP_MAX = 64, PAGE = 4096 };
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+/* Units. Free runs shorter than GAP_MAX are sealed with their neighbours, as holes of
+ * the file: each mapping costs at every fork. */
+enum { GAP_MAX = 4096, PAGE = 4096 };
+/* A huge page takes no more memory than small ones if at most HOLE_MAX octets of it are
+ * holes. After TRIES_MAX failures in a row no
+ * more are asked for. */
+enum { HUGE_SIZE = 2 << 20, HOLE_MAX = 256 << 10, TRIES_MAX = 4 };
 
 typedef struct sealing {
     tine__heap *heap;
-    int fd;
-    off_t at, limit;   /* where in the file the piece goes; how long it may become */
-    const char *piece; /* the piece's start */
+    int fd;            /* the piece's file */
+    const char *begin; /* the piece */
+    const char *end;
+    const char *origin;    /* what lies there is at 0 in the file */
+    uint32_t first;        /* the run in which the piece begins */
     const char *from, *to; /* to be written: neighbours in one call */
     uint32_t done;         /* the unit up to which the stretch is mapped */
     uint32_t cuts[2];      /* the units where the string table begins and ends */
     int64_t bytes;         /* of Lua's, newly sealed */
+    char *window; /* where blocks of the file are mapped to be made huge; or NULL */
+    int refused;  /* huge pages */
     bool dirty[TINE__PIECES];
 } sealing;
 
@@ -40,15 +51,18 @@ static void note_failure(tine__heap *h, const char *what, int err)
     h->stats.error = err;
 }
 
-/* ------------------------------------------------------------------- writing the
- * file */
+/* ------------------------------------------------------------------- writing a file */
+
+/* Not pwrite: to AddressSanitizer's the free blocks in between are errors. */
+static long write_at(const sealing *s, const char *from, size_t len)
+{
+    return syscall(SYS_pwrite64, s->fd, from, len, (off_t)(from - s->origin));
+}
 
 static int flush(sealing *s)
 {
     while (s->from < s->to) {
-        /* Not pwrite: to AddressSanitizer's the free blocks in between are errors. */
-        long n = syscall(SYS_pwrite64, s->fd, s->from, (size_t)(s->to - s->from),
-                         s->at + (s->from - s->piece));
+        long n = write_at(s, s->from, (size_t)(s->to - s->from));
         if (n < 0 && errno != EINTR)
             return -errno;
         s->from += n > 0 ? n : 0;
@@ -59,8 +73,6 @@ static int flush(sealing *s)
 static int add(sealing *s, const char *from, const char *to)
 {
     int err = 0;
-    if (from >= to)
-        return 0;
     if (from != s->to) {
         err = flush(s);
         s->from = from;
@@ -69,29 +81,138 @@ static int add(sealing *s, const char *from, const char *to)
     return err;
 }
 
-/* A page is left out in the file after each piece, or the kernel would join the
- * mappings. */
-static int finish_piece(sealing *s, uint32_t begin, uint32_t end)
+/* What is in use of a run, in whole pages, as far as it lies in the piece. u: the run,
+ * which is made the next one. */
+static bool next_extent(const sealing *s, uint32_t *u, const char **from,
+                        const char **to)
 {
-    size_t len = (size_t)(end - begin) << TINE__UNIT_SHIFT;
-    int err = flush(s);
-    if (err)
-        return err;
-    if (ftruncate(s->fd, s->at + (off_t)len) < 0 ||
-        mmap(address(s, begin), len, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, s->fd, s->at) == MAP_FAILED)
-        return -errno;
-    s->at += (off_t)len + PAGE;
-    s->piece = address(s, end);
-    s->done = end;
-    return 0;
+    const tine__run *runs = s->heap->arena.runs;
+    for (const char *at; (at = address(s, *u)) < s->end; *u += runs[*u].units) {
+        size_t used = (tine__heap_extent(&runs[*u]) + PAGE - 1) / PAGE * PAGE;
+        *from = at < s->begin ? s->begin : at;
+        *to = at + used < s->end ? at + used : s->end;
+        if (*from < *to) {
+            *u += runs[*u].units;
+            return true;
+        }
+    }
+    return false;
 }
 
-/* Past RLIMIT_FSIZE there is a deadly signal rather than an error. */
-static int check_room(const sealing *s, uint32_t begin, uint32_t end)
+static int write_extents(sealing *s)
 {
-    off_t len = (off_t)(end - begin) << TINE__UNIT_SHIFT;
-    return s->at + len <= s->limit ? 0 : -EFBIG;
+    const char *from, *to;
+    int err = 0;
+    s->from = s->to = s->begin;
+    for (uint32_t u = s->first; !err && next_extent(s, &u, &from, &to);)
+        err = add(s, from, to);
+    return err ? err : flush(s);
+}
+
+/* ------------------------------------------------------------------------ huge pages */
+
+/* Makes one of a block of the file that has a single page yet: filled after that, it costs
+ * a third of what small pages do. A worker maps it at one fault, where small ones take 32;
+ * what it writes to is copied by small pages all the same. */
+static void make_huge(sealing *s, const char *block)
+{
+    off_t at = (off_t)(block - s->origin);
+    if (s->refused >= TRIES_MAX || write_at(s, block, PAGE) != PAGE)
+        return;
+    void *p = mmap(s->window, HUGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_FIXED, s->fd, at);
+    bool made = p != MAP_FAILED && madvise(p, HUGE_SIZE, MADV_COLLAPSE) == 0;
+    s->refused = made ? 0 : s->refused + 1;
+    s->heap->stats.huge += made;
+}
+
+static void make_all_huge(sealing *s)
+{
+    const char *block = s->origin, *from, *to;
+    size_t filled = 0;
+    if (!s->window)
+        return;
+    for (uint32_t u = s->first; next_extent(s, &u, &from, &to);) {
+        while (from < to) {
+            if (from >= block + HUGE_SIZE) {
+                block += (from - block) / HUGE_SIZE * HUGE_SIZE;
+                filled = 0;
+            }
+            const char *next = block + HUGE_SIZE, *stop = to < next ? to : next;
+            bool enough = filled >= HUGE_SIZE - HOLE_MAX;
+            filled += (size_t)(stop - from);
+            if (!enough && filled >= HUGE_SIZE - HOLE_MAX && next <= s->end)
+                make_huge(s, block);
+            from = stop;
+        }
+    }
+}
+
+static void open_window(sealing *s)
+{
+    char *p = mmap(NULL, (size_t)2 * HUGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+                   -1, 0);
+    if (p == MAP_FAILED)
+        return;
+    size_t before = -(uintptr_t)p % HUGE_SIZE;
+    s->window = p + before;
+    if (before)
+        munmap(p, before);
+    munmap(s->window + HUGE_SIZE, HUGE_SIZE - before);
+}
+
+static void close_window(const sealing *s)
+{
+    if (s->window)
+        munmap(s->window, HUGE_SIZE);
+}
+
+/* ---------------------------------------------------------------------------- pieces */
+
+static int make_file(sealing *s)
+{
+    struct rlimit limit;
+    off_t len = (off_t)(s->end - s->origin);
+    /* Past RLIMIT_FSIZE there is a deadly signal rather than an error. */
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < INT64_MAX &&
+        len > (off_t)limit.rlim_cur)
+        return -EFBIG;
+    return ftruncate(s->fd, len) < 0 ? -errno : 0;
+}
+
+static int map_piece(const sealing *s)
+{
+    /* What is mapped in workers to come stays what it was. */
+    fcntl(s->fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    void *p = mmap((void *)(uintptr_t)s->begin, (size_t)(s->end - s->begin),
+                   PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+                   s->fd, (off_t)(s->begin - s->origin));
+    return p == MAP_FAILED ? -errno : 0;
+}
+
+static int open_file(void)
+{
+    int fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    return fd < 0 ? -errno : fd;
+}
+
+/* In the file all lies as it does in huge pages of the address space. */
+static int seal_piece(sealing *s, uint32_t begin, uint32_t end)
+{
+    s->begin = address(s, begin);
+    s->end = address(s, end);
+    s->origin = s->begin - (uintptr_t)s->begin % HUGE_SIZE;
+    s->fd = open_file();
+    if (s->fd < 0)
+        return s->fd;
+    int err = make_file(s);
+    if (!err) {
+        make_all_huge(s);
+        err = write_extents(s);
+    }
+    if (!err)
+        err = map_piece(s);
+    close(s->fd);
+    return err;
 }
 
 /* Where the piece that begins there ends. */
@@ -104,35 +225,7 @@ static uint32_t piece_end(const sealing *s, uint32_t begin, uint32_t end)
     return next < end ? next : end;
 }
 
-static int write_stretch(sealing *s, uint32_t begin, uint32_t end)
-{
-    const tine__arena *a = &s->heap->arena;
-    uint32_t piece = begin, next = piece_end(s, begin, end);
-    int err = check_room(s, piece, next);
-    s->piece = s->from = s->to = address(s, begin);
-    for (uint32_t u = begin; u < end && !err; u += a->runs[u].units) {
-        const tine__run *r = &a->runs[u];
-        size_t used = (tine__heap_extent(r) + PAGE - 1) / PAGE * PAGE;
-        const char *from = address(s, u), *to = from + used;
-        while (piece < end && next <= u + r->units && !err) {
-            const char *cut = address(s, next);
-            err = add(s, from, to < cut ? to : cut);
-            if (!err)
-                err = finish_piece(s, piece, next);
-            from = from < cut ? cut : from;
-            piece = next;
-            next = piece_end(s, piece, end);
-            if (!err)
-                err = check_room(s, piece, next);
-        }
-        if (!err)
-            err = add(s, from, to);
-    }
-    return err;
-}
-
-/* ------------------------------------------------------------------------ what to
- * seal */
+/* ------------------------------------------------------------------------ what to seal */
 
 static bool wanted(const sealing *s, uint32_t u)
 {
@@ -174,8 +267,17 @@ static size_t sealed_bytes(const tine__arena *a)
 
 static int seal_stretch(sealing *s, uint32_t begin, uint32_t end)
 {
-    s->done = begin;
-    int err = write_stretch(s, begin, end);
+    const tine__run *runs = s->heap->arena.runs;
+    int err = 0;
+    s->done = s->first = begin;
+    while (s->done < end && !err) {
+        uint32_t next = piece_end(s, s->done, end);
+        err = seal_piece(s, s->done, next);
+        if (!err)
+            s->done = next;
+        while (s->first + runs[s->first].units <= s->done && s->first < end)
+            s->first += runs[s->first].units;
+    }
     mark_sealed(s, begin);
     return err;
 }
@@ -209,36 +311,46 @@ static void find_cuts(sealing *s)
     s->cuts[1] = s->cuts[0] + r->units;
 }
 
+/* As long as nothing is allocated next to it, nobody writes to the description of what is
+ * sealed either; at 4 GB it is 2 MB. */
+static void seal_table(const tine__arena *a)
+{
+    enum { WORTH = 16 * PAGE };
+    size_t len = a->top * sizeof *a->runs / PAGE * PAGE;
+    sealing s = {.begin = (char *)a->runs, .fd = -1};
+    if (len < WORTH)
+        return;
+    s.end = s.begin + len;
+    s.from = s.origin = s.begin;
+    s.to = s.end;
+    s.fd = memfd_create("tine-runs", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (s.fd >= 0 && make_file(&s) == 0 && flush(&s) == 0)
+        (void)map_piece(&s);
+    if (s.fd >= 0)
+        close(s.fd);
+}
+
 int tine__heap_seal_now(tine__heap *h)
 {
-    sealing s = {.heap = h,
-                 .fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
-    struct rlimit limit;
-    if (s.fd < 0) {
-        note_failure(h, "memfd_create", -errno);
-        return h->stats.error;
-    }
-    s.limit = INT64_MAX;
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < INT64_MAX)
-        s.limit = (off_t)limit.rlim_cur;
+    sealing s = {.heap = h};
     if (h->stats.sealed)
         tine__heap_find_dirty(h, s.dirty);
     find_cuts(&s);
     tine__arena_purge(&h->arena, 0);
+    open_window(&s);
     int err = seal_runs(&s);
+    close_window(&s);
     tine__heap_turn_page(h);
+    seal_table(&h->arena);
     if (!err)
         s.bytes = h->stats.own - h->foreign; /* exactly, and it is all */
     h->stats.shared += s.bytes;
     h->stats.own -= s.bytes;
     h->stats.sealed = sealed_bytes(&h->arena);
     if (err)
-        note_failure(h, "mapping", err);
+        note_failure(h, "sealing", err);
     else
         h->stats.seals++;
-    /* What is still mapped in workers to come is what it was. */
-    fcntl(s.fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    close(s.fd);
     return err;
 }
 
