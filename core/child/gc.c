@@ -360,6 +360,7 @@ static int heap_stats(lua_State *L)
     set_number(L, "shared", h->stats.shared);
     set_number(L, "sealed", (int64_t)h->stats.sealed);
     set_number(L, "written", (int64_t)tine__heap_written(h) * 4096);
+    set_number(L, "huge", h->stats.huge);
     set_number(L, "carved", h->stats.carved);
     set_number(L, "seals", h->stats.seals);
     set_number(L, "failures", h->stats.failures);

@@ -396,7 +396,7 @@ void tine__heap_adopt(lua_State *L)
 {
     static tine__heap heap;
     const char *wish = getenv("TINE_HEAP");
-    if (!wish || strcmp(wish, "sealed") != 0 || tine__heap_open(&heap) < 0)
+    if ((wish && strcmp(wish, "malloc") == 0) || tine__heap_open(&heap) < 0)
         return;
     heap.foreign =
         ((int64_t)lua_gc(L, LUA_GCCOUNT) << 10) + (int64_t)lua_gc(L, LUA_GCCOUNTB);

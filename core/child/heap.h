@@ -17,7 +17,7 @@
 enum { TINE__SIZE_CLASSES = 51, TINE__SEAL_WORTH = 1 << 20 };
 /* Sealed memory is mapped in pieces of at most PIECE units: what a fork copies page
  * tables for after a write. PIECES of them are told apart. */
-enum { TINE__PIECE = 4096, TINE__PIECES = 1024 };
+enum { TINE__PIECE = 16384, TINE__PIECES = 1024 };
 
 typedef struct tine__heap_stats {
     int64_t own, shared; /* bytes of Lua's: in blocks of our own, in sealed ones */
@@ -26,6 +26,7 @@ typedef struct tine__heap_stats {
     unsigned failures;   /* of sealing */
     int error;           /* the last failure's: a negative errno */
     const char *failed;  /* what failed then, or NULL */
+    unsigned huge;       /* huge pages that were made for it */
     unsigned carved;     /* pages taken out of what is sealed, as they are written to */
     unsigned minors, majors; /* collections that we have asked for */
 } tine__heap_stats;
@@ -53,8 +54,8 @@ typedef struct tine__heap {
     bool asked, asked_major;
 } tine__heap;
 
-/* With TINE_HEAP=sealed in the environment, makes L, as luaL_newstate made it, allocate from
- * a heap, unless the system refuses. What L has already stays where it is, so the state
+/* Makes L, as luaL_newstate made it, allocate from a heap, unless the system refuses, or
+ * TINE_HEAP=malloc is in the environment. What L has already stays where it is, so the state
  * itself is never sealed. */
 void tine__heap_adopt(lua_State *L);
 /* L's heap, or NULL. */
