@@ -1,7 +1,7 @@
 #!/usr/bin/env perl
 # Perl's AnyEvent::Fork: a new process that leaves at once, and the end of its socket seen.
-# aefork.pl [-k UNDER_WAY] [-x] [-i]; -x: new_exec instead of new; -i: an idle process's
-# memory instead. Speaks with bench/interleave as bench.h says.
+# aefork.pl [-k UNDER_WAY] [-x] [-i] [-l MB]; -x: new_exec instead of new; -i: an idle process's
+# memory instead; -l: forked from a template that has loaded so much. Speaks with bench/interleave as bench.h says.
 use strict;
 use warnings;
 use Getopt::Std;
@@ -13,10 +13,28 @@ for my $module (qw(AnyEvent AnyEvent::Fork)) {
    exit 0;
 }
 
-my %opt = (k => 1);
-getopts "k:xi", \%opt or die "usage: aefork.pl [-k UNDER_WAY] [-x] [-i]\n";
+my %opt = (k => 1, l => 0);
+getopts "k:xil:", \%opt or die "usage: aefork.pl [-k UNDER_WAY] [-x] [-i] [-l MB]\n";
 
-sub new_process { $opt{x} ? AnyEvent::Fork->new_exec : AnyEvent::Fork->new }
+# A hash of records like those of lib/program.lua, until the process has grown by so much.
+my $load = '
+   my $want = $_[0];
+   sub rss { open my $f, "<", "/proc/self/statm"; (split " ", <$f>)[1] * 4 / 1024 }
+   my $before = rss ();
+   our @data;
+   while (rss () - $before < $want) {
+      for (1 .. 10000) {
+         my $r = { id => scalar @data, name => "item number " . @data,
+            at => { x => scalar @data, y => @data * 2.5 }, tags => ["a", scalar @data] };
+         $r->{area} = sub { $r->{at}{x} * $r->{at}{y} };
+         push @data, $r;
+      }
+   }';
+my $template = $opt{l} && AnyEvent::Fork->new->eval ($load, $opt{l});
+
+sub new_process {
+   $template ? $template->fork : $opt{x} ? AnyEvent::Fork->new_exec : AnyEvent::Fork->new
+}
 
 sub rate {
    my ($seconds) = @_;

@@ -1,12 +1,13 @@
 -- New workers: made, told to run a function that returns at once, and seen to end.
---   lua5.4 spawn.lua [-k UNDER_WAY] [-m HOST_MB] [-d | -x]
+--   lua5.4 spawn.lua [-k UNDER_WAY] [-m HOST_MB] [-d | -x | -l TEMPLATE_MB]
 -- -d: from the default template, a C function that is there in any case; -x: each by exec of
--- a fresh interpreter, to its first line of Lua; else forked from a template.
+-- a fresh interpreter, to its first line of Lua; else forked from a template, with -l from one
+-- that has loaded so much of Lua.
 package.path = (arg[0]:match("^(.*/)[^/]*$") or "./") .. "lib/?.lua;" .. package.path
 local program = require "program"
 local tine = require "tine"
 
-local options = program.options { k = 1, m = 0, d = false, x = false }
+local options = program.options { k = 1, m = 0, d = false, x = false, l = 0 }
 
 local function close(sock) sock:close() end
 
@@ -25,6 +26,7 @@ elseif options.x then
   end
 else
   local template = tine.new():eval("function noop() end")
+  if options.l > 0 then template:eval(program.load, options.l) end
   function make(ended)
     local p = template:fork()
     p:on_exit(ended)

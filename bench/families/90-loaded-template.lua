@@ -13,7 +13,8 @@ return function(settings)
     unit = "workers/s",
     base = "empty",
     variants = {
-      { id = "empty", cpus = 1, ours = true, label = "tine, nothing loaded", mb = 0, command = forked(0) },
+      { id = "empty", cpus = 1, ours = true, label = "tine, nothing loaded", mb = 0,
+        command = forked(0) },
     },
     targets = {},
   }

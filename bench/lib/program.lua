@@ -38,6 +38,36 @@ function program.touch(mb)
   return blocks
 end
 
+--- Lua text that loads about so many MiB, given as its argument, of records into the global
+-- `data`: tables, strings, closures, two of each five bytes in tables' hash parts. Also
+-- defines read_all(), which looks at every one of them, and returns a sum.
+program.load = [[
+local mb = ...
+data = {}
+local function record(i)
+  local r = { id = i, name = "item number " .. i, at = { x = i, y = i * 2.5 }, tags = { "a", i } }
+  r.area = function() return r.at.x * r.at.y end
+  return r
+end
+-- A full collection first: count then tells of what is loaded alone.
+collectgarbage()
+local before = collectgarbage "count"
+repeat
+  for i = #data + 1, #data + 10000 do data[i] = record(i) end
+until mb == 0 or collectgarbage "count" - before >= mb * 1024
+if mb == 0 then data = {} end
+collectgarbage()
+
+function read_all()
+  local sum = 0
+  for i = 1, #data do
+    local r = data[i]
+    sum = sum + r.id + #r.name + r.at.x + #r.tags + r.area()
+  end
+  return sum
+end
+]]
+
 --- An iterator over the rounds, giving the seconds that each may take.
 function program.rounds()
   io.stdout:setvbuf("line")
