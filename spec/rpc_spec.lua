@@ -651,6 +651,35 @@ describe("the options of an rpc #proc", function()
   end)
 end)
 
+describe("what code in a worker gets from load #proc", function()
+  it("is the message, whatever Lua passes by the handler of errors", function()
+    -- 500 levels are more than the parser takes: an error that a message handler sees.
+    local deep = ("local a; a = %s0%s"):format(("{"):rep(500), ("}"):rep(500))
+    local function work(text)
+      local f, why = load(text)
+      return tostring(f), type(why), why
+    end
+    for _, async in ipairs { false, true } do
+      local rpc = tine.new():rpc(async and function(done, text)
+        local f, why = load(text)
+        done(tostring(f), type(why), why)
+      end or work, { async = async })
+      local got
+      rpc(deep, function(...) got = { ... } end)
+      helper.wait_until(10, function() return got end)
+      assert.are.same({ "nil", "string" }, { got[2], got[3] })
+      assert.matches("overflow", got[4])
+      rpc:close()
+    end
+    local lines = {}
+    local p = tine.new { stdout = function(line) lines[#lines + 1] = line end }
+    p:eval("print(type(select(2, load(...))))", deep)
+    helper.wait_until(10, function() return lines[1] end)
+    assert.are.same({ "string" }, lines)
+    p:close()
+  end)
+end)
+
 describe("a state that is closed by a callback with calls open #proc", function()
   it("leaves, and jobs are ended for finalizers", function()
     local out, code = require "spec.host_program".run [[

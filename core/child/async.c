@@ -173,7 +173,7 @@ static void on_call(lua_State *L, request *r)
     int top = lua_gettop(L);
     atomic_store(&page->started_ns, tine__clock_ns());
     atomic_store(&page->started, r->head.serial);
-    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, start_call);
     lua_pushlightuserdata(L, r);
     int status = lua_pcall(L, 1, 0, top + 1);
@@ -279,7 +279,7 @@ static void finish(void)
     if (async.leaving || !lua_checkstack(L, LUA_MINSTACK))
         return;
     async.leaving = true;
-    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, tine__on_error);
     int handler = lua_gettop(L);
     lua_pushcfunction(L, call_done);
     int status = lua_pcall(L, 0, 0, handler);
@@ -295,7 +295,7 @@ static void push_template(lua_State *L)
 {
     tine__push_embedded(L, "tine.template.async");
     lua_rawgeti(L, LUA_REGISTRYINDEX, async.serving->func);
-    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, fail);
     lua_call(L, 3, 1);
     async.start = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -346,7 +346,7 @@ void tine__async_run(tine__serving *s)
     lua_State *L = s->L;
     async.serving = s;
     lua_settop(L, 0);
-    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, run_loop);
     int status = lua_pcall(L, 0, 0, 1);
     if (status != LUA_OK) {

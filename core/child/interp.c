@@ -27,18 +27,6 @@ typedef struct command {
     bool garbage; /* no host of this version would send it */
 } command;
 
-/* Turns any error value into {message, traceback}. */
-static int on_error(lua_State *L)
-{
-    luaL_checkstack(L, 10, NULL);
-    lua_createtable(L, 2, 0);
-    luaL_tolstring(L, 1, NULL);
-    lua_rawseti(L, -2, 1);
-    luaL_traceback(L, L, NULL, 1);
-    lua_rawseti(L, -2, 2);
-    return 1;
-}
-
 /* ------------------------------------------------------- what a child's Lua can call */
 
 int tine__push_run_args(lua_State *L)
@@ -110,6 +98,7 @@ static int child_lookup(lua_State *L)
 
 static int open_state(lua_State *L)
 {
+    tine__failure_open(L);
     static const luaL_Reg functions[] = {{"run_args", run_args},
                                          {"exit", child_exit},
                                          {"exec", tine__exec},
@@ -333,26 +322,11 @@ static int do_command(lua_State *L)
 
 static void fail_with_value(tine__child *c, int status, bool garbage)
 {
-    lua_State *L = c->L;
-    size_t len = 0, tb_len = 0;
-    const char *message = NULL, *traceback = "";
-    if (lua_istable(L, -1)) {
-        lua_rawgeti(L, -1, 1);
-        lua_rawgeti(L, -2, 2);
-        message = lua_tolstring(L, -2, &len);
-        traceback = lua_tolstring(L, -1, &tb_len);
-    } else {
-        message = lua_tolstring(L, -1, &len);
-    }
-    if (!message) {
-        message = "an error that cannot be shown";
-        len = strlen(message);
-    }
-    bool no_memory = status == LUA_ERRMEM;
-    tine_kind kind = no_memory ? TINE_KIND_SYSTEM
-                     : garbage ? TINE_KIND_PROTOCOL
-                               : TINE_KIND_EXCEPTION;
-    tine__fail(c, kind, no_memory ? ENOMEM : 0, message, len, traceback, tb_len);
+    tine__failure f;
+    tine__failure_from(c->L, status, garbage ? TINE_KIND_PROTOCOL : TINE_KIND_EXCEPTION,
+                       &f);
+    tine__fail(c, f.kind, status == LUA_ERRMEM ? ENOMEM : 0, f.message.data,
+               f.message.len, f.traceback.data, f.traceback.len);
 }
 
 static bool run_protected(tine__child *c, tine__reader *frame)
@@ -361,9 +335,9 @@ static bool run_protected(tine__child *c, tine__reader *frame)
     int top = lua_gettop(L);
     command cmd = {c, frame, {frame->body.data, NULL, false}, false};
     cmd.cur.end = cmd.cur.at + frame->body.len;
-    if (!lua_checkstack(L, 4))
+    if (!lua_checkstack(L, LUA_MINSTACK))
         return false;
-    lua_pushcfunction(L, on_error);
+    lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, do_command);
     lua_pushlightuserdata(L, &cmd);
     int status = lua_pcall(L, 1, 0, top + 1);

@@ -23,86 +23,6 @@ uint64_t tine__clock_ns(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* --------------------------------------------------------------------- errors */
-
-/* Whether the value at idx is an err table. */
-static bool is_err(lua_State *L, int idx)
-{
-    bool same;
-    if (!lua_istable(L, idx) || !lua_getmetatable(L, idx))
-        return false;
-    luaL_getmetatable(L, "tine.error");
-    same = lua_rawequal(L, -1, -2);
-    lua_pop(L, 2);
-    return same;
-}
-
-/* Pushes a field of the err table at idx; returns whether it is a string. */
-static bool get_string(lua_State *L, int idx, const char *name)
-{
-    lua_pushstring(L, name);
-    return lua_rawget(L, idx) == LUA_TSTRING;
-}
-
-/* What stopped a call keeps its kind on the way to the caller. */
-static int kind_of(lua_State *L, int idx)
-{
-    int kind = TINE_KIND_EXCEPTION;
-    if (get_string(L, idx, "kind"))
-        for (int k = TINE_KIND_TIMEOUT; k <= TINE_KIND_CANCELLED; k++)
-            if (strcmp(lua_tostring(L, -1), tine_kind_name((tine_kind)k)) == 0)
-                kind = k;
-    lua_pop(L, 1);
-    return kind;
-}
-
-int tine__on_call_error(lua_State *L)
-{
-    luaL_checkstack(L, 10, NULL);
-    lua_settop(L, 1);
-    int kind = TINE_KIND_EXCEPTION;
-    bool err = is_err(L, 1), traced = false;
-    lua_createtable(L, 3, 0);
-    if (err)
-        kind = kind_of(L, 1);
-    if (!err || !get_string(L, 1, "message"))
-        luaL_tolstring(L, 1, NULL);
-    lua_rawseti(L, 2, 1);
-    if (err)
-        traced = get_string(L, 1, "traceback");
-    if (!traced)
-        luaL_traceback(L, L, NULL, 1);
-    lua_rawseti(L, 2, 2);
-    lua_pushinteger(L, kind);
-    lua_rawseti(L, 2, 3);
-    lua_settop(L, 2);
-    return 1;
-}
-
-void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure *f)
-{
-    static const char dumb[] = "an error that cannot be shown";
-    int at = lua_gettop(L);
-    f->kind = kind;
-    f->message = (tine_str){dumb, sizeof dumb - 1};
-    f->traceback = (tine_str){"", 0};
-    if (status == LUA_ERRMEM)
-        f->kind = TINE_KIND_SYSTEM;
-    if (lua_istable(L, at)) {
-        lua_rawgeti(L, at, 1);
-        lua_rawgeti(L, at, 2);
-        lua_rawgeti(L, at, 3);
-        tine_kind own = (tine_kind)lua_tointeger(L, -1);
-        if (kind == TINE_KIND_EXCEPTION || own == TINE_KIND_TIMEOUT ||
-            own == TINE_KIND_CANCELLED)
-            f->kind = own;
-        f->message.data = lua_tolstring(L, at + 1, &f->message.len);
-        f->traceback.data = lua_tolstring(L, at + 2, &f->traceback.len);
-    } else if (lua_type(L, at) == LUA_TSTRING) {
-        f->message.data = lua_tolstring(L, at, &f->message.len);
-    }
-}
-
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f)
 {
@@ -240,7 +160,7 @@ static void begin_protected(lua_State *L, beginning *b)
 {
     tine__failure f;
     lua_settop(L, 0);
-    lua_pushcfunction(L, tine__on_call_error);
+    lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, begin);
     lua_pushlightuserdata(L, b);
     int status = lua_pcall(L, 1, 0, 1);

@@ -8,6 +8,7 @@
 #include "answer.h"
 #include "child.h"
 #include "codec.h"
+#include "failure.h"
 
 typedef struct tine__serving {
     lua_State *L;
@@ -24,16 +25,6 @@ extern tine__serving tine__service;
 
 /* ns on CLOCK_MONOTONIC. */
 uint64_t tine__clock_ns(void);
-/* The parts of a call's error: what the message handler left on top. */
-typedef struct tine__failure {
-    tine_kind kind;
-    tine_str message, traceback;
-} tine__failure;
-/* Message handler: {message, traceback, kind}. */
-int tine__on_call_error(lua_State *L);
-/* Takes apart what is on top after a failed call; status as lua_pcall. Strings stay on the
- * stack. */
-void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure *f);
 /* Answers a call with an error. */
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f);

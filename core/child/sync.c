@@ -90,7 +90,7 @@ void tine__sync_run(tine__serving *s)
 {
     tine__page *page = tine__answer_page();
     lua_settop(s->L, 0);
-    lua_pushcfunction(s->L, tine__on_call_error);
+    lua_pushcfunction(s->L, tine__on_error);
     uint64_t times[2] = {0, 0};
     for (;;) {
         tine__call_head head;
