@@ -24,7 +24,7 @@ typedef struct tine__run {
     uint32_t first;       /* in the last unit of a run, and in all of RUN_BLOCKS */
     uint32_t next, prev;  /* in a list of runs by unit; 0: none */
     uint16_t used, fresh; /* RUN_BLOCKS: blocks in use, and ever in use */
-    uint8_t size_class;
+    uint8_t size_class;   /* and what the blocks hold; see heap.c */
     uint8_t kind;
     bool sealed;
     /* RUN_FREE: may have memory. RUN_BLOCKS: in the list of those with room, or the one

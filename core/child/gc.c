@@ -13,22 +13,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "heap.h"
+#include "gc_priv.h"
 #include "tine.h"
 
-enum { MINOR_MIN = 4 << 20, MAJOR_MIN = 64 << 20 };
+enum { MINOR_MIN = 4 << 20, OWN_MIN = 8 << 20, MAJOR_MIN = 64 << 20 };
 /* STRING_MIN: octets that a string takes at least. */
 enum { BUCKETS_MIN = 1 << 15, STRING_MIN = 26, SOON_MIN = 64 << 10 };
 static const size_t OUT_OF_REACH = (size_t)1 << 55;
-
-/* global_State from totalbytes to strt. Lua has total + debt bytes in use, and
- * collects when debt is above 0. */
-struct tine__accounts {
-    ptrdiff_t total, debt;
-    size_t estimate, last_atomic;
-    void *strings;
-    int nstrings, nbuckets;
-};
 
 typedef struct tine__accounts accounts;
 
@@ -110,18 +101,21 @@ static void set_wake(tine__heap *h)
     h->wake = soon < h->due ? soon : h->due;
 }
 
-/* A major collection copies all that is shared. So it must have as much to win:
- * garbage among the objects that have become old since the last. */
-static bool is_major_due(const tine__heap *h)
+/* Garbage among what has become old since the last. To collect what is the process's own costs
+ * little. Where that is impossible, a major collection copies all that is shared, and so must have
+ * as much to win. */
+static int64_t full_at(const tine__heap *h)
 {
-    return h->stats.own > 2 * h->after_major + h->stats.shared + MAJOR_MIN;
+    return h->own.state != TINE__OWN_NEVER
+               ? 2 * h->after_full + OWN_MIN
+               : 2 * h->after_full + h->stats.shared + MAJOR_MIN;
 }
 
 static void ask(tine__heap *h)
 {
     accounts *a = h->accounts;
     h->asked = true;
-    h->asked_major = is_major_due(h);
+    h->asked_major = h->own.state == TINE__OWN_NEVER && h->stats.own > full_at(h);
     if (h->asked_major)
         reveal_strings(h);
     a->estimate = h->asked_major ? 0 : OUT_OF_REACH;
@@ -132,20 +126,54 @@ static void ask(tine__heap *h)
     }
 }
 
-static void note_collected(tine__heap *h)
+/* After a collection. */
+static void rest(tine__heap *h)
 {
     accounts *a = h->accounts;
+    int64_t full = full_at(h);
     h->asked = false;
+    a->estimate = OUT_OF_REACH;
+    a->last_atomic = 0; /* or the next would be a major one again */
+    /* A table that has not become much emptier may double. */
+    h->filled = a->nstrings > a->nbuckets / 8 * 5 ? a->nbuckets : 0;
+    h->due = h->stats.own + minor_step(h);
+    if (h->due > full && h->stats.own < full)
+        h->due = full;
+    set_wake(h);
+}
+
+static void note_collected(tine__heap *h)
+{
     h->stats.majors += h->asked_major;
     h->stats.minors += !h->asked_major;
     if (h->asked_major)
-        h->after_major = h->stats.own;
-    a->estimate = OUT_OF_REACH;
-    a->last_atomic = 0; /* or the next would be a major one again */
+        h->after_full = h->stats.own;
+    rest(h);
+}
+
+void tine__gc_full_done(tine__heap *h)
+{
+    h->after_full = h->stats.own;
+    rest(h);
+}
+
+static bool want_own(tine__heap *h)
+{
+    bool filling = is_table_filling(h) && h->stats.own > h->after_full + OWN_MIN / 4;
+    if (h->own.state != TINE__OWN_IDLE || (h->stats.own < full_at(h) && !filling))
+        return false;
+    h->own.state = TINE__OWN_WANTED;
+    h->wake = h->stats.own +
+              OWN_MIN; /* objects are made before that, or it is asked otherwise */
+    return true;
 }
 
 void tine__gc_wake(tine__heap *h)
 {
+    if (h->own.state > TINE__OWN_IDLE)
+        h->own.state = TINE__OWN_IDLE;
+    else if (!h->asked && want_own(h))
+        return;
     if (!h->asked && h->stats.own < h->due && !is_table_filling(h)) {
         set_wake(h);
     } else if (!h->asked) {
@@ -153,9 +181,6 @@ void tine__gc_wake(tine__heap *h)
         h->wake = INT64_MIN; /* until it has been done, which is soon */
     } else if (h->accounts->debt <= 0) {
         note_collected(h);
-        h->due = h->stats.own + minor_step(h);
-        h->filled = is_table_filling(h) ? h->accounts->nbuckets : 0;
-        set_wake(h);
     }
 }
 
@@ -164,14 +189,9 @@ void tine__gc_arm(lua_State *L, tine__heap *h)
 {
     int64_t all = h->stats.own + h->stats.shared;
     int64_t percent = (int64_t)MINOR_MIN * 100 / (all + 1);
-    h->after_major = h->stats.own;
-    h->asked = false;
     if (h->accounts) {
         lua_gc(L, LUA_GCGEN, 100, 100);
-        h->accounts->estimate = OUT_OF_REACH;
-        h->accounts->last_atomic = 0;
-        h->due = h->stats.own + minor_step(h);
-        set_wake(h);
+        tine__gc_full_done(h);
     } else {
         lua_gc(L, LUA_GCGEN,
                percent < 1     ? 1
@@ -259,7 +279,6 @@ static void move_stack(lua_State *L, tine__heap *h)
 /* What every eval and require writes to. */
 static void move_hot(lua_State *L, tine__heap *h)
 {
-    h->hot = true;
     move_stack(L, h);
     lua_pushvalue(L, LUA_REGISTRYINDEX);
     move_table(L, h);
@@ -268,21 +287,34 @@ static void move_hot(lua_State *L, tine__heap *h)
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     move_table(L, h);
     lua_pop(L, 3);
-    h->hot = false;
+}
+
+/* Makes all old, where possible without touching what is sealed. */
+static void collect_all(lua_State *L, tine__heap *h)
+{
+    lua_newtable(
+        L); /* where Lua's lists begin then is no thread, which will be moved */
+    if (!h->stats.sealed || !tine__own_collect(L, h)) {
+        reveal_strings(h);
+        lua_gc(L, LUA_GCINC, 0, 0,
+               0); /* so that the next marks all and makes all old */
+        lua_gc(L, LUA_GCGEN, 0, 0);
+    }
+    lua_pop(L, 1);
 }
 
 void tine__gc_prepare(lua_State *L, tine__heap *h)
 {
     luaL_checkstack(L, 10, NULL);
-    if (!h->stats.sealed)
-        lua_gc(L, LUA_GCINC, 0, 0,
-               0); /* so that the next marks all and makes all old */
-    lua_gc(L, LUA_GCGEN, 0, 0);
+    collect_all(L, h);
     if (h->stats.own < h->kept + TINE__SEAL_WORTH)
         return;
     if (h->accounts && !h->stats.sealed)
         size_strings(L, h->accounts);
+    h->hot = true;
+    tine__own_fence(L, h);
     move_hot(L, h);
+    h->hot = false;
     /* What is new is old after two more, and what was touched is forgotten after
      * three. */
     for (int i = 0; i < 3; i++)
@@ -294,25 +326,31 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
 /* --------------------------------------------------------------- what Lua programs
  * call */
 
+static int collect_full(lua_State *L, tine__heap *h)
+{
+    reveal_strings(h);
+    int result = lua_gc(L, LUA_GCCOLLECT);
+    h->stats.majors++;
+    h->own.state = TINE__OWN_NEVER; /* all is copied: each object would be a root */
+    tine__gc_arm(L, h);
+    return result;
+}
+
 static int collect(lua_State *L, tine__heap *h)
 {
-    int major = strcmp(luaL_optstring(L, 2, ""), "full") == 0;
-    if (major)
-        reveal_strings(h);
-    int result = major ? lua_gc(L, LUA_GCCOLLECT) : lua_gc(L, LUA_GCSTEP, 0);
+    static const char *const kinds[] = {"minor", "own", "full", NULL};
+    int kind = luaL_checkoption(L, 2, "minor", kinds), result = 0;
+    if (kind == 2)
+        result = collect_full(L, h);
+    else if (kind == 0 || !tine__own_collect(L, h))
+        result = lua_gc(L, LUA_GCSTEP, 0);
     if (result == -1) { /* in a finalizer */
         luaL_pushfail(L);
         return 1;
     }
-    if (major) {
-        h->stats.majors++;
-        tine__gc_arm(L, h);
-    } else if (h->accounts) {
-        /* One more soon would make old, and so keep, what is in use only now. */
-        h->asked = false;
-        h->due = h->stats.own + minor_step(h);
-        set_wake(h);
-    }
+    /* One more soon would make old, and so keep, what is in use only now. */
+    if (kind == 0 && h->accounts)
+        rest(h);
     lua_pushinteger(L, 0);
     return 1;
 }
@@ -365,6 +403,7 @@ static int heap_stats(lua_State *L)
     set_number(L, "seals", h->stats.seals);
     set_number(L, "failures", h->stats.failures);
     set_number(L, "minors", h->stats.minors);
+    set_number(L, "owns", h->stats.owns);
     set_number(L, "majors", h->stats.majors);
     set_number(L, "buckets", h->accounts ? h->accounts->nbuckets : 0);
     set_number(L, "strings", h->accounts ? h->accounts->nstrings : 0);

@@ -73,12 +73,45 @@ static void poison_run(const tine__heap *h, const tine__run *r)
     ASAN_POISON_MEMORY_REGION(start(h, r), (size_t)r->units << TINE__UNIT_SHIFT);
 }
 
-/* ------------------------------------------------------------- blocks of size
- * classes */
+/* ------------------------------------------------------------------- what is held */
+
+enum { HOLDS_SHIFT = 6, CLASS_MASK = 63 };
+
+tine__holds tine__heap_holds(const tine__run *r)
+{
+    return (tine__holds)(r->size_class >> HOLDS_SHIFT);
+}
+
+static unsigned class_in(const tine__run *r)
+{
+    return r->size_class & CLASS_MASK;
+}
+
+/* By what Lua says of a new block; numbers without a name in lua.h: upvalue, prototype. */
+static inline tine__holds holds_of(size_t tag)
+{
+    enum { UPVALUE = LUA_NUMTYPES, PROTOTYPE };
+    static const uint8_t holds[] = {
+        [LUA_TTABLE] = TINE__OBJECTS,    [LUA_TFUNCTION] = TINE__OBJECTS,
+        [LUA_TUSERDATA] = TINE__OBJECTS, [LUA_TTHREAD] = TINE__THREADS,
+        [UPVALUE] = TINE__OBJECTS,       [PROTOTYPE] = TINE__OBJECTS};
+    return tag < sizeof holds ? (tine__holds)holds[tag] : TINE__RAW;
+}
+
+/* A free block must not look like an object: neither with a header at its start nor behind
+ * LUA_EXTRASPACE. Objects have 24 octets at least. */
+static inline void unmake_object(void *p)
+{
+    static const uint64_t none[2] = {0, 0};
+    ASAN_UNPOISON_MEMORY_REGION(p, 24);
+    memcpy((char *)p + 8, none, sizeof none);
+}
+
+/* ------------------------------------------------------- blocks of size classes */
 
 static void list_run(tine__heap *h, tine__run *r)
 {
-    uint32_t *list = &h->partial[r->size_class];
+    uint32_t *list = &h->partial[tine__heap_holds(r)][class_in(r)];
     r->flag = true;
     r->prev = 0;
     r->next = *list;
@@ -92,12 +125,12 @@ static void unlist_run(tine__heap *h, tine__run *r)
     if (r->prev)
         h->arena.runs[r->prev].next = r->next;
     else
-        h->partial[r->size_class] = r->next;
+        h->partial[tine__heap_holds(r)][class_in(r)] = r->next;
     if (r->next)
         h->arena.runs[r->next].prev = r->prev;
 }
 
-static tine__run *new_run(tine__heap *h, unsigned c)
+static tine__run *new_run(tine__heap *h, unsigned c, tine__holds holds)
 {
     uint32_t units = units_of_class(c), u = tine__arena_take(&h->arena, units);
     if (!u)
@@ -108,7 +141,7 @@ static tine__run *new_run(tine__heap *h, unsigned c)
         r[i].first = u;
     }
     r->kind = TINE__RUN_BLOCKS;
-    r->size_class = (uint8_t)c;
+    r->size_class = (uint8_t)(c | holds << HOLDS_SHIFT);
     r->free = NULL;
     r->used = r->fresh = 0;
     r->flag = true;
@@ -117,9 +150,9 @@ static tine__run *new_run(tine__heap *h, unsigned c)
 }
 
 /* From the current run. NULL when that has no room. */
-static inline void *take_block(tine__heap *h, unsigned c)
+static inline void *take_block(tine__heap *h, unsigned c, tine__holds holds)
 {
-    tine__run *r = h->current[c];
+    tine__run *r = h->current[holds][c];
     void *p = r->free;
     if (p) {
         ASAN_UNPOISON_MEMORY_REGION(p, sizeof p);
@@ -133,31 +166,36 @@ static inline void *take_block(tine__heap *h, unsigned c)
     return p;
 }
 
-static void *take_from_next(tine__heap *h, unsigned c)
+static void *take_from_next(tine__heap *h, unsigned c, tine__holds holds)
 {
-    tine__run *r;
-    if (h->partial[c]) {
-        r = &h->arena.runs[h->partial[c]];
+    tine__run *r, **current = &h->current[holds][c];
+    if (h->partial[holds][c]) {
+        r = &h->arena.runs[h->partial[holds][c]];
         unlist_run(h, r);
-    } else if (!(r = new_run(h, c))) {
+    } else if (!(r = new_run(h, c, holds))) {
         return NULL;
     }
-    if (h->current[c] != &no_run)
-        h->current[c]->flag = false;
-    h->current[c] = r;
-    return take_block(h, c);
+    if (*current != &no_run)
+        (*current)->flag = false;
+    *current = r;
+    return take_block(h, c, holds);
 }
 
 static inline void give_block(tine__heap *h, tine__run *r, void *p)
 {
+    tine__holds holds = tine__heap_holds(r);
     ASAN_UNPOISON_MEMORY_REGION(p, sizeof p);
     memcpy(p, &r->free, sizeof p);
+    if (holds != TINE__RAW) {
+        unmake_object(p);
+        h->own.threads -= holds == TINE__THREADS;
+    }
     r->free = p;
     r->used--;
-    ASAN_POISON_MEMORY_REGION(p, class_size[r->size_class]);
+    ASAN_POISON_MEMORY_REGION(p, class_size[class_in(r)]);
     if (!r->flag) {
         list_run(h, r);
-    } else if (!r->used && r != h->current[r->size_class]) {
+    } else if (!r->used && r != h->current[holds][class_in(r)]) {
         unlist_run(h, r);
         tine__arena_give(&h->arena, number(h, r));
     }
@@ -181,13 +219,14 @@ static void set_large_size(const tine__heap *h, tine__run *r, size_t size)
     ASAN_UNPOISON_MEMORY_REGION(start(h, r), size);
 }
 
-static void *take_large(tine__heap *h, size_t size)
+static void *take_large(tine__heap *h, size_t size, tine__holds holds)
 {
     uint32_t u = 0;
     if (size >> TINE__UNIT_SHIFT < h->arena.limit)
         u = tine__arena_take(&h->arena, units_for(size));
     if (!u)
         return NULL;
+    h->arena.runs[u].size_class = (uint8_t)(holds << HOLDS_SHIFT);
     set_large_size(h, &h->arena.runs[u], size);
     return tine__arena_at(&h->arena, u);
 }
@@ -215,30 +254,32 @@ static void *resize_large(tine__heap *h, tine__run *r, size_t size)
 /* ------------------------------------------------------------------------ any
  * blocks */
 
-static void *take_foreign(tine__heap *h, size_t size)
+static void *take_foreign(tine__heap *h, size_t size, tine__holds holds)
 {
     void *p = malloc(size);
+    h->own.astray += holds != TINE__RAW && !h->hot;
     h->foreign += p ? (int64_t)size : 0;
     h->foreign_blocks++;
     return p;
 }
 
-static inline void *take(tine__heap *h, size_t size)
+static inline void *take(tine__heap *h, size_t size, tine__holds holds)
 {
     void *p;
     if (h->hot) {
         p = NULL;
     } else if (size > BLOCK_MAX) {
-        p = take_large(h, size);
+        p = take_large(h, size, holds);
     } else {
         unsigned c = class_of(size);
-        p = take_block(h, c);
+        p = take_block(h, c, holds);
         if (!p)
-            p = take_from_next(h, c);
+            p = take_from_next(h, c, holds);
         if (p)
             ASAN_UNPOISON_MEMORY_REGION(p, size);
+        h->own.threads += p && holds == TINE__THREADS;
     }
-    return p ? p : take_foreign(h, size);
+    return p ? p : take_foreign(h, size, holds);
 }
 
 static inline void give(tine__heap *h, void *p, size_t size)
@@ -249,6 +290,8 @@ static inline void give(tine__heap *h, void *p, size_t size)
     } else {
         tine__run *r = tine__arena_run(&h->arena, p);
         if (r->sealed) {
+            if (tine__heap_holds(r) == TINE__OBJECTS)
+                unmake_object(p);
             ASAN_POISON_MEMORY_REGION(p, size);
             return;
         }
@@ -264,7 +307,7 @@ static inline void give(tine__heap *h, void *p, size_t size)
 
 static void *move(tine__heap *h, void *p, size_t old, size_t size)
 {
-    void *to = take(h, size);
+    void *to = take(h, size, TINE__RAW); /* objects do not move */
     if (!to)
         return size <= old ? p : NULL;
     tine__run *r = tine__arena_has(&h->arena, p) ? tine__arena_run(&h->arena, p) : NULL;
@@ -301,12 +344,12 @@ static void *resize(tine__heap *h, void *p, size_t old, size_t size)
         to = NULL;
     else if (r->kind == TINE__RUN_LARGE)
         to = resize_large(h, r, size);
-    else if (size <= BLOCK_MAX && class_of(size) == r->size_class)
+    else if (size <= BLOCK_MAX && class_of(size) == class_in(r))
         to = p;
     if (!to)
         return move(h, p, old, size);
     if (r->kind == TINE__RUN_BLOCKS) {
-        ASAN_POISON_MEMORY_REGION(p, class_size[r->size_class]);
+        ASAN_POISON_MEMORY_REGION(p, class_size[class_in(r)]);
         ASAN_UNPOISON_MEMORY_REGION(p, size);
     }
     h->stats.own += (int64_t)size - (int64_t)old;
@@ -325,7 +368,9 @@ void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
         if (size < old)
             tine__gc_table_shrinks(h, p);
         p = resize(h, p, old, size);
-    } else if ((p = take(h, size))) {
+    } else if (h->own.state > TINE__OWN_IDLE && tine__own_turn(h, old)) {
+        return NULL; /* which has Lua collect, and ask again */
+    } else if ((p = take(h, size, holds_of(old)))) {
         h->stats.own += (int64_t)size;
     }
     if (h->stats.own > h->wake)
@@ -335,18 +380,36 @@ void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
 
 /* ------------------------------------------------------------------------- the heap */
 
+static void turn_page_of(tine__heap *h, tine__run **current, uint32_t u)
+{
+    if ((*current)->sealed)
+        *current = &no_run;
+    for (uint32_t next; u; u = next) {
+        next = h->arena.runs[u].next;
+        if (h->arena.runs[u].sealed)
+            unlist_run(h, &h->arena.runs[u]);
+    }
+}
+
 void tine__heap_turn_page(tine__heap *h)
 {
-    tine__run *runs = h->arena.runs;
-    for (unsigned c = 0; c < TINE__SIZE_CLASSES; c++) {
-        if (h->current[c]->sealed)
-            h->current[c] = &no_run;
-        for (uint32_t u = h->partial[c], next; u; u = next) {
-            next = runs[u].next;
-            if (runs[u].sealed)
-                unlist_run(h, &runs[u]);
-        }
+    for (unsigned holds = 0; holds < TINE__HOLDS; holds++)
+        for (unsigned c = 0; c < TINE__SIZE_CLASSES; c++)
+            turn_page_of(h, &h->current[holds][c], h->partial[holds][c]);
+}
+
+void tine__heap_blocks_in(const tine__heap *h, const tine__run *r, const char *page,
+                          void (*f)(void *arg, char *block), void *arg)
+{
+    enum { PAGE = 4096 };
+    char *begin = start(h, r);
+    if (r->kind == TINE__RUN_LARGE) {
+        f(arg, begin);
+        return;
     }
+    size_t size = class_size[class_in(r)], at = (size_t)(page - begin);
+    for (size_t i = at / size; i < r->fresh && i * size < at + PAGE; i++)
+        f(arg, begin + i * size);
 }
 
 size_t tine__heap_extent(const tine__run *r)
@@ -354,14 +417,14 @@ size_t tine__heap_extent(const tine__run *r)
     if (r->kind == TINE__RUN_FREE)
         return 0;
     if (r->kind == TINE__RUN_BLOCKS)
-        return (size_t)r->fresh * class_size[r->size_class];
+        return (size_t)r->fresh * class_size[class_in(r)];
     return ((size_t)r->units << TINE__UNIT_SHIFT) - ((size_t)r->fresh << 12);
 }
 
 int64_t tine__heap_live(const tine__run *r)
 {
     if (r->kind == TINE__RUN_BLOCKS)
-        return (int64_t)r->used * class_size[r->size_class];
+        return (int64_t)r->used * class_size[class_in(r)];
     return (int64_t)tine__heap_extent(r);
 }
 
@@ -381,8 +444,8 @@ int tine__heap_open(tine__heap *h)
     memset(h, 0, sizeof *h);
     h->wake = INT64_MAX;
     fill_tables();
-    for (unsigned c = 0; c < TINE__SIZE_CLASSES; c++)
-        h->current[c] = &no_run;
+    for (unsigned i = 0; i < TINE__HOLDS * TINE__SIZE_CLASSES; i++)
+        h->current[i / TINE__SIZE_CLASSES][i % TINE__SIZE_CLASSES] = &no_run;
     return tine__arena_open(&h->arena);
 }
 
@@ -405,4 +468,5 @@ void tine__heap_adopt(lua_State *L)
     heap.next_seal = heap.kept + TINE__SEAL_WORTH;
     lua_setallocf(L, tine__heap_alloc, &heap);
     tine__gc_find(L, &heap);
+    tine__own_open(L, &heap);
 }

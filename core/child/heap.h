@@ -19,6 +19,15 @@ enum { TINE__SIZE_CLASSES = 51, TINE__SEAL_WORTH = 1 << 20 };
  * tables for after a write. PIECES of them are told apart. */
 enum { TINE__PIECE = 16384, TINE__PIECES = 1024 };
 
+/* What blocks hold. Lua's objects that refer to others are kept apart, so that those in a
+ * page are found: see own.c. Strings refer to nothing. */
+typedef enum tine__holds {
+    TINE__RAW,
+    TINE__OBJECTS,
+    TINE__THREADS, /* objects, behind LUA_EXTRASPACE */
+    TINE__HOLDS
+} tine__holds;
+
 typedef struct tine__heap_stats {
     int64_t own, shared; /* bytes of Lua's: in blocks of our own, in sealed ones */
     size_t sealed;       /* bytes of address space that are sealed */
@@ -28,13 +37,35 @@ typedef struct tine__heap_stats {
     const char *failed;  /* what failed then, or NULL */
     unsigned huge;       /* huge pages that were made for it */
     unsigned carved;     /* pages taken out of what is sealed, as they are written to */
-    unsigned minors, majors; /* collections that we have asked for */
+    unsigned minors, owns, majors; /* collections that we have asked for */
 } tine__heap_stats;
+
+/* own.c */
+typedef enum tine__own_state {
+    TINE__OWN_NEVER,    /* impossible in this process, for now */
+    TINE__OWN_IDLE,     /* nothing is wanted */
+    TINE__OWN_WANTED,   /* as soon as an object is made */
+    TINE__OWN_UNDER_WAY /* until that object is asked for again */
+} tine__own_state;
+
+typedef struct tine__own {
+    tine__own_state state;
+    /* Of the lists of objects without and with finalizers: marks in them. Beyond `stop` is
+     * what is sealed, and nothing else; up to `edge` what was made since. */
+    struct tine__object *edge[2], *stop[2];
+    struct tine__object *beyond[2]; /* what is cut off while one is under way */
+    void *roots, *probes;           /* likewise: arrays of values */
+    size_t nroots, room;
+    bool fenced; /* the marks are good: once what is beyond is sealed, it can be done */
+    unsigned threads; /* in the arena, not sealed */
+    unsigned astray;  /* objects for which the arena had no room */
+} tine__own;
 
 typedef struct tine__heap {
     tine__arena arena;
-    tine__run *current[TINE__SIZE_CLASSES]; /* allocated from; never NULL */
-    uint32_t partial[TINE__SIZE_CLASSES];   /* others with room */
+    /* Runs that are allocated from, never NULL, and others with room. */
+    tine__run *current[TINE__HOLDS][TINE__SIZE_CLASSES];
+    uint32_t partial[TINE__HOLDS][TINE__SIZE_CLASSES];
     tine__heap_stats stats;
     int64_t wake;      /* when own passes this, gc.c is called */
     int64_t kept;      /* own, after the last seal */
@@ -48,10 +79,11 @@ typedef struct tine__heap {
     /* gc.c */
     struct tine__accounts *accounts; /* NULL: not found in this Lua */
     int64_t due;                     /* own, at which the next collection is */
-    int64_t after_major;             /* own, after the last major one */
-    int hidden;                      /* strings that Lua has been made not to count */
+    int64_t after_full; /* own, after the last collection of all ages, or the seal */
+    int hidden;         /* strings that Lua has been made not to count */
     int filled; /* the table's size when a collection left it nearly full, or 0 */
     bool asked, asked_major;
+    tine__own own;
 } tine__heap;
 
 /* Makes L, as luaL_newstate made it, allocate from a heap, unless the system refuses, or
@@ -69,6 +101,11 @@ size_t tine__heap_extent(const tine__run *r);
 int64_t tine__heap_live(const tine__run *r);
 /* As memcpy, also of free blocks. */
 void tine__heap_copy_raw(void *to, const void *from, size_t n);
+/* What the blocks of a run hold. */
+tine__holds tine__heap_holds(const tine__run *r);
+/* Calls f for each block of r, a sealed run, of which some octet lies in the page. */
+void tine__heap_blocks_in(const tine__heap *h, const tine__run *r, const char *page,
+                          void (*f)(void *arg, char *block), void *arg);
 /* For tests, as a heap without an interpreter is. Returns 0 or a negative errno. */
 int tine__heap_open(tine__heap *h);
 
@@ -83,6 +120,11 @@ int tine__heap_seal_now(tine__heap *h);
 /* Pages of sealed memory that this process has a copy of, because it has written to
  * them. */
 size_t tine__heap_written(const tine__heap *h);
+/* Calls f for each of them, also for those that were carved out. Returns whether they can
+ * be known. */
+bool tine__heap_each_written(const tine__heap *h,
+                             void (*f)(void *arg, const tine__run *r, char *page),
+                             void *arg);
 /* Marks the pieces that are to be sealed again. */
 void tine__heap_find_dirty(const tine__heap *h, bool *dirty);
 /* The interpreter has run. */
@@ -100,11 +142,26 @@ void tine__gc_prepare(lua_State *L, tine__heap *h);
 void tine__gc_arm(lua_State *L, tine__heap *h);
 /* Called in the allocator when own has passed wake. */
 void tine__gc_wake(tine__heap *h);
+/* A collection of all ages has been done; whatever wants one waits for the next. */
+void tine__gc_full_done(tine__heap *h);
 /* Called in the allocator when a block is made smaller that may be the string table:
  * a major collection has come about without us. */
 void tine__gc_table_shrinks(tine__heap *h, const void *p);
 /* The string table's place, or NULL. */
 const void *tine__gc_strings(const tine__heap *h);
+/* own.c */
+/* Finds out whether it is possible, and puts up the first fences. */
+void tine__own_open(lua_State *L, tine__heap *h);
+/* Before a seal: fences what there is off from what will be. Before it: all is old. */
+void tine__own_fence(lua_State *L, tine__heap *h);
+/* After it, if all is sealed that is beyond the fence. */
+void tine__own_ready(lua_State *L, tine__heap *h);
+/* One now. Returns whether it was possible. Runs no finalizers. */
+bool tine__own_collect(lua_State *L, tine__heap *h);
+/* Called in the allocator before a block is made, unless the state is NEVER or IDLE; tag: what
+ * Lua says it is for. Returns whether the allocation is to fail, the first time. */
+bool tine__own_turn(tine__heap *h, size_t tag);
+
 /* Puts collectgarbage in its place, and heap_stats into the table on top. */
 void tine__gc_open(lua_State *L);
 

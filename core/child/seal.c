@@ -363,20 +363,35 @@ static int prepare(lua_State *L)
     return 0;
 }
 
+static int make_ready(lua_State *L)
+{
+    tine__own_ready(L, tine__heap_of(L));
+    return 0;
+}
+
+static bool call(lua_State *L, lua_CFunction f)
+{
+    lua_pushcfunction(L, f);
+    if (lua_pcall(L, 0, 0, 0) == LUA_OK)
+        return true;
+    lua_pop(L, 1);
+    return false;
+}
+
 void tine__heap_seal(lua_State *L)
 {
     tine__heap *h = tine__heap_of(L);
     int err = 0;
-    if (!h || h->stats.own < h->next_seal || !lua_checkstack(L, 1))
+    if (!h || h->stats.own < h->next_seal || !lua_checkstack(L, 2))
         return;
-    lua_pushcfunction(L, prepare);
-    if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
-        lua_pop(L, 1);
+    if (!call(L, prepare)) {
         err = -ENOMEM;
         note_failure(h, "collecting", err);
     } else if (h->stats.own - h->kept >= TINE__SEAL_WORTH) {
         err = tine__heap_seal_now(h);
         h->kept = h->stats.own;
+        if (!err)
+            call(L, make_ready); /* or collections of our own are impossible */
     }
     h->hot = false;
     if (h->stats.sealed)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,26 +24,92 @@ int64_t tine__heap_clock(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Notes the first `room` written pages, by number in the mapping, and returns how
- * many there are. What is present and not of the file is a copy. */
-static size_t find_written(int pagemap, const char *from, size_t pages, uint32_t *which,
-                           size_t room)
+/* A scan for pages that are present, or swapped out, and not of a file: copies. */
+typedef struct region {
+    uint64_t from, to, categories;
+} region;
+
+typedef struct scan {
+    int pagemap;
+    bool by_entries; /* the kernel has no ioctl for it */
+    uint64_t at, end;
+    int n, next;
+    region regions[64];
+} scan;
+
+/* As in linux/fs.h since Linux 6.7. */
+struct pm_scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask,
+        any_of, returned;
+};
+#define PM_SCAN _IOWR('f', 16, struct pm_scan)
+enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
+
+static bool scan_by_ioctl(scan *s)
+{
+    struct pm_scan arg = {.size = sizeof arg,
+                          .start = s->at,
+                          .end = s->end,
+                          .vec = (uint64_t)(uintptr_t)s->regions,
+                          .vec_len = sizeof s->regions / sizeof *s->regions,
+                          .inverted = IS_FILE,
+                          .mask = IS_FILE,
+                          .any_of = IS_PRESENT | IS_SWAPPED,
+                          .returned = IS_PRESENT};
+    int n = ioctl(s->pagemap, PM_SCAN, &arg);
+    if (n < 0)
+        return false;
+    s->n = n;
+    s->at = arg.walk_end;
+    return true;
+}
+
+static void scan_by_entries(scan *s)
 {
     enum { ENTRIES = 512 };
     static const uint64_t here = 3ull << 62, of_file = 1ull << 61;
-    uint64_t entries[ENTRIES];
-    size_t first = (uintptr_t)from / PAGE, written = 0;
-    for (size_t done = 0; done < pages;) {
-        size_t want = pages - done < ENTRIES ? pages - done : ENTRIES;
-        ssize_t got =
-            pread(pagemap, entries, want * 8, (off_t)((first + done) * 8)) / 8;
-        if (got <= 0)
-            break;
-        for (size_t i = 0; i < (size_t)got; i++)
-            if ((entries[i] & here) && !(entries[i] & of_file) && written++ < room)
-                which[written - 1] = (uint32_t)(done + i);
-        done += (size_t)got;
+    uint64_t entries[ENTRIES], left = (s->end - s->at) / PAGE;
+    ssize_t got = pread(s->pagemap, entries, (left < ENTRIES ? left : ENTRIES) * 8,
+                        (off_t)(s->at / PAGE * 8)) /
+                  8;
+    if (got <= 0)
+        s->at = s->end;
+    for (ssize_t i = 0; i < got && s->n < 64; i++, s->at += PAGE) {
+        region *last = s->n ? &s->regions[s->n - 1] : NULL;
+        if (!(entries[i] & here) || (entries[i] & of_file))
+            continue;
+        if (last && last->to == s->at)
+            last->to += PAGE;
+        else
+            s->regions[s->n++] = (region){s->at, s->at + PAGE, 0};
     }
+}
+
+/* The next of them that lie together, or NULL. */
+static const region *scan_next(scan *s)
+{
+    while (s->next == s->n && s->at < s->end) {
+        s->n = s->next = 0;
+        if (!s->by_entries)
+            s->by_entries = !scan_by_ioctl(s);
+        if (s->by_entries)
+            scan_by_entries(s);
+    }
+    return s->next < s->n ? &s->regions[s->next++] : NULL;
+}
+
+/* Notes the first `room` written pages, by number in the mapping, and returns how
+ * many there are. */
+static size_t find_written(int pagemap, const char *from, size_t pages, uint32_t *which,
+                           size_t room)
+{
+    uint64_t begin = (uintptr_t)from;
+    scan s = {.pagemap = pagemap, .at = begin, .end = begin + pages * PAGE};
+    size_t written = 0;
+    for (const region *r; (r = scan_next(&s)) != NULL;)
+        for (uint64_t at = r->from; at < r->to; at += PAGE)
+            if (written++ < room)
+                which[written - 1] = (uint32_t)((at - begin) / PAGE);
     return written;
 }
 
@@ -115,6 +182,33 @@ size_t tine__heap_written(const tine__heap *h)
     size_t sum = 0;
     visit_mappings(h, count_one, &sum);
     return sum;
+}
+
+/* Of the whole address space of what is sealed: written pages lie in mappings of many kinds,
+ * and what was swapped out counts, too. */
+bool tine__heap_each_written(const tine__heap *h,
+                             void (*f)(void *arg, const tine__run *r, char *page),
+                             void *arg)
+{
+    enum { UNIT_SIZE = 1 << TINE__UNIT_SHIFT };
+    const tine__arena *a = &h->arena;
+    uint64_t base = (uintptr_t)a->base;
+    uint32_t u = 1; /* the run that the page lies in */
+    scan s = {.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC),
+              .at = base + UNIT_SIZE,
+              .end = base + (uint64_t)a->top * UNIT_SIZE};
+    if (s.pagemap < 0)
+        return false;
+    for (const region *r; (r = scan_next(&s)) != NULL;) {
+        for (uint64_t at = r->from; at < r->to; at += PAGE) {
+            while (u + a->runs[u].units <= (at - base) / UNIT_SIZE)
+                u += a->runs[u].units;
+            if (a->runs[u].sealed)
+                f(arg, &a->runs[u], a->base + (at - base));
+        }
+    }
+    close(s.pagemap);
+    return true;
 }
 
 static void mark_one(const tine__heap *h, char *from, size_t pages, size_t written,

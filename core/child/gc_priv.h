@@ -1,0 +1,36 @@
+/* What gc.c and own.c know of the inside of Lua 5.4. All of it is checked against what Lua's API
+ * says before it is used. */
+#ifndef TINE_GC_PRIV_H
+#define TINE_GC_PRIV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heap.h"
+
+/* global_State from totalbytes to gcemergency. Lua has total + debt bytes in use, and
+ * collects when debt is above 0. */
+struct tine__accounts {
+    ptrdiff_t total, debt;
+    size_t estimate, last_atomic;
+    void *strings;
+    int nstrings, nbuckets;
+    void *registry;
+    uint64_t registry_type;
+    uint64_t nil_value;
+    uint8_t nil_type, nil_rest[7]; /* of a complete state */
+    uint32_t seed;
+    uint8_t white;               /* the current one */
+    uint8_t state, generational; /* 0 between two collections of that kind */
+    uint8_t no_emergency, minor_percent, major_percent;
+    uint8_t stopped, emergency; /* from 5.4.4 on */
+};
+
+/* The head of each object. */
+typedef struct tine__object {
+    struct tine__object *next;
+    uint8_t type;   /* with its variant */
+    uint8_t marked; /* age, colours, whether it has a finalizer */
+} tine__object;
+
+#endif
