@@ -153,7 +153,34 @@ describe("tine map #proc", function()
     local out, err, code = map("--json -e line", "{\n1\n")
     assert.are.equal("1\n", out)
     assert.are.equal(1, code)
-    assert.matches("line 1: ", err)
+    assert.matches("line 1: not a JSON value: ", err)
+  end)
+
+  it("gives the numbers and lists back that came with --json", function()
+    local values = "12345678901234567\n1234567890123456\n-9223372036854775808\n"
+      .. "0.30000000000000004\n0.1\n1e+300\n9007199254740993\n[]\n{}\n[[],{}]\n"
+      .. "[9007199254740993,[]]\n\"[] 12345678901234567\"\n"
+    assert.are.equal(values, good(map("--json -e line", values)))
+    assert.are.equal("9007199254740994\n", good(map("--json -e 'line + 1'", "9007199254740993\n")))
+  end)
+
+  it("prints one JSON value for a line or none, and refuses more", function()
+    assert.are.equal("2\nnull\n", good(map(
+      "--json -e 'if n == 2 then return line end if n == 3 then return nil end'", "1\n2\n3\n")))
+    local out, err, code = map("--json -e '1, 2'", "1\n")
+    assert.are.equal("", out)
+    assert.are.equal(1, code)
+    assert.matches("line 1: 2 results, where %-%-json prints one value", err)
+    out, err, code = map("--json -e '{ a = { line, 1 / 0 } }'", "1\n")
+    assert.are.equal("", out)
+    assert.are.equal(1, code)
+    assert.matches("line 1: result%.a%[2%]: infinite", err)
+    for _, line in ipairs { "", "1,2", "NaN", "[1" } do
+      out, err, code = map("--json -e line", line .. "\n")
+      assert.are.equal("", out)
+      assert.are.equal(1, code)
+      assert.matches("line 1: not a JSON value: ", err)
+    end
   end)
 
   it("reads a slow input as it comes, and shows results at once", function()
