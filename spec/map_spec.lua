@@ -199,6 +199,33 @@ describe("tine map #proc", function()
     os.remove(fifo)
   end)
 
+  it("reads FIFOs by name, one after another, and shows results before the next is written", function()
+    local out, status = helper.write_file(""), helper.write_file("")
+    local one, two = helper.tmpname(), helper.tmpname()
+    assert(os.execute(("mkfifo %s %s"):format(one, two)))
+    assert(os.execute(("(%s map -e 'line, n' %s %s >%s 2>&1 </dev/null; echo $? >%s) &"):format(
+      COMMAND, one, two, out, status)))
+    for _, fifo in ipairs { one, two } do
+      local writer = assert(io.open(fifo, "w")) -- waits for a reader
+      writer:write("a\nb\n")
+      writer:close()
+      local expected = fifo == one and "a\t1\nb\t2\n" or "a\t1\nb\t2\na\t1\nb\t2\n"
+      helper.wait_until(10, function() return slurp(out) == expected, slurp(out) end)
+    end
+    helper.wait_until(10, function() return slurp(status) == "0\n", slurp(status) end)
+  end)
+
+  it("can be interrupted while it waits for the writer of a FIFO", function()
+    local out, status, fifo = helper.write_file(""), helper.write_file(""), helper.tmpname()
+    assert(os.execute("mkfifo " .. fifo))
+    local script = helper.write_file(("echo host $$\nexec env --default-signal=INT %s map -e line "
+      .. "%s %s"):format(COMMAND, helper.write_file("a\n"), fifo))
+    assert(os.execute(("(sh %s >%s 2>&1; echo $? >%s) &"):format(script, out, status)))
+    helper.wait_until(10, function() return slurp(out):find("\na\n"), slurp(out) end)
+    assert(os.execute("kill -INT " .. slurp(out):match("^host (%d+)\n")))
+    helper.wait_until(10, function() return slurp(status) == "1\n", slurp(out) end)
+  end)
+
   it("shows no bar where there is no terminal, and one where there is", function()
     if not os.execute("command -v script >/dev/null") then
       pending("script is not installed")

@@ -30,29 +30,18 @@ local function open(name)
   if name == "-" then
     return require("tine").fd(0):dup(), "stdin"
   end
-  local file, problem = io.open(name, "rb")
-  if not file then
+  local fd, problem = core.open_input(name)
+  if not fd then
     return nil, problem
   end
-  local borrowed = core.adopt(core.fileno(file))
-  local fd, err = borrowed:dup()
-  borrowed:detach()
-  file:close()
-  if not fd then
-    return nil, tostring(err)
-  end
-  return fd, name
+  return core.adopt(fd), name
 end
 
 -- Octets of all that is to be read, or nil where that cannot be known.
 local function total_size(names)
   local sum = 0
   for _, name in ipairs(names) do
-    local file = name ~= "-" and io.open(name, "rb") or nil
-    local size = (file or name == "-") and core.unread(file and core.fileno(file) or 0)
-    if file then
-      file:close()
-    end
+    local size = core.unread(name == "-" and 0 or name)
     if not size then
       return nil
     end
@@ -301,11 +290,12 @@ end
 
 local function new_run(options)
   local names = #options.files > 0 and options.files or { "-" }
+  local bar = options.progress and progress.new()
   local tine = require "tine"
   return {
-    options = options, names = names, inputs = {}, bar = options.progress and progress.new(),
+    options = options, names = names, inputs = {}, bar = bar,
     ordered = options.ordered, window = WINDOW * (options.workers or tine.cpus()),
-    size = total_size(names), octets = 0, done = 0, failed = 0, order = 0, held = 0,
+    size = bar and total_size(names), octets = 0, done = 0, failed = 0, order = 0, held = 0,
     next_order = 1, results = {}, interrupts = 0,
   }
 end
