@@ -130,6 +130,18 @@ describe("tine map #proc", function()
     assert.are.equal(lines(1, 9), out)
   end)
 
+  it("gives a line up when its retries are used up", function()
+    local tries = helper.write_file("")
+    local out, err, code = map(("-n 2 --retries 2 -e 'if n == 3 then "
+      .. "local f = io.open(\"%s\", \"a\") f:write(\"x\") f:close() os.exit(4) end return n'")
+      :format(tries), lines(1, 9))
+    assert.are.equal("xxx", slurp(tries))
+    assert.are.equal(lines(1, 2) .. lines(4, 9), out)
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: line 3: ", err)
+    assert.are.equal(1, select(2, err:gsub("line 3: ", "")))
+  end)
+
   it("ends a line that takes too long", function()
     local out, err, code = map("--timeout 0.2 -e 'while n == 2 do end return n'", lines(1, 4))
     assert.are.equal("1\n3\n4\n", out)
@@ -144,6 +156,127 @@ describe("tine map #proc", function()
     assert.are.equal(lines(1, 4), out)
     assert.matches("line 5: ", err)
     assert.matches("stopped at the first failed line", err)
+  end)
+
+  it("with --halt-on-error prints all that is before the failed line, and no more", function()
+    for _ = 1, 5 do
+      local out, err, code = map("-n 2 --halt-on-error -e 'if n == 2 then "
+        .. "os.execute(\"sleep 0.1\") end if n == 5 then error(\"x\", 0) end return n'",
+        lines(1, 3000))
+      assert.are.equal(lines(1, 4), out)
+      assert.are.equal(1, code)
+      assert.matches("^tine: map: line 5: x\n", err)
+      assert.matches("\ntine: map: stopped at the first failed line [^\n]+\n$", err)
+    end
+  end)
+
+  it("with --halt-on-error tells of the first line that fails, not of the first failure", function()
+    local out, err, code = map("-n 2 --stats --halt-on-error -e 'if n == 2 then "
+      .. "os.execute(\"sleep 0.2\") error(\"two\", 0) end if n == 5 then error(\"five\", 0) end "
+      .. "return n'", lines(1, 3000))
+    assert.are.equal("1\n", out)
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: line 2: two\n", err)
+    assert.is_nil(err:find("five", 1, true))
+    assert.matches("; 1 failed, ", err)
+  end)
+
+  it("with --halt-on-error does not wait for what comes after the failed line", function()
+    local began = helper.now()
+    local out, err, code = map("-n 2 --halt-on-error -e 'if n == 3 then error(\"x\", 0) end "
+      .. "if n > 3 then os.execute(\"sleep 30\") end return n'", lines(1, 50))
+    assert.is_true(helper.now() - began < 15)
+    assert.are.equal("1\n2\n", out)
+    assert.are.equal(1, code)
+    assert.matches("line 3: x\n", err)
+  end)
+
+  it("with --halt-on-error --unordered prints what has ended, and kills the rest", function()
+    local began = helper.now()
+    local out, err, code = map("-n 2 --unordered --halt-on-error -e 'if n == 1 then "
+      .. "os.execute(\"sleep 30\") end if n == 40 then error(\"x\", 0) end return n'",
+      lines(1, 3000))
+    assert.is_true(helper.now() - began < 15)
+    -- The worker that sleeps may have been given one more.
+    local printed = 0
+    for n in out:gmatch("%d+") do
+      assert.is_true(tonumber(n) > 1 and tonumber(n) < 40, out)
+      printed = printed + 1
+    end
+    assert.is_true(printed >= 37, out)
+    assert.are.equal(1, code)
+    assert.matches("line 40: x\n", err)
+  end)
+
+  it("gives up when its results cannot be written, says so once, and fails", function()
+    local work = COMMAND .. " map -n 1 -e 'line' <" .. helper.write_file(lines(1, 200000))
+    local err, code = helper.run(work .. " >/dev/full")
+    assert.are.equal("tine: map: cannot write the results: No space left on device\n", err)
+    assert.are.equal(1, code)
+    err, code = helper.run(work .. " >&-")
+    assert.are.equal("tine: map: cannot write the results: stdout is closed\n", err)
+    assert.are.equal(1, code)
+    -- The last lines are written when all is done.
+    err, code = helper.run(("echo 1 | %s map -e line >/dev/full"):format(COMMAND))
+    assert.are.equal("tine: map: cannot write the results: No space left on device\n", err)
+    assert.are.equal(1, code)
+    -- Nobody reads on, and SIGPIPE does not end it.
+    local seen, status = helper.write_file(""), helper.write_file("")
+    err = helper.run(("trap '' PIPE; { %s --stats 2>%s; echo $? >%s; } | head -1"):format(work,
+      seen, status))
+    assert.are.equal("1\n", err)
+    assert.are.equal("1\n", slurp(status))
+    assert.matches("^tine: map: cannot write the results: Broken pipe\n", slurp(seen))
+    assert.is_true(tonumber(slurp(seen):match("map: (%d+) lines in")) < 200000, slurp(seen))
+  end)
+
+  it("needs none of the standard streams", function()
+    local file, out = helper.write_file("a\nb\n"), helper.write_file("")
+    local err, code = helper.run(("%s map -e line <&-"):format(COMMAND))
+    assert.are.equal("tine: map: stdin is closed\n", err)
+    assert.are.equal(1, code)
+    err, code = helper.run(("%s map -e line %s <&-"):format(COMMAND, file))
+    assert.are.equal("a\nb\n", err)
+    assert.are.equal(0, code)
+    err, code = helper.run(("%s map -n 2 -e line %s <&- 2>&- >%s"):format(COMMAND, file, out))
+    assert.are.equal("", err)
+    assert.are.equal(0, code)
+    assert.are.equal("a\nb\n", slurp(out))
+    -- What would be written to a closed stderr goes into no socket of ours.
+    err, code = helper.run(("%s map -e 'error(line)' %s <&- >&- 2>&-"):format(COMMAND, file))
+    assert.are.equal("", err)
+    assert.are.equal(1, code)
+    -- It is the results that need stdout.
+    err, code = helper.run(("%s map -e 'if false then return 1 end' %s >&-"):format(COMMAND, file))
+    assert.are.equal("", err)
+    assert.are.equal(0, code)
+  end)
+
+  it("does not ask for the pool's figures at each failed line", function()
+    local script = helper.write_file([[
+      local core, asked = require "tine.core", 0
+      local stats = core.service.stats
+      function core.service.stats(...)
+        asked = asked + 1
+        return stats(...)
+      end
+      local code = require("tine.cli").main { "map", "-e", "error('x', 0)" }
+      io.stderr:write("asked ", asked, ", exit status ", code, "\n")
+    ]])
+    local err = helper.run(helper.program(script) .. " <" .. helper.write_file(lines(1, 200)))
+    assert.matches("line 200: x\n", err)
+    assert.matches("\nasked 0, exit status 1\n$", err)
+  end)
+
+  it("says why there can be no workers where there is no interpreter", function()
+    local script = helper.write_file([[
+      require("tine").interpreter = "/nonexistent/interpreter"
+      os.exit(require("tine.cli").main { "map", "-e", "line" })
+    ]])
+    local err, code = helper.run("echo a | " .. helper.program(script))
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: .*cannot execute /nonexistent/interpreter: .*%(ENOENT%)\n$", err)
+    assert.are.equal(1, select(2, err:gsub("\n", "")))
   end)
 
   it("takes and gives JSON", function()
@@ -199,7 +332,7 @@ describe("tine map #proc", function()
     os.remove(fifo)
   end)
 
-  it("reads FIFOs by name, one after another, and shows results before the next is written", function()
+  it("reads FIFOs by name, and shows the results of one before the next is written", function()
     local out, status = helper.write_file(""), helper.write_file("")
     local one, two = helper.tmpname(), helper.tmpname()
     assert(os.execute(("mkfifo %s %s"):format(one, two)))
