@@ -384,16 +384,30 @@ describe("tine map #proc", function()
     assert.matches("\n  worker %d+: %d+ jobs, " .. memory, err)
   end)
 
+  it("takes code that looks like an option", function()
+    for _, words in ipairs { "-e -line", "--code -line", "--code=-line", "-n 2 -e '-line'" } do
+      assert.are.equal("-1\n-2\n", good(map(words, "1\n2\n")))
+    end
+    assert.are.equal("-1\n", good(map("-e -n -- -", "1\n")))
+    local folder = helper.tmpname()
+    assert(os.execute(("mkdir %s && echo 3 >%s/-e"):format(folder, folder)))
+    local text, code = helper.run(("cd %s && %s map -e line -- -e"):format(folder, COMMAND))
+    assert.are.equal("3\n", text)
+    assert.are.equal(0, code)
+  end)
+
   it("refuses wrong usage with 2", function()
     for words, expected in pairs {
       [""] = "one of -f and -e is needed", ["-e 'x ='"] = "-e:1:",
-      ["-n 0 -e 1"] = "at least 1", ["-n x -e 1"] = "'x'", ["--timeout=-1 -e 1"] = "above 0",
+      ["-n 0 -e 1"] = "-n: a whole number of at least 1", ["-n x -e 1"] = "'x'",
+      ["--timeout=-1 -e 1"] = "--timeout: a number above 0",
       ["-e 1 -f x"] = "can not be used together", ["--nonsense -e 1"] = "unknown option",
       ["--retries=-1 -e 1"] = "at least 0",
     } do
       local out, err, code = map(words, "a\n")
       assert.are.equal(2, code, words)
       assert.are.equal("", out)
+      assert.matches("^Usage: tine map ", err)
       assert.is_truthy(err:find(expected, 1, true), words .. ": " .. err)
     end
   end)
