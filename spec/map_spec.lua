@@ -359,16 +359,99 @@ describe("tine map #proc", function()
     helper.wait_until(10, function() return slurp(status) == "1\n", slurp(out) end)
   end)
 
+  local function has_script()
+    return os.execute("command -v script >/dev/null") or pending("script is not installed")
+  end
+
   it("shows no bar where there is no terminal, and one where there is", function()
-    if not os.execute("command -v script >/dev/null") then
-      pending("script is not installed")
-      return
+    if not has_script() then return end
+    local slow = "-e 'os.execute(\"sleep 0.02\") return n' " .. helper.write_file(lines(1, 40))
+    local bar = "%d+%% %[#* *%] %d+ done, [%d.]+/s, %d+:%d%d left"
+    local other = helper.write_file("")
+    local function on_terminal(words)
+      local text, code = helper.run(("script -qec %s /dev/null"):format(helper.quote(
+        ("exec %s map %s"):format(COMMAND, words))), 60)
+      assert.are.equal(0, code, text)
+      return text
     end
-    local input = helper.write_file(lines(1, 40))
-    local text = helper.run(("script -qec %s /dev/null"):format(helper.quote(
-      ("%s map -e 'os.execute(\"sleep 0.02\") return n' %s"):format(COMMAND, input))), 60)
-    assert.matches("%d+%% %[#* *%] %d+ done, [%d.]+/s, %d+:%d%d left", text)
+    local text = on_terminal(slow)
+    assert.matches(bar, text)
     assert.matches("40\r?\n", text)
+    -- It is taken away at the end.
+    assert.matches("\27%[K$", text)
+    -- Stderr it is that counts.
+    assert.matches(bar, on_terminal(slow .. " >" .. other))
+    assert.are.equal(lines(1, 40), slurp(other))
+    assert.is_nil(on_terminal(slow .. " 2>" .. other):find("\27", 1, true))
+    assert.are.equal("", slurp(other))
+    assert.is_nil(on_terminal("--no-progress " .. slow):find("\27", 1, true))
+  end)
+
+  it("draws a bar for a FIFO without a share or a time left", function()
+    if not has_script() then return end
+    local fifo = helper.tmpname()
+    assert(os.execute("mkfifo " .. fifo))
+    local out, status = helper.write_file(""), helper.write_file("")
+    assert(os.execute(("(script -qec %s /dev/null >%s </dev/null; echo $? >%s) &"):format(
+      helper.quote(("exec %s map -e line %s"):format(COMMAND, fifo)), out, status)))
+    local writer = assert(io.open(fifo, "w"))
+    writer:write("a\n")
+    writer:flush()
+    helper.wait_until(10, function() return slurp(out):find("1 done, [%d.]+/s"), slurp(out) end)
+    writer:close()
+    helper.wait_until(10, function() return slurp(status) == "0\n", slurp(out) end)
+    assert.is_nil(slurp(out):find("%", 1, true))
+  end)
+
+  -- As `interrupted` below, with the interrupt typed on a terminal, which sends SIGINT to all that
+  -- is in its foreground.
+  local function typed(code, steps)
+    local keys, out, status = helper.tmpname(), helper.write_file(""), helper.write_file("")
+    assert(os.execute("mkfifo " .. keys))
+    local words = ("exec env --default-signal=INT %s map -n 1 -e %s %s"):format(COMMAND,
+      helper.quote(code), helper.write_file(lines(1, 100000)))
+    assert(os.execute(("(script -qec %s /dev/null <%s >%s 2>&1; echo $? >%s) &"):format(
+      helper.quote(words), keys, out, status)))
+    local keyboard <close> = assert(io.open(keys, "w"))
+    for _, step in ipairs(steps) do
+      helper.wait_until(10, function() return step(slurp(out)), slurp(out) end)
+      keyboard:write("\3")
+      keyboard:flush()
+    end
+    helper.wait_until(10, function() return slurp(status) ~= "", slurp(out) end)
+    return slurp(out), tonumber(slurp(status))
+  end
+
+  it("finishes what is under way when Ctrl-C is typed", function()
+    if not has_script() then return end
+    local out, code = typed("if n == 3 then os.execute('sleep 0.3') end return n", {
+      function(text) return text:find("2\r\n") end,
+    })
+    assert.are.equal(1, code)
+    local count = tonumber(out:match("tine: map: interrupted: finishing (%d+) lines"))
+    assert.is_true(count and count > 1 and count <= 64, out)
+    -- Those of the worker that was at it, too: the terminal interrupts no worker.
+    assert.is_nil(out:find("tine: map: line", 1, true), out)
+    local last = 0
+    for n in out:gsub("\r[^\r\n]*\27%[K", ""):gmatch("%f[%w](%d+)\r\n") do
+      assert.are.equal(last + 1, tonumber(n))
+      last = tonumber(n)
+    end
+    assert.is_true(last >= 3 and last >= count and last < 1000, out)
+  end)
+
+  it("kills what is under way when Ctrl-C is typed again", function()
+    if not has_script() then return end
+    local began = helper.now()
+    local out, code = typed("if n == 3 then os.execute('sleep 30') end return n", {
+      function(text) return text:find("2\r\n") end,
+      function(text) return text:find("interrupted: ") end,
+    })
+    assert.are.equal(1, code)
+    assert.is_true(helper.now() - began < 15)
+    assert.matches("tine: map: killed: %d+ lines are not finished", out)
+    assert.is_nil(out:find("3\r\n", 1, true))
+    assert.is_nil(out:find("4\r\n", 1, true))
   end)
 
   it("shows figures with --stats", function()
