@@ -502,6 +502,13 @@ describe("tine map #proc", function()
     assert.matches("no function 'nosuch.fn'", err)
     local _, times = err:gsub("no function 'nosuch.fn'", "")
     assert.are.equal(1, times)
+    -- That of --init is looked for by each worker.
+    out, err, code = map("--init nosuch.init -e line", lines(1, 50))
+    assert.are.equal(1, code)
+    assert.are.equal("", out)
+    _, times = err:gsub("no function 'nosuch.init'", "")
+    assert.are.equal(1, times, err)
+    assert.matches("the pool cannot make workers: 5 in a row have failed\n$", err)
   end)
 
   -- Runs in the background; each function of `steps` is called with the output so far until it

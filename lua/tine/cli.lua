@@ -96,8 +96,8 @@ local function add_map(parser)
     "Each line is a job: the function is called with the line and its number, and what it\n"
     .. "returns is printed, separated by tabs; nothing if it returns nothing. Errors go to\n"
     .. "stderr, with the line's number and the worker's traceback. Ctrl-C finishes what is\n"
-    .. "under way, a second one kills it. Exit status: 0; 1 if a line failed or was not done;\n"
-    .. "2 for wrong usage.")
+    .. "under way, a second one kills it. Exit status: 0; 1 if a line failed or was not done,\n"
+    .. "or its result could not be printed; 2 for wrong usage.")
   command:argument("files", "Files of lines; - is stdin."):args("*"):argname("FILE")
   command:option("-n --workers", "Most worker processes; default: the CPUs there are for us.")
     :argname("N"):convert(count("-n", 1))
@@ -118,7 +118,8 @@ local function add_map(parser)
     :argname("N"):convert(count("--retries", 0))
   command:flag("--json", "Lines are JSON values, and so are results, of "
     .. "which there may be one. Null is cjson.null; an empty table is {} unless it came as [].")
-  command:flag("--halt-on-error", "Stop at the first line that fails.")
+  command:flag("--halt-on-error", "Stop at the first line that fails: what is before it is "
+    .. "finished, what is after it is cancelled.")
   command:flag("--stats", "Show figures at the end, on stderr.")
   command:flag("--no-progress", "No progress bar, also on a terminal.")
   return command

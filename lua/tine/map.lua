@@ -180,7 +180,8 @@ end
 -- What makes every line fail is told once.
 local function broke(run, err)
   if not run.over then
-    complain(run, with_traceback(err))
+    local told = run.fault and err.message:find("; the last: " .. run.fault, 1, true)
+    complain(run, told and err.message:sub(1, told - 1) or with_traceback(err))
     abandon(run)
   end
 end
@@ -310,10 +311,9 @@ local function make_pool(run)
     retries = options.retries,
     start = 0,
     on_error = function(fault)
-      local text = tostring(fault)
-      if not run.last and not run.over and text ~= run.fault then
-        run.fault = text -- what befalls each new worker is told once
-        complain(run, text)
+      if not run.last and not run.over and fault.message ~= run.fault then
+        run.fault = fault.message -- what befalls each new worker is told once
+        complain(run, with_traceback(fault))
       end
     end,
   })
