@@ -479,6 +479,22 @@ describe("tine map #proc", function()
     assert.are.equal(0, code)
   end)
 
+  it("does what the README shows", function()
+    local shown = slurp(helper.root .. "/README.md"):match("```sh\n(%$ [^`]*tine map.-)```")
+    local commands, printed = { ("tine() { %s \"$@\"; }"):format(COMMAND) }, {}
+    for text in shown:gmatch("[^\n]+") do
+      local command = text:match("^%$ (.*)")
+      table.insert(command and commands or printed, command or text)
+    end
+    assert.is_true(#commands > 5 and #printed > 5)
+    local folder = helper.tmpname()
+    assert(os.execute("mkdir " .. folder))
+    local text, code = helper.run(("cd %s && . %s"):format(folder,
+      helper.write_file(table.concat(commands, "\n"))))
+    assert.are.equal(table.concat(printed, "\n") .. "\n", text)
+    assert.are.equal(0, code)
+  end)
+
   it("refuses wrong usage with 2", function()
     for words, expected in pairs {
       [""] = "one of -f and -e is needed", ["-e 'x ='"] = "-e:1:",
