@@ -204,7 +204,9 @@ local function halt(run, job)
 end
 
 local function ended(run, job, err, text)
-  run.calls[job.order] = nil
+  if run.calls then
+    run.calls[job.order] = nil
+  end
   if run.over then
     return
   elseif run.last and job.order > run.last then
@@ -242,10 +244,13 @@ local function feed(run, fd, source)
     run.order = run.order + 1
     run.held = run.held + 1
     local job = { number = number, source = source, order = run.order, octets = #line + 1 }
-    run.calls[job.order] = run.pool:call {
+    local call = run.pool:call {
       args = { line, number },
       cb = function(failure, text) ended(run, job, failure, text) end,
     }
+    if run.calls then
+      run.calls[job.order] = call
+    end
     while run.held >= run.window and not run.stopped do
       run.waker = task.waker()
       task.suspend()
@@ -369,7 +374,8 @@ local function new_run(options)
     options = options, names = names, bar = bar, closed = fill_streams(),
     ordered = options.ordered, window = WINDOW * (options.workers or tine.cpus()),
     size = bar and total_size(names), octets = 0, done = 0, failed = 0, order = 0, held = 0,
-    next_order = 1, results = {}, calls = {}, interrupts = 0,
+    next_order = 1, results = {}, calls = options.halt_on_error and {} or nil,
+    interrupts = 0,
   }
 end
 
