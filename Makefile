@@ -50,8 +50,8 @@ lint: ## clang-format, clang-tidy, luacheck, luarocks lint
 	@tools/build $(BUILD) $(OPTIONS)
 	@tools/lint $(ARGS)
 
-env: ## Lua's paths to what was built here, for eval "$(make env)"
-	@echo 'export $(ENV)'
+env: ## Lua's paths to what was built here, and the command's, for eval "$(make env)"
+	@echo 'export $(ENV) PATH="$(CURDIR)/lua/bin:'"$$"'PATH"'
 
 install: build ## libtine, the Lua module and the command, below PREFIX=/usr/local
 	@cmake --install $(BUILD) --prefix "$(PREFIX)" >$(BUILD)/install.log || { cat $(BUILD)/install.log; exit 1; }

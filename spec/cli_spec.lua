@@ -206,11 +206,13 @@ describe("the command line #unit", function()
       ["run"] = "script", ["run --nonsense x"] = "nonsense",
       ["serve"] = "--fd", ["serve --fd"] = "--fd", ["serve --fd x"] = "'x'",
       ["serve --fd -1"] = "-1", ["serve --fd 3 --stdio"] = "--stdio", ["serve x"] = "too many",
+      ["map"] = "-f and -e", ["map --nonsense"] = "nonsense", ["map -e"] = "'-e'",
     } do
       local out, err, code = run(words)
       assert.are.equal("", out)
       assert.are.equal(2, code, words)
-      assert.matches("^Usage: tine", err)
+      local command = words:match("^run") or words:match("^serve") or words:match("^map")
+      assert.matches("^Usage: tine " .. (command and command .. " " or "%["), err)
       assert.is_truthy(err:match("\nError: (.*)"):find(message, 1, true), err)
     end
   end)

@@ -130,6 +130,18 @@ describe("tine map #proc", function()
     assert.are.equal(lines(1, 9), out)
   end)
 
+  it("gives a line up when its retries are used up", function()
+    local tries = helper.write_file("")
+    local out, err, code = map(("-n 2 --retries 2 -e 'if n == 3 then "
+      .. "local f = io.open(\"%s\", \"a\") f:write(\"x\") f:close() os.exit(4) end return n'")
+      :format(tries), lines(1, 9))
+    assert.are.equal("xxx", slurp(tries))
+    assert.are.equal(lines(1, 2) .. lines(4, 9), out)
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: line 3: ", err)
+    assert.are.equal(1, select(2, err:gsub("line 3: ", "")))
+  end)
+
   it("ends a line that takes too long", function()
     local out, err, code = map("--timeout 0.2 -e 'while n == 2 do end return n'", lines(1, 4))
     assert.are.equal("1\n3\n4\n", out)
@@ -146,6 +158,127 @@ describe("tine map #proc", function()
     assert.matches("stopped at the first failed line", err)
   end)
 
+  it("with --halt-on-error prints all that is before the failed line, and no more", function()
+    for _ = 1, 5 do
+      local out, err, code = map("-n 2 --halt-on-error -e 'if n == 2 then "
+        .. "os.execute(\"sleep 0.1\") end if n == 5 then error(\"x\", 0) end return n'",
+        lines(1, 3000))
+      assert.are.equal(lines(1, 4), out)
+      assert.are.equal(1, code)
+      assert.matches("^tine: map: line 5: x\n", err)
+      assert.matches("\ntine: map: stopped at the first failed line [^\n]+\n$", err)
+    end
+  end)
+
+  it("with --halt-on-error tells of the first line that fails, not of the first failure", function()
+    local out, err, code = map("-n 2 --stats --halt-on-error -e 'if n == 2 then "
+      .. "os.execute(\"sleep 0.2\") error(\"two\", 0) end if n == 5 then error(\"five\", 0) end "
+      .. "return n'", lines(1, 3000))
+    assert.are.equal("1\n", out)
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: line 2: two\n", err)
+    assert.is_nil(err:find("five", 1, true))
+    assert.matches("; 1 failed, ", err)
+  end)
+
+  it("with --halt-on-error does not wait for what comes after the failed line", function()
+    local began = helper.now()
+    local out, err, code = map("-n 2 --halt-on-error -e 'if n == 3 then error(\"x\", 0) end "
+      .. "if n > 3 then os.execute(\"sleep 30\") end return n'", lines(1, 50))
+    assert.is_true(helper.now() - began < 15)
+    assert.are.equal("1\n2\n", out)
+    assert.are.equal(1, code)
+    assert.matches("line 3: x\n", err)
+  end)
+
+  it("with --halt-on-error --unordered prints what has ended, and kills the rest", function()
+    local began = helper.now()
+    local out, err, code = map("-n 2 --unordered --halt-on-error -e 'if n == 1 then "
+      .. "os.execute(\"sleep 30\") end if n == 40 then error(\"x\", 0) end return n'",
+      lines(1, 3000))
+    assert.is_true(helper.now() - began < 15)
+    -- The worker that sleeps may have been given one more.
+    local printed = 0
+    for n in out:gmatch("%d+") do
+      assert.is_true(tonumber(n) > 1 and tonumber(n) < 40, out)
+      printed = printed + 1
+    end
+    assert.is_true(printed >= 37, out)
+    assert.are.equal(1, code)
+    assert.matches("line 40: x\n", err)
+  end)
+
+  it("gives up when its results cannot be written, says so once, and fails", function()
+    local work = COMMAND .. " map -n 1 -e 'line' <" .. helper.write_file(lines(1, 200000))
+    local err, code = helper.run(work .. " >/dev/full")
+    assert.are.equal("tine: map: cannot write the results: No space left on device\n", err)
+    assert.are.equal(1, code)
+    err, code = helper.run(work .. " >&-")
+    assert.are.equal("tine: map: cannot write the results: stdout is closed\n", err)
+    assert.are.equal(1, code)
+    -- The last lines are written when all is done.
+    err, code = helper.run(("echo 1 | %s map -e line >/dev/full"):format(COMMAND))
+    assert.are.equal("tine: map: cannot write the results: No space left on device\n", err)
+    assert.are.equal(1, code)
+    -- Nobody reads on, and SIGPIPE does not end it.
+    local seen, status = helper.write_file(""), helper.write_file("")
+    err = helper.run(("trap '' PIPE; { %s --stats 2>%s; echo $? >%s; } | head -1"):format(work,
+      seen, status))
+    assert.are.equal("1\n", err)
+    assert.are.equal("1\n", slurp(status))
+    assert.matches("^tine: map: cannot write the results: Broken pipe\n", slurp(seen))
+    assert.is_true(tonumber(slurp(seen):match("map: (%d+) lines in")) < 200000, slurp(seen))
+  end)
+
+  it("needs none of the standard streams", function()
+    local file, out = helper.write_file("a\nb\n"), helper.write_file("")
+    local err, code = helper.run(("%s map -e line <&-"):format(COMMAND))
+    assert.are.equal("tine: map: stdin is closed\n", err)
+    assert.are.equal(1, code)
+    err, code = helper.run(("%s map -e line %s <&-"):format(COMMAND, file))
+    assert.are.equal("a\nb\n", err)
+    assert.are.equal(0, code)
+    err, code = helper.run(("%s map -n 2 -e line %s <&- 2>&- >%s"):format(COMMAND, file, out))
+    assert.are.equal("", err)
+    assert.are.equal(0, code)
+    assert.are.equal("a\nb\n", slurp(out))
+    -- What would be written to a closed stderr goes into no socket of ours.
+    err, code = helper.run(("%s map -e 'error(line)' %s <&- >&- 2>&-"):format(COMMAND, file))
+    assert.are.equal("", err)
+    assert.are.equal(1, code)
+    -- It is the results that need stdout.
+    err, code = helper.run(("%s map -e 'if false then return 1 end' %s >&-"):format(COMMAND, file))
+    assert.are.equal("", err)
+    assert.are.equal(0, code)
+  end)
+
+  it("does not ask for the pool's figures at each failed line", function()
+    local script = helper.write_file([[
+      local core, asked = require "tine.core", 0
+      local stats = core.service.stats
+      function core.service.stats(...)
+        asked = asked + 1
+        return stats(...)
+      end
+      local code = require("tine.cli").main { "map", "-e", "error('x', 0)" }
+      io.stderr:write("asked ", asked, ", exit status ", code, "\n")
+    ]])
+    local err = helper.run(helper.program(script) .. " <" .. helper.write_file(lines(1, 200)))
+    assert.matches("line 200: x\n", err)
+    assert.matches("\nasked 0, exit status 1\n$", err)
+  end)
+
+  it("says why there can be no workers where there is no interpreter", function()
+    local script = helper.write_file([[
+      require("tine").interpreter = "/nonexistent/interpreter"
+      os.exit(require("tine.cli").main { "map", "-e", "line" })
+    ]])
+    local err, code = helper.run("echo a | " .. helper.program(script))
+    assert.are.equal(1, code)
+    assert.matches("^tine: map: .*cannot execute /nonexistent/interpreter: .*%(ENOENT%)\n$", err)
+    assert.are.equal(1, select(2, err:gsub("\n", "")))
+  end)
+
   it("takes and gives JSON", function()
     assert.are.equal("[3,[1,2]]\n\"a\"\nnull\n", good(map(
       "--json -e 'type(line) == \"table\" and {#line, {line[1], line[2]}} or line'",
@@ -153,7 +286,34 @@ describe("tine map #proc", function()
     local out, err, code = map("--json -e line", "{\n1\n")
     assert.are.equal("1\n", out)
     assert.are.equal(1, code)
-    assert.matches("line 1: ", err)
+    assert.matches("line 1: not a JSON value: ", err)
+  end)
+
+  it("gives the numbers and lists back that came with --json", function()
+    local values = "12345678901234567\n1234567890123456\n-9223372036854775808\n"
+      .. "0.30000000000000004\n0.1\n1e+300\n9007199254740993\n[]\n{}\n[[],{}]\n"
+      .. "[9007199254740993,[]]\n\"[] 12345678901234567\"\n"
+    assert.are.equal(values, good(map("--json -e line", values)))
+    assert.are.equal("9007199254740994\n", good(map("--json -e 'line + 1'", "9007199254740993\n")))
+  end)
+
+  it("prints one JSON value for a line or none, and refuses more", function()
+    assert.are.equal("2\nnull\n", good(map(
+      "--json -e 'if n == 2 then return line end if n == 3 then return nil end'", "1\n2\n3\n")))
+    local out, err, code = map("--json -e '1, 2'", "1\n")
+    assert.are.equal("", out)
+    assert.are.equal(1, code)
+    assert.matches("line 1: 2 results, where %-%-json prints one value", err)
+    out, err, code = map("--json -e '{ a = { line, 1 / 0 } }'", "1\n")
+    assert.are.equal("", out)
+    assert.are.equal(1, code)
+    assert.matches("line 1: result%.a%[2%]: infinite", err)
+    for _, line in ipairs { "", "1,2", "NaN", "[1" } do
+      out, err, code = map("--json -e line", line .. "\n")
+      assert.are.equal("", out)
+      assert.are.equal(1, code)
+      assert.matches("line 1: not a JSON value: ", err)
+    end
   end)
 
   it("reads a slow input as it comes, and shows results at once", function()
@@ -172,16 +332,126 @@ describe("tine map #proc", function()
     os.remove(fifo)
   end)
 
-  it("shows no bar where there is no terminal, and one where there is", function()
-    if not os.execute("command -v script >/dev/null") then
-      pending("script is not installed")
-      return
+  it("reads FIFOs by name, and shows the results of one before the next is written", function()
+    local out, status = helper.write_file(""), helper.write_file("")
+    local one, two = helper.tmpname(), helper.tmpname()
+    assert(os.execute(("mkfifo %s %s"):format(one, two)))
+    assert(os.execute(("(%s map -e 'line, n' %s %s >%s 2>&1 </dev/null; echo $? >%s) &"):format(
+      COMMAND, one, two, out, status)))
+    for _, fifo in ipairs { one, two } do
+      local writer = assert(io.open(fifo, "w")) -- waits for a reader
+      writer:write("a\nb\n")
+      writer:close()
+      local expected = fifo == one and "a\t1\nb\t2\n" or "a\t1\nb\t2\na\t1\nb\t2\n"
+      helper.wait_until(10, function() return slurp(out) == expected, slurp(out) end)
     end
-    local input = helper.write_file(lines(1, 40))
-    local text = helper.run(("script -qec %s /dev/null"):format(helper.quote(
-      ("%s map -e 'os.execute(\"sleep 0.02\") return n' %s"):format(COMMAND, input))), 60)
-    assert.matches("%d+%% %[#* *%] %d+ done, [%d.]+/s, %d+:%d%d left", text)
+    helper.wait_until(10, function() return slurp(status) == "0\n", slurp(status) end)
+  end)
+
+  it("can be interrupted while it waits for the writer of a FIFO", function()
+    local out, status, fifo = helper.write_file(""), helper.write_file(""), helper.tmpname()
+    assert(os.execute("mkfifo " .. fifo))
+    local script = helper.write_file(("echo host $$\nexec env --default-signal=INT %s map -e line "
+      .. "%s %s"):format(COMMAND, helper.write_file("a\n"), fifo))
+    assert(os.execute(("(sh %s >%s 2>&1; echo $? >%s) &"):format(script, out, status)))
+    helper.wait_until(10, function() return slurp(out):find("\na\n"), slurp(out) end)
+    assert(os.execute("kill -INT " .. slurp(out):match("^host (%d+)\n")))
+    helper.wait_until(10, function() return slurp(status) == "1\n", slurp(out) end)
+  end)
+
+  local function has_script()
+    return os.execute("command -v script >/dev/null") or pending("script is not installed")
+  end
+
+  it("shows no bar where there is no terminal, and one where there is", function()
+    if not has_script() then return end
+    local slow = "-e 'os.execute(\"sleep 0.02\") return n' " .. helper.write_file(lines(1, 40))
+    local bar = "%d+%% %[#* *%] %d+ done, [%d.]+/s, %d+:%d%d left"
+    local other = helper.write_file("")
+    local function on_terminal(words)
+      local text, code = helper.run(("script -qec %s /dev/null"):format(helper.quote(
+        ("exec %s map %s"):format(COMMAND, words))), 60)
+      assert.are.equal(0, code, text)
+      return text
+    end
+    local text = on_terminal(slow)
+    assert.matches(bar, text)
     assert.matches("40\r?\n", text)
+    -- It is taken away at the end.
+    assert.matches("\27%[K$", text)
+    -- Stderr it is that counts.
+    assert.matches(bar, on_terminal(slow .. " >" .. other))
+    assert.are.equal(lines(1, 40), slurp(other))
+    assert.is_nil(on_terminal(slow .. " 2>" .. other):find("\27", 1, true))
+    assert.are.equal("", slurp(other))
+    assert.is_nil(on_terminal("--no-progress " .. slow):find("\27", 1, true))
+  end)
+
+  it("draws a bar for a FIFO without a share or a time left", function()
+    if not has_script() then return end
+    local fifo = helper.tmpname()
+    assert(os.execute("mkfifo " .. fifo))
+    local out, status = helper.write_file(""), helper.write_file("")
+    assert(os.execute(("(script -qec %s /dev/null >%s </dev/null; echo $? >%s) &"):format(
+      helper.quote(("exec %s map -e line %s"):format(COMMAND, fifo)), out, status)))
+    local writer = assert(io.open(fifo, "w"))
+    writer:write("a\n")
+    writer:flush()
+    helper.wait_until(10, function() return slurp(out):find("1 done, [%d.]+/s"), slurp(out) end)
+    writer:close()
+    helper.wait_until(10, function() return slurp(status) == "0\n", slurp(out) end)
+    assert.is_nil(slurp(out):find("%", 1, true))
+  end)
+
+  -- As `interrupted` below, with the interrupt typed on a terminal, which sends SIGINT to all that
+  -- is in its foreground.
+  local function typed(code, steps)
+    local keys, out, status = helper.tmpname(), helper.write_file(""), helper.write_file("")
+    assert(os.execute("mkfifo " .. keys))
+    local words = ("exec env --default-signal=INT %s map -n 1 -e %s %s"):format(COMMAND,
+      helper.quote(code), helper.write_file(lines(1, 100000)))
+    assert(os.execute(("(script -qec %s /dev/null <%s >%s 2>&1; echo $? >%s) &"):format(
+      helper.quote(words), keys, out, status)))
+    local keyboard <close> = assert(io.open(keys, "w"))
+    for _, step in ipairs(steps) do
+      helper.wait_until(10, function() return step(slurp(out)), slurp(out) end)
+      keyboard:write("\3")
+      keyboard:flush()
+    end
+    helper.wait_until(10, function() return slurp(status) ~= "", slurp(out) end)
+    return slurp(out), tonumber(slurp(status))
+  end
+
+  it("finishes what is under way when Ctrl-C is typed", function()
+    if not has_script() then return end
+    local out, code = typed("if n == 3 then os.execute('sleep 0.3') end return n", {
+      function(text) return text:find("2\r\n") end,
+    })
+    assert.are.equal(1, code)
+    local count = tonumber(out:match("tine: map: interrupted: finishing (%d+) lines"))
+    assert.is_true(count and count > 1 and count <= 64, out)
+    -- Those of the worker that was at it, too: the terminal interrupts no worker.
+    assert.is_nil(out:find("tine: map: line", 1, true), out)
+    local last = 0
+    for n in out:gsub("\r[^\r\n]*\27%[K", ""):gmatch("%f[%w](%d+)\r\n") do
+      assert.are.equal(last + 1, tonumber(n))
+      last = tonumber(n)
+    end
+    assert.is_true(last >= 3 and last >= count and last < 1000, out)
+  end)
+
+  it("kills what is under way when Ctrl-C is typed again", function()
+    if not has_script() then return end
+    local began = helper.now()
+    local out, code = typed("if n == 3 then os.execute('sleep 30') end return n", {
+      function(text) return text:find("2\r\n") end,
+      function(text) return text:find("interrupted: ") end,
+    })
+    assert.are.equal(1, code)
+    assert.is_true(helper.now() - began < 15)
+    assert.matches("tine: map: killed: %d+ lines are not finished", out)
+    assert.is_nil(out:find("3\r\n", 1, true))
+    assert.is_nil(out:find("4\r\n", 1, true))
   end)
 
   it("shows figures with --stats", function()
@@ -197,16 +467,46 @@ describe("tine map #proc", function()
     assert.matches("\n  worker %d+: %d+ jobs, " .. memory, err)
   end)
 
+  it("takes code that looks like an option", function()
+    for _, words in ipairs { "-e -line", "--code -line", "--code=-line", "-n 2 -e '-line'" } do
+      assert.are.equal("-1\n-2\n", good(map(words, "1\n2\n")))
+    end
+    assert.are.equal("-1\n", good(map("-e -n -- -", "1\n")))
+    local folder = helper.tmpname()
+    assert(os.execute(("mkdir %s && echo 3 >%s/-e"):format(folder, folder)))
+    local text, code = helper.run(("cd %s && %s map -e line -- -e"):format(folder, COMMAND))
+    assert.are.equal("3\n", text)
+    assert.are.equal(0, code)
+  end)
+
+  it("does what the README shows", function()
+    local shown = slurp(helper.root .. "/README.md"):match("```sh\n(%$ [^`]*tine map.-)```")
+    local commands, printed = { ("tine() { %s \"$@\"; }"):format(COMMAND) }, {}
+    for text in shown:gmatch("[^\n]+") do
+      local command = text:match("^%$ (.*)")
+      table.insert(command and commands or printed, command or text)
+    end
+    assert.is_true(#commands > 5 and #printed > 5)
+    local folder = helper.tmpname()
+    assert(os.execute("mkdir " .. folder))
+    local text, code = helper.run(("cd %s && . %s"):format(folder,
+      helper.write_file(table.concat(commands, "\n"))))
+    assert.are.equal(table.concat(printed, "\n") .. "\n", text)
+    assert.are.equal(0, code)
+  end)
+
   it("refuses wrong usage with 2", function()
     for words, expected in pairs {
       [""] = "one of -f and -e is needed", ["-e 'x ='"] = "-e:1:",
-      ["-n 0 -e 1"] = "at least 1", ["-n x -e 1"] = "'x'", ["--timeout=-1 -e 1"] = "above 0",
+      ["-n 0 -e 1"] = "-n: a whole number of at least 1", ["-n x -e 1"] = "'x'",
+      ["--timeout=-1 -e 1"] = "--timeout: a number above 0",
       ["-e 1 -f x"] = "can not be used together", ["--nonsense -e 1"] = "unknown option",
       ["--retries=-1 -e 1"] = "at least 0",
     } do
       local out, err, code = map(words, "a\n")
       assert.are.equal(2, code, words)
       assert.are.equal("", out)
+      assert.matches("^Usage: tine map ", err)
       assert.is_truthy(err:find(expected, 1, true), words .. ": " .. err)
     end
   end)
@@ -218,6 +518,13 @@ describe("tine map #proc", function()
     assert.matches("no function 'nosuch.fn'", err)
     local _, times = err:gsub("no function 'nosuch.fn'", "")
     assert.are.equal(1, times)
+    -- That of --init is looked for by each worker.
+    out, err, code = map("--init nosuch.init -e line", lines(1, 50))
+    assert.are.equal(1, code)
+    assert.are.equal("", out)
+    _, times = err:gsub("no function 'nosuch.init'", "")
+    assert.are.equal(1, times, err)
+    assert.matches("the pool cannot make workers: 5 in a row have failed\n$", err)
   end)
 
   -- Runs in the background; each function of `steps` is called with the output so far until it

@@ -140,6 +140,7 @@ TINE_API int luaopen_tine_core(lua_State *L)
                                          {"hook_fd", core_hook_fd},
                                          {"terminal_width", bind_terminal_width},
                                          {"unread", bind_unread},
+                                         {"open_input", bind_open_input},
                                          {NULL, NULL}};
 
     luaL_checkversion(L);

@@ -93,8 +93,10 @@ void bind_calls_free(void *records);
 
 /* terminal.c: terminal_width(fd): columns, or nil where that is no terminal. */
 int bind_terminal_width(lua_State *L);
-/* unread(fd): the octets of a regular file that are still to be read; nil for others. */
+/* unread(fd or path): the octets of a regular file that are still to be read; nil for others. */
 int bind_unread(lua_State *L);
+/* open_input(path): a descriptor to read from, or nil and a message. Never waits. */
+int bind_open_input(lua_State *L);
 
 /* cpus.c: the processors that this process may use, at least 1. root is put before the
  * paths of proc and sys, for tests: "" for the system's own. */

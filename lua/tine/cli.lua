@@ -57,19 +57,22 @@ local function map(options)
   return require("tine.map").run(options)
 end
 
-local function positive(text)
-  local n = tonumber(text)
-  if not n or n <= 0 or n ~= n or n == math.huge then
-    return nil, "a number above 0 expected, got '" .. text .. "'"
+local function positive(option)
+  return function(text)
+    local n = tonumber(text)
+    if not n or n <= 0 or n ~= n or n == math.huge then
+      return nil, ("%s: a number above 0 expected, got '%s'"):format(option, text)
+    end
+    return n
   end
-  return n
 end
 
-local function count(least)
+local function count(option, least)
   return function(text)
     local n = math.tointeger(tonumber(text))
     if not n or n < least then
-      return nil, ("a whole number of at least %d expected, got '%s'"):format(least, text)
+      return nil, ("%s: a whole number of at least %d expected, got '%s'"):format(option, least,
+        text)
     end
     return n
   end
@@ -78,7 +81,7 @@ end
 local function descriptor(text)
   local fd = math.tointeger(tonumber(text))
   if not fd or fd < 0 then
-    return nil, "a descriptor number expected, got '" .. text .. "'"
+    return nil, "--fd: a descriptor number expected, got '" .. text .. "'"
   end
   return fd
 end
@@ -93,11 +96,11 @@ local function add_map(parser)
     "Each line is a job: the function is called with the line and its number, and what it\n"
     .. "returns is printed, separated by tabs; nothing if it returns nothing. Errors go to\n"
     .. "stderr, with the line's number and the worker's traceback. Ctrl-C finishes what is\n"
-    .. "under way, a second one kills it. Exit status: 0; 1 if a line failed or was not done;\n"
-    .. "2 for wrong usage.")
+    .. "under way, a second one kills it. Exit status: 0; 1 if a line failed or was not done,\n"
+    .. "or its result could not be printed; 2 for wrong usage.")
   command:argument("files", "Files of lines; - is stdin."):args("*"):argname("FILE")
   command:option("-n --workers", "Most worker processes; default: the CPUs there are for us.")
-    :argname("N"):convert(count(1))
+    :argname("N"):convert(count("-n", 1))
   command:option("-r --require", "A module to load before workers are forked, as lua -l "
     .. "does; repeatable.")
     :argname("MODULE"):count("*"):init({})
@@ -110,13 +113,16 @@ local function add_map(parser)
     command:flag("--ordered", "Results in the order of the lines (default)."),
     command:flag("--unordered", "Results as they come."))
   command:option("--timeout", "Seconds that a line may take, from its start.")
-    :argname("S"):convert(positive)
+    :argname("S"):convert(positive("--timeout"))
   command:option("--retries", "How often a line is tried again whose worker died; default: 0.")
-    :argname("N"):convert(count(0))
-  command:flag("--json", "Lines are JSON values, and so are results.")
-  command:flag("--halt-on-error", "Stop at the first line that fails.")
+    :argname("N"):convert(count("--retries", 0))
+  command:flag("--json", "Lines are JSON values, and so are results, of "
+    .. "which there may be one. Null is cjson.null; an empty table is {} unless it came as [].")
+  command:flag("--halt-on-error", "Stop at the first line that fails: what is before it is "
+    .. "finished, what is after it is cancelled.")
   command:flag("--stats", "Show figures at the end, on stderr.")
   command:flag("--no-progress", "No progress bar, also on a terminal.")
+  return command
 end
 
 local function make_parser(argparse)
@@ -129,19 +135,20 @@ local function make_parser(argparse)
     .. "has ended and the loop has nothing left to wait for.")
   command:argument("script", "A file, or - for stdin.")
   command:argument("arg", "What the script gets as its arguments."):args("*")
-  add_map(parser)
+  local commands = { run = command, map = add_map(parser) }
   command = parser:command("serve", "Be a process that a host commands over a socket.")
   command:mutex(
     command:option("--fd", "The socket's descriptor."):argname("N"):convert(descriptor),
     command:flag("--stdio", "The socket is stdin."))
-  return parser
+  commands.serve = command
+  return parser, commands
 end
 
 -- All that follows the script is the script's, options too.
 local function guard_script_args(args)
   local list, guarded = {}, false
   for i, value in ipairs(args) do
-    if args[1] == "run" and i > 1 and not guarded and (value == "-" or value:sub(1, 1) ~= "-") then
+    if i > 1 and not guarded and (value == "-" or value:sub(1, 1) ~= "-") then
       list[#list + 1] = "--"
       guarded = true
     end
@@ -149,6 +156,49 @@ local function guard_script_args(args)
     guarded = guarded or value == "--"
   end
   return list
+end
+
+-- What follows -e is code, also where it begins with a minus.
+local function guard_code(args)
+  local list, i = {}, 1
+  while i <= #args do
+    local value = args[i]
+    if value == "--" then
+      return table.move(args, i, #args, #list + 1, list)
+    elseif (value == "-e" or value == "--code") and args[i + 1] then
+      i = i + 1
+      value = "--code=" .. args[i]
+    end
+    list[#list + 1] = value
+    i = i + 1
+  end
+  return list
+end
+
+local guards <const> = { run = guard_script_args, map = guard_code }
+
+-- Returns the options, or nil, what is wrong with them, and the usage of the command.
+local function parse(parser, args)
+  local usage = parser:get_usage()
+  function parser.error(where, message)
+    usage = where:get_usage()
+    error(message, 0)
+  end
+  local guard = guards[args[1]]
+  local ok, options = pcall(parser.parse, parser, guard and guard(args) or args)
+  if ok then
+    return options
+  end
+  return nil, options, usage
+end
+
+-- What argparse does not check.
+local function check(options)
+  if options.command == "serve" and not (options.fd or options.stdio) then
+    return "one of --fd and --stdio is needed"
+  elseif options.command == "map" and not (options.func or options.code) then
+    return "one of -f and -e is needed"
+  end
 end
 
 --- Runs a command line.
@@ -160,30 +210,23 @@ function cli.main(args)
     complain("the command line needs argparse: luarocks install argparse")
     return FAILED
   end
-  local parser = make_parser(argparse)
-  local ok, options = parser:pparse(guard_script_args(args))
-  if ok and options.command == "serve" and not (options.fd or options.stdio) then
-    ok, options = false, "one of --fd and --stdio is needed"
+  local parser, commands = make_parser(argparse)
+  local options, problem, usage = parse(parser, args)
+  if options then
+    problem = check(options)
+    usage = commands[options.command]:get_usage()
   end
-  if ok and options.command == "map" then
-    if not (options.func or options.code) then
-      ok, options = false, "one of -f and -e is needed"
-    else
-      options.ordered = not options.unordered
-      options.progress = not options.no_progress
-    end
-  end
-  if ok then
+  if not problem then
+    options.ordered = not options.unordered
+    options.progress = not options.no_progress
     local run_command = { run = run, map = map, serve = serve }
-    local code, problem = run_command[options.command](options)
+    local code
+    code, problem = run_command[options.command](options)
     if code then
       return code
     end
-    ok, options = false, problem
   end
-  if not ok then
-    io.stderr:write(parser:get_usage(), "\n\nError: ", options, "\n")
-  end
+  io.stderr:write(usage, "\n\nError: ", tostring(problem), "\n")
   return USAGE
 end
 

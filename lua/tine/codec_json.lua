@@ -10,11 +10,21 @@ local json = cjson.new()
 json.encode_number_precision(14) -- the most that all versions can
 json.encode_sparse_array(false, 2, 10)
 
+json.decode_invalid_numbers(false)
+-- What makes an empty table an array, in a way that newer versions know, too.
+local empty_array <const> = cjson.empty_array_mt or {}
+
 local codec = {}
 
 local MAX_DEPTH <const> = 100
--- Of a larger integer a reader that has only doubles would make another one.
-local MOST <const> = 1 << 53
+-- All whole numbers below this have at most 14 digits.
+local SHORT <const> = 10 ^ 14 // 1 | 0
+-- All whole numbers up to this are doubles.
+local EXACT <const> = 1 << 53
+-- What an integer beyond it looks like, between others.
+local LONG_INTEGER <const> = "%f[%d.]" .. ("%d"):rep(16)
+
+local math_type <const>, tointeger <const> = math.type, math.tointeger
 
 local function describe(value)
   local kind = type(value)
@@ -29,6 +39,19 @@ local function describe(value)
   return "a " .. kind
 end
 
+-- Whether lua-cjson, which may write 14 digits, writes a number without rounding it.
+local function is_short(v)
+  if math_type(v) == "integer" then
+    return v < SHORT and v > -SHORT
+  elseif v // 1 == v and v < SHORT and v > -SHORT then
+    return v ~= 0 or 1 / v > 0
+  end
+  -- One of at most 6 decimals is the quotient of two numbers that are exact.
+  local k = v * 1e6
+  return k // 1 == k and k < SHORT and k > -SHORT and k / 1e6 == v
+    or tonumber(("%.14g"):format(v)) == v
+end
+
 -- A key, as paths have it.
 local function step(k)
   if type(k) == "number" then
@@ -40,13 +63,13 @@ end
 -- The path to the first value that JSON cannot say, and what it is.
 local function culprit(value, path, parents, depth)
   local kind = type(value)
-  if kind == "nil" or kind == "boolean" or kind == "string" or value == cjson.null then
+  if kind == "nil" or kind == "boolean" or kind == "string" or value == cjson.null
+    or value == cjson.empty_array
+  then
     return nil
   elseif kind == "number" then
     if value ~= value or value == math.huge or value == -math.huge then
       return path .. ": " .. describe(value)
-    elseif math.type(value) == "integer" and (value > MOST or value < -MOST) then
-      return path .. ": an integer that JSON cannot keep exactly"
     end
     return nil
   elseif kind ~= "table" then
@@ -60,6 +83,8 @@ local function culprit(value, path, parents, depth)
   for k, v in next, value do
     if type(k) ~= "string" and type(k) ~= "number" then
       return path .. ": a key that is " .. describe(k)
+    elseif type(k) == "number" and not is_short(k) then
+      return path .. ": a key that JSON cannot keep exactly"
     end
     local problem = culprit(v, path .. step(k), parents, depth + 1)
     if problem then
@@ -80,50 +105,89 @@ local function innermost(value, path)
   return path
 end
 
-local function explain(what, list, message)
-  for i = 1, list.n do
-    local value = list[i]
-    local path = ("%s[%d]"):format(what, i)
-    local problem = culprit(value, path, {}, 1)
-    if problem then
-      return problem
-    end
-    if not pcall(json.encode, value) then
-      return innermost(value, path) .. ": " .. message
-    end
+local function explain(path, value, message)
+  local problem = culprit(value, path, {}, 1)
+  if problem then
+    return problem
+  elseif type(value) == "table" and not pcall(json.encode, value) then
+    path = innermost(value, path)
   end
-  return what .. ": " .. message
+  return path .. ": " .. message:gsub("^.-: ", "")
 end
 
--- Octets that no other string has, in which numbers are kept from being rounded.
+-- Octets that no other string has: what is to stand in the text without quotes, or to be read
+-- otherwise than lua-cjson does, passes it as a string that begins with these.
 local mark <const> = ("%016x%016x"):format(math.random(0), math.random(0))
 
--- A copy in which the numbers of more than 14 digits are strings with a mark.
-local function exactly(value)
+local FORMATS <const> = { "%.14g", "%.15g", "%.16g", "%.17g" }
+
+-- A number as JSON; raises where there is no such thing.
+local function number_text(v)
+  if math_type(v) == "integer" then
+    return tostring(v)
+  elseif v ~= v or v == math.huge or v == -math.huge then
+    error(describe(v), 0)
+  elseif v == 0 then
+    return 1 / v > 0 and "0" or "-0.0"
+  end
+  for _, format in ipairs(FORMATS) do
+    local text = format:format(v)
+    if tonumber(text) == v then
+      return (text:gsub(",", ".")) -- as some locales have it
+    end
+  end
+end
+
+-- Whether lua-cjson writes all that is in a table as it is. Only for what it could encode, which
+-- has an end.
+local function is_plain(t)
+  if next(t) == nil then
+    return getmetatable(t) ~= empty_array
+  end
+  for k, v in next, t do
+    local kind = type(v)
+    if kind == "number" and not is_short(v) or kind == "table" and not is_plain(v)
+      or type(k) == "number" and not is_short(k)
+    then
+      return false
+    end
+  end
+  return true
+end
+
+-- A copy in which marked strings stand for what is not plain.
+local function marked(value)
   if type(value) == "number" then
-    local format = math.type(value) == "integer" and "%d" or "%.17g"
-    return tonumber(("%.14g"):format(value)) == value and value or mark .. format:format(value)
+    return is_short(value) and value or mark .. number_text(value)
   elseif type(value) ~= "table" then
     return value
   end
+  local meta = getmetatable(value)
+  if next(value) == nil and meta == empty_array then
+    return mark .. "[]"
+  end
   local copy = {}
+  if meta and (meta == cjson.array_mt or meta == cjson.empty_array_mt) then
+    setmetatable(copy, meta)
+  end
   for k, v in next, value do
-    copy[k] = exactly(v)
+    if type(k) == "number" and not is_short(k) then
+      error("a key that JSON cannot keep exactly", 0)
+    end
+    copy[k] = marked(v)
   end
   return copy
 end
 
 local function encode(value)
-  local text = json.encode(value)
-  -- Numbers that were rounded have an exponent or all digits that there are.
-  if text:find("%d[eE]%+?%d") or text:find("%d%d%d%d%d%d%d%d%d%d%d%d%d") then
-    local problem = culprit(value, "", {}, 1)
-    if problem then
-      error(problem, 0)
-    end
-    return (json.encode(exactly(value)):gsub('"' .. mark .. '([^"]*)"', "%1"))
+  if type(value) == "number" then
+    return number_text(value)
   end
-  return text
+  local text = json.encode(value)
+  if type(value) ~= "table" or is_plain(value) then
+    return text
+  end
+  return (json.encode(marked(value)):gsub('"' .. mark .. '([^"]*)"', "%1"))
 end
 
 --- Encodes a list.
@@ -144,25 +208,92 @@ function codec.encode(what, ...)
       ok, text = pcall(encode, value)
     end
     if not ok then
-      return nil, explain(what, list, (tostring(text):gsub("^.-: ", "")))
+      return nil, explain(("%s[%d]"):format(what, i), value, tostring(text))
     end
     parts[i] = text
   end
   return "[" .. table.concat(parts, ",") .. "]"
 end
 
--- JSON has one kind of number: those without a fraction become integers.
-local function integers(value)
-  if type(value) == "number" then
-    return math.tointeger(value) or value
-  elseif type(value) == "table" then
-    for k, v in next, value do
-      if type(v) == "number" then
-        value[k] = math.tointeger(v) or v
-      elseif type(v) == "table" then
-        integers(v)
-      end
+-- Copies a text, and has what is outside of its strings replaced.
+local function outside_strings(text, replace)
+  local parts, at = {}, 1
+  while true do
+    local quote = text:find('"', at, true)
+    parts[#parts + 1] = replace(text:sub(at, (quote or 0) - 1))
+    if not quote then
+      return table.concat(parts)
     end
+    local stop = text:find('["\\]', quote + 1)
+    while text:byte(stop) == 92 do -- a backslash, and what it escapes
+      stop = text:find('["\\]', stop + 2)
+    end
+    parts[#parts + 1] = text:sub(quote, stop)
+    at = stop + 1
+  end
+end
+
+-- An integer that a double may not keep is marked.
+local function mark_integer(token)
+  if #token >= 16 and token:find("^%-?%d+$") then
+    return '"' .. mark .. token .. '"'
+  end
+end
+
+local function mark_integers(text)
+  return (text:gsub("[%d.eE+-]+", mark_integer))
+end
+
+local function mark_all(text)
+  return (mark_integers(text):gsub("%[%s*%]", '["' .. mark .. '"]'))
+end
+
+-- JSON has one kind of number: those without a fraction become integers. Returns whether any is
+-- so large that it may be a rounded integer.
+local function integers(t)
+  local large = false
+  for k, v in next, t do
+    local kind = type(v)
+    if kind == "number" then
+      local i = tointeger(v)
+      if i and (i ~= 0 or 1 / v > 0) then
+        t[k] = i
+      end
+      large = large or v >= EXACT or v <= -EXACT
+    elseif kind == "table" then
+      large = integers(v) or large
+    end
+  end
+  return large
+end
+
+-- Puts what they stand for in the place of marked strings.
+local function unmark(t)
+  if t[1] == mark then
+    t[1] = nil
+    setmetatable(t, empty_array)
+    return
+  end
+  for k, v in next, t do
+    local kind = type(v)
+    if kind == "string" and v:sub(1, #mark) == mark then
+      local number = tonumber(v:sub(#mark + 1))
+      t[k] = tointeger(number) or number
+    elseif kind == "table" then
+      unmark(v)
+    end
+  end
+end
+
+-- Decodes an array or an object; lua-cjson checks it before anything is marked.
+local function decode(text, keep_empty)
+  local value = json.decode(text)
+  local inexact = integers(value) and text:find(LONG_INTEGER)
+  local empty = keep_empty and text:find("%[%s*%]")
+  if inexact or empty then
+    value = json.decode(outside_strings(text, empty and mark_all or mark_integers))
+    integers(value)
+    unmark(value)
   end
   return value
 end
@@ -172,20 +303,48 @@ end
 -- @return the values
 -- @raise what is wrong with the text
 function codec.decode(text)
-  local list = json.decode(text)
-  if type(list) ~= "table" then
+  if not text:find("^%s*%[") then
     error("not a JSON array", 0)
   end
+  local list = decode(text)
   local n = #list
   for i = 1, n do
-    local value = list[i]
-    if value == cjson.null then
+    if list[i] == cjson.null then
       list[i] = nil
-    else
-      list[i] = integers(value)
     end
   end
   return table.unpack(list, 1, n)
+end
+
+--- Encodes one value, which may be nil. A table that is empty is an object, unless it was an
+-- array when `read` made it.
+-- @tparam string what names the value in errors
+-- @param value
+-- @treturn string
+-- @raise the path to what cannot be encoded
+function codec.write(what, value)
+  if value == nil then
+    return "null"
+  end
+  local ok, text = pcall(encode, value)
+  if not ok then
+    error(explain(what, value, tostring(text)), 0)
+  end
+  return text
+end
+
+--- Decodes one value: numbers without a fraction that have 64 bits are integers, null is
+-- `cjson.null`.
+-- @tparam string text
+-- @return the value
+-- @raise what is wrong with the text
+function codec.read(text)
+  local ok, list = pcall(decode, "[" .. text .. "]", true)
+  if not ok or #list ~= 1 then
+    local _, problem = pcall(json.decode, text) -- which counts from where the text begins
+    error("not a JSON value: " .. tostring(problem), 0)
+  end
+  return list[1]
 end
 
 return codec

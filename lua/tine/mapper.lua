@@ -3,7 +3,7 @@
 local mapper = {}
 
 local work -- what is called with each line and its number
-local decode, encode -- with --json
+local json -- the codec, with --json
 
 --- Compiles the code of `tine map -e`: an expression, or a chunk that returns something.
 -- @tparam string code uses `line` and `n`, or `...`
@@ -26,19 +26,17 @@ end
 --- Called once, in the template.
 -- @tparam string kind `"code"` or `"name"`: what the next one is
 -- @tparam string what
--- @tparam string json `"json"`: lines are JSON values, and results become some
+-- @tparam string format `"json"`: lines are JSON values, and results become some
 -- @param ... names of loaded modules that become globals, as those of `lua -l` do
-function mapper.setup(kind, what, json, ...)
+function mapper.setup(kind, what, format, ...)
   for _, name in ipairs { ... } do
     if _G[name] == nil then
       _G[name] = package.loaded[name]
     end
   end
   work = kind == "code" and assert(mapper.compile(what)) or find(what)
-  if json == "json" then
-    local cjson = require "cjson".new()
-    decode, encode = cjson.decode, cjson.encode
-    cjson.encode_number_precision(14)
+  if format == "json" then
+    json = require "tine.codec_json"
   end
 end
 
@@ -54,8 +52,13 @@ local function text(...)
   return table.concat(words, "\t")
 end
 
-local function json_text(value)
-  return encode(value)
+local function json_text(...)
+  local n = select("#", ...)
+  if n > 1 then
+    error(("%d results, where --json prints one value: return a list of them"):format(n), 0)
+  elseif n == 1 then
+    return json.write("result", (...))
+  end
 end
 
 --- A job.
@@ -64,8 +67,8 @@ end
 -- @treturn ?string what is to be printed, if anything
 function mapper.run(line, number)
   local n = math.tointeger(number)
-  if decode then
-    return json_text(work(decode(line), n))
+  if json then
+    return json_text(work(json.read(line), n))
   end
   return text(work(line, n))
 end
