@@ -1,12 +1,13 @@
 -- The memory that an idle worker has of its own, while it waits in sock:read.
---   lua5.4 memory.lua [-n WORKERS] [-l]
+--   lua5.4 memory.lua [-n WORKERS] [-l] [-m MB]
 -- -l: forked from a template that has loaded modules, as many as it finds of a few that
--- are often there. Of several workers from one template the median is printed, in kB.
+-- are often there; -m: from one that has loaded so many MB of Lua. Of several workers from one
+-- template the median is printed, in kB.
 package.path = (arg[0]:match("^(.*/)[^/]*$") or "./") .. "lib/?.lua;" .. package.path
 local program = require "program"
 local tine = require "tine"
 
-local options = program.options { n = 8, l = false }
+local options = program.options { n = 8, l = false, m = 0 }
 
 local idle = [[
 function idle(sock)
@@ -75,5 +76,6 @@ end
 tine.main(function()
   local template = tine.new():eval(idle)
   if options.l then template:eval(load_some) end
+  if options.m > 0 then template:eval(program.load, options.m) end
   for _ in program.rounds() do measure(template) end
 end)

@@ -18,6 +18,9 @@ return {
       command = "{lua} {bench}/memory.lua" },
     { id = "loaded", cpus = 1, ours = true, label = "tine, from a template with modules",
       command = "{lua} {bench}/memory.lua -l" },
+    { id = "big", cpus = 1, ours = true, full = true, host_mb = 1000,
+      label = "tine, from a template with 1000 MB of Lua",
+      command = "{lua} {bench}/memory.lua -m 1000" },
     { id = "ae", cpus = 1, label = "AnyEvent::Fork->new (Perl)",
       command = "perl {bench}/aefork.pl -i" },
     { id = "aex", cpus = 1, full = true, label = "AnyEvent::Fork->new_exec (Perl)",
@@ -27,5 +30,6 @@ return {
   },
   targets = {
     { what = "idle worker's private memory, kB", of = "tine", at_most = 200 },
+    { what = "idle worker's private memory, 1000 MB loaded, kB", of = "big", at_most = 200 },
   },
 }

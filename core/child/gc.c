@@ -134,8 +134,7 @@ static void rest(tine__heap *h)
     h->asked = false;
     a->estimate = OUT_OF_REACH;
     a->last_atomic = 0; /* or the next would be a major one again */
-    /* A table that has not become much emptier may double. */
-    h->filled = a->nstrings > a->nbuckets / 8 * 5 ? a->nbuckets : 0;
+    h->filled = is_table_filling(h) ? a->nbuckets : 0;
     h->due = h->stats.own + minor_step(h);
     if (h->due > full && h->stats.own < full)
         h->due = full;
@@ -157,14 +156,22 @@ void tine__gc_full_done(tine__heap *h)
     rest(h);
 }
 
+/* Also for the sake of the string table, but not for a few strings each time: then it may
+ * double. */
 static bool want_own(tine__heap *h)
 {
-    bool filling = is_table_filling(h) && h->stats.own > h->after_full + OWN_MIN / 4;
-    if (h->own.state != TINE__OWN_IDLE || (h->stats.own < full_at(h) && !filling))
+    bool filling = is_table_filling(h);
+    if (h->own.state != TINE__OWN_IDLE)
+        return false;
+    if (filling && h->stats.own < h->after_full + OWN_MIN / 4) {
+        h->filled = h->accounts->nbuckets;
+        filling = false;
+    }
+    if (h->stats.own < full_at(h) && !filling)
         return false;
     h->own.state = TINE__OWN_WANTED;
-    h->wake = h->stats.own +
-              OWN_MIN; /* objects are made before that, or it is asked otherwise */
+    /* An object is made before that, or else it is asked for something else. */
+    h->wake = h->stats.own + OWN_MIN;
     return true;
 }
 

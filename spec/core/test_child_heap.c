@@ -2,11 +2,17 @@
  * collector above what is sealed. */
 #include <errno.h>
 #include <lauxlib.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <lualib.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "heap.h"
@@ -189,6 +195,55 @@ static void test_failed_seal_leaves_a_working_heap(void)
     tine__arena_close(&h.arena);
 }
 
+/* In a process of its own, where system call `number` gives the error. */
+static void with_refused(int number, int error, void (*test)(void))
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    int status;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+        test();
+        _exit(0);
+    }
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static void seal_without_memfd(void)
+{
+    tine__heap h;
+    CHECK(tine__heap_open(&h) == 0);
+    play(&h, ROUNDS / 4);
+    CHECK(tine__heap_seal_now(&h) == -ENOSYS);
+    CHECK(h.stats.failures == 1 && h.stats.failed && h.stats.sealed == 0);
+    CHECK(h.stats.own == in_use);
+    play(&h, ROUNDS / 4);
+    free_all(&h);
+    CHECK(h.stats.own == 0);
+}
+
+/* Neither huge pages nor room for more address space are needed. */
+static void seal_without_huge_pages(void)
+{
+    tine__heap h;
+    CHECK(tine__heap_open(&h) == 0);
+    for (int i = 0; i < 40; i++)
+        change(&h, &blocks[i], 2 << 20);
+    CHECK(tine__heap_seal_now(&h) == 0);
+    CHECK(h.stats.huge == 0 && h.stats.seals == 1 && !h.stats.failures);
+    for (int i = 0; i < 40; i++)
+        check_fill(&blocks[i], blocks[i].size);
+    CHECK(tine__heap_written(&h) == 0);
+    free_all(&h);
+}
+
 /* ------------------------------------------------------------------------ with Lua */
 
 static void run(lua_State *L, const char *code)
@@ -247,7 +302,8 @@ int main(void)
     test_gives_memory_back();
     test_sealed_blocks_stay();
     test_failed_seal_leaves_a_working_heap();
-    setenv("TINE_HEAP", "sealed", 1);
+    with_refused(SYS_memfd_create, ENOSYS, seal_without_memfd);
+    with_refused(SYS_madvise, EINVAL, seal_without_huge_pages);
     test_minor_collections_only();
     return 0;
 }
