@@ -153,6 +153,50 @@ describe("the heap #proc", function()
     p:close()
   end)
 
+  it("has a collectgarbage that is the manual's otherwise", function()
+    local p = template(LOAD)
+    local step, mode, before, stopped, running, bad = ask(p, [[
+      local step, mode = collectgarbage("step"), collectgarbage("generational", 30, 200)
+      local before = collectgarbage("setpause", 150)
+      collectgarbage("stop")
+      local stopped = collectgarbage("isrunning")
+      local n = stats().minors + stats().owns
+      for i = 1, 300000 do local t = { i } end
+      assert(stats().minors + stats().owns == n and stats().own > 20 << 20)
+      collectgarbage("restart")
+      for i = 1, 100000 do local t = { i } end
+      assert(stats().own < 16 << 20, stats().own)
+      return step, mode, before, stopped, collectgarbage("isrunning"),
+        pcall(collectgarbage, "collect", "all")]])
+    assert.are.same({ "false", "generational", "200", "false", "true", "false" },
+      { step, mode, before, stopped, running, bad })
+    p:close()
+  end)
+
+  it("collects what has become old of a worker's own, and copies nothing for that", function()
+    local p = template(LOAD)
+    local most, own, majors, written, finalized = ask(p, [[
+      local kept, most, n = {}, 0, 0
+      local before = stats().written
+      for r = 1, 400 do
+        local q = setmetatable({}, { __gc = function() n = n + 1 end })
+        for i = 1, 1000 do q[i] = { i, "text" } end
+        kept[r % 40] = q
+        data[r % 40 + 1].extra = q
+        most = math.max(most, stats().own)
+      end
+      kept, data[1].extra = nil
+      for i = 1, 40 do data[i].extra = nil end
+      for i = 1, 2 do collectgarbage("collect", "own") collectgarbage() end
+      local s = stats()
+      return most, s.own, s.majors, (s.written - before) / s.sealed, n]])
+    assert.is_true(tonumber(most) < 4 * (5 << 20) + (16 << 20), most)
+    assert.is_true(tonumber(own) < 1 << 20, own)
+    assert.are.same({ "0", "400" }, { majors, finalized })
+    assert.is_true(tonumber(written) < 0.04, written)
+    p:close()
+  end)
+
   it("runs finalizers and clears weak tables in a worker", function()
     local p = template(LOAD)
     local finalized, weak, kept = ask(p, [[
