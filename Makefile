@@ -4,6 +4,8 @@
 BUILD   ?= build
 WERROR  ?= OFF
 PREFIX  ?= /usr/local
+# Where the bench draws its pictures: PICTURES=docs/figures for those of the README.
+PICTURES ?= $(BUILD)/pictures
 # What else is given to the demo (options of tine map) and to busted, such as ARGS="--tags=unit".
 ARGS    ?=
 
@@ -37,13 +39,16 @@ sanitize: ## the same with address and undefined-behaviour sanitizers, in build-
 	@tools/build build-asan all tine_tests $(OPTIONS) -DTINE_SANITIZE=ON
 	@tools/run-sanitized build-asan $(ARGS)
 
-bench: ## measures against bare C and others, prints ratios
+bench: ## measures against bare C and others, prints ratios, draws pictures in build/pictures/
 	@tools/setup build run
 	@tools/setup bench || echo "bench: goes on without them"
 	@tools/build $(BUILD) all tine_bench $(OPTIONS)
 	@tools/bench-peers $(BUILD)
 	@echo "bench: measuring"
-	@$(ENV) BUILD="$(abspath $(BUILD))" lua5.4 bench/run $(ARGS)
+	@status=0; $(ENV) TINE_BUILD="$(abspath $(BUILD))" lua5.4 bench/run $(ARGS) || status=$$?; \
+	if command -v gnuplot >/dev/null; then \
+		lua5.4 bench/plot "$(BUILD)/bench.json" "$(PICTURES)" || status=1; \
+	else echo "bench: no pictures without gnuplot"; fi; exit $$status
 
 lint: ## clang-format, clang-tidy, luacheck, luarocks lint
 	@tools/setup build lint

@@ -10,6 +10,7 @@ end
 return function(settings)
   local family = {
     title = "New worker, run, exit, end seen, against what the template has loaded, one CPU",
+    picture = "rate",
     unit = "workers/s",
     base = "empty",
     variants = {

@@ -5,6 +5,10 @@
 --   key, unit  what is compared: the name of a number that the programs answer with
 --              (default "rate"), and its unit, for the heading
 --   base       id of the variant that the others are shown as multiples of
+--   rounds     how many, if not as many as of others
+--   also       other numbers of the programs', to be shown below each: a list of key, label,
+--              and of, the key of what it is shown as a share of
+--   picture    which of the pictures of bench/plot shows it
 --   variants   a list; its programs are all started, and then measured in turns:
 --     id, label   its name in this file, and for the reader
 --     command     for sh, with {bin} (the C programs), {bench} (this folder), {lua} and
@@ -16,6 +20,8 @@
 --   targets    a list of what is promised:
 --     what        in words
 --     of, over    ids: the promise is about the ratio of these; without over, of the figure
+--     key, share  without over, instead of the figure: another number of the programs', as it
+--                 is or, in percent, as a share of a third
 --     at_least, at_most
 local machine = require "machine"
 
@@ -80,9 +86,9 @@ local function numbers(words)
 end
 
 --- Runs the programs of the variants in turns; notes in each its answers or its failure.
-local function interleave(variants, settings)
-  local command = { settings.names.bin .. "/interleave", settings.rounds, settings.seconds,
-    settings.deadline }
+local function interleave(variants, settings, rounds)
+  local command = { settings.names.bin .. "/interleave", rounds or settings.rounds,
+    settings.seconds, settings.deadline }
   for _, variant in ipairs(variants) do
     command[#command + 1] = machine.quote(command_of(variant, settings))
   end
@@ -109,6 +115,15 @@ local function ratios(of, over, key)
   return result
 end
 
+--- A number of each of the answers, or the share that it is of another, in percent.
+local function shares(answers, key, whole)
+  local result = {}
+  for i, answer in ipairs(answers) do
+    result[i] = whole and answer[key] / answer[whole] * 100 or answer[key]
+  end
+  return result
+end
+
 local function why_missing(variant)
   return variant.fail or variant.skip or "not measured"
 end
@@ -125,7 +140,7 @@ local function judge(target, by_id, key)
   if over then
     target.result = summary(ratios(of, over, key))
   else
-    target.result = summary(of.values)
+    target.result = summary(shares(of.answers, target.key or key, target.share))
   end
   local median = target.result.median
   target.reached = median >= (target.at_least or -math.huge)
@@ -151,7 +166,7 @@ function measure.family(family, settings)
   for _, variant in ipairs(family.variants) do by_id[variant.id] = variant end
   local present = measurable(family.variants, settings)
   check(family, by_id)
-  if #present > 0 then interleave(present, settings) end
+  if #present > 0 then interleave(present, settings, family.rounds) end
 
   local base = by_id[family.base]
   for _, variant in ipairs(present) do

@@ -9,6 +9,7 @@ local function pad(text, width)
 end
 
 local function number(value)
+  if math.type(value) == "integer" then return ("%d"):format(value) end
   if value >= 1000 then return ("%d"):format(math.floor(value + 0.5)) end
   if value >= 100 then return ("%.0f"):format(value) end
   if value >= 10 then return ("%.1f"):format(value) end
@@ -25,6 +26,17 @@ local function row(label, ...)
   print((table.concat(cells):gsub("%s+$", "")))
 end
 
+--- What a variant's program tells besides its figure, in its last answer.
+local function also_rows(variant, also)
+  local answer = variant.answers[#variant.answers]
+  for _, other in ipairs(also) do
+    local value, whole = answer[other.key], other.of and answer[other.of]
+    if value then
+      row("    " .. other.label, number(value), whole and ("%.2f %%"):format(value / whole * 100))
+    end
+  end
+end
+
 --- Prints the table of a family.
 function report.family(family)
   print()
@@ -34,10 +46,7 @@ function report.family(family)
     if variant.figure then
       row(variant.label, number(variant.figure.median), range(variant.figure),
         variant.ratio and ("%.2f"):format(variant.ratio.median) or "")
-      for _, name in ipairs(family.also or {}) do
-        local answer = variant.answers[#variant.answers]
-        row("    " .. name.label, number(answer[name.key]))
-      end
+      also_rows(variant, family.also or {})
     end
     if not variant.figure or variant.fail then
       print(("  %s  %s"):format(pad(variant.label, 50),
