@@ -232,14 +232,13 @@ static void shrink_strings(lua_State *L, accounts *a)
 }
 
 /* A worker's new strings are entered at random places of the string table, and so
- * copy all of it; but its doubling writes to every string. So it is made small, two
- * to four strings to a place, and Lua is made to believe that it is a quarter full,
- * the least that it leaves alone: the worker has room for three times as many
- * strings of its own. */
+ * copy all of it; but its doubling writes to every string. So it is made small, one
+ * to two strings to a place (with more, looking them up becomes slow), and Lua is made to
+ * believe that it is a quarter full, the least that it leaves alone. */
 static void size_strings(lua_State *L, accounts *a)
 {
     int wanted = BUCKETS_MIN, all = a->nstrings;
-    while (wanted < all / 4 && wanted < INT_MAX / 4)
+    while (wanted < all / 2 && wanted < INT_MAX / 4)
         wanted *= 2;
     for (int tries = 0; a->nbuckets > wanted && tries < 24; tries++)
         shrink_strings(L, a);
@@ -326,6 +325,7 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
      * three. */
     for (int i = 0; i < 3; i++)
         lua_gc(L, LUA_GCSTEP, 0);
+    tine__settle(L, h);
     if (h->accounts)
         hide_strings(h);
 }

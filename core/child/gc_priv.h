@@ -33,4 +33,28 @@ typedef struct tine__object {
     uint8_t marked; /* age, colours, whether it has a finalizer */
 } tine__object;
 
+typedef struct tine__value {
+    void *object; /* or what else it is */
+    uint64_t type;
+} tine__value;
+
+/* A table, and, up to `length`, a long string. */
+typedef struct tine__table {
+    tine__object *next;
+    uint8_t type, marked;
+    uint8_t flags; /* metamethods that are absent, and bit 7; a string: it is hashed */
+    uint8_t size_of_hash;
+    uint32_t
+        size_of_array; /* unless bit 7 is set: then it is this, made a power of 2 */
+    union {
+        tine__value *array;
+        size_t length;
+    } u;
+    void *hash, *last_free;
+    tine__object *metatable, *next_gray;
+} tine__table;
+
+/* Values as an array has them. */
+enum { TINE__COLLECTABLE = 1 << 6, TINE__INTEGER = 3, TINE__LONG_STRING = 0x14 };
+
 #endif

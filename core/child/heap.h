@@ -53,6 +53,8 @@ typedef struct tine__own {
     /* Of the lists of objects without and with finalizers: marks in them. Beyond `stop` is
      * what is sealed, and nothing else; up to `edge` what was made since. */
     struct tine__object *edge[2], *stop[2];
+    struct tine__object
+        *until; /* the `stop` before: the last of what is new beyond this one */
     struct tine__object *beyond[2]; /* what is cut off while one is under way */
     void *roots, *probes;           /* likewise: arrays of values */
     size_t nroots, room;
@@ -149,6 +151,10 @@ void tine__gc_full_done(tine__heap *h);
 void tine__gc_table_shrinks(tine__heap *h, const void *p);
 /* The string table's place, or NULL. */
 const void *tine__gc_strings(const tine__heap *h);
+/* settle.c */
+/* Writes now what mere looks would write later. Between the fence and the seal. */
+void tine__settle(lua_State *L, const tine__heap *h);
+
 /* own.c */
 /* Finds out whether it is possible, and puts up the first fences. */
 void tine__own_open(lua_State *L, tine__heap *h);

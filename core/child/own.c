@@ -19,24 +19,14 @@
 typedef tine__object object;
 
 /* Of an object's mark; old: an age. FINALIZED is kept. */
-enum { OLD = 4, WHITE = 1 << 3, FINALIZED = 1 << 6, COLLECTABLE = 1 << 6 };
+enum { OLD = 4, WHITE = 1 << 3, FINALIZED = 1 << 6 };
 enum { PLAIN, FINALIZABLE, LISTS };
 enum { PROBES = 4 };
 
-typedef struct value {
-    void *object;
-    uint64_t type;
-} value;
-
-/* A table. All marks are; the array of the `stop` of the list without finalizers is made to
- * hold the roots. */
-typedef struct table {
-    object *next;
-    uint8_t type, marked;
-    uint8_t flags, size_of_hash;
-    uint32_t size_of_array;
-    value *array;
-} table;
+typedef tine__value value;
+/* All marks are tables; the array of the `stop` of the list without finalizers is made to hold the
+ * roots. */
+typedef tine__table table;
 
 /* Marks in a list, from its beginning: what was made since the last seal; EDGE; the little that
  * was made between the fence and the seal; HEAD; what never goes beyond a fence (threads, and
@@ -138,7 +128,7 @@ static bool is_table(const object *o)
     if (o->type != LUA_TTABLE || t->size_of_array != PROBES || t->flags >> 7)
         return false;
     for (size_t i = 0; i < PROBES; i++)
-        if ((uintptr_t)t->array[i].object != i + 1)
+        if ((uintptr_t)t->u.array[i].object != i + 1)
             return false;
     return true;
 }
@@ -173,6 +163,7 @@ void tine__own_fence(lua_State *L, tine__heap *h)
     for (int list = 0; list < LISTS && own->fenced; list++)
         own->fenced = move_on(edge[list], old[list], head[list]);
     memcpy(own->stop, stop, sizeof stop);
+    own->until = old[PLAIN];
     own->threads = 0;
 }
 
@@ -276,7 +267,7 @@ RAW_ACCESS static void add_root(void *arg, char *block)
         own->nroots = SIZE_MAX;
         return;
     }
-    ((value *)own->roots)[own->nroots++] = (value){block, o->type | COLLECTABLE};
+    ((value *)own->roots)[own->nroots++] = (value){block, o->type | TINE__COLLECTABLE};
 }
 
 static void add_roots(void *arg, const tine__run *r, char *page)
@@ -327,8 +318,8 @@ static bool begin(tine__heap *h)
     }
     whiten(own, sealed);
     table *t = (table *)(void *)own->stop[PLAIN];
-    own->probes = t->array;
-    t->array = own->nroots ? own->roots : own->probes;
+    own->probes = t->u.array;
+    t->u.array = own->nroots ? own->roots : own->probes;
     t->size_of_array = (uint32_t)own->nroots;
     for (int list = 0; list < LISTS; list++) {
         own->beyond[list] = own->stop[list]->next;
@@ -342,7 +333,7 @@ static void end(tine__heap *h)
 {
     tine__own *own = &h->own;
     table *t = (table *)(void *)own->stop[PLAIN];
-    t->array = own->probes;
+    t->u.array = own->probes;
     t->size_of_array = PROBES;
     for (int list = 0; list < LISTS; list++)
         own->stop[list]->next = own->beyond[list];
