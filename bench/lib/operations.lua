@@ -63,9 +63,6 @@ local function appended()
   return t
 end
 
--- `n = 5` from pack is in the hash part; the array part has its exact size.
-local function packed() return table.pack(table.unpack(appended())) end
-
 local function measured() -- its # was taken, as by most appending code
   local t = appended()
   return #t > 0 and t
@@ -92,16 +89,8 @@ end
 add { id = "length_appended", label = "# of 10 000 lists, filled by append",
   prepare = tables(appended), run = length_of_all }
 
-add { id = "length_measured", label = "the same, # taken before the seal",
-  prepare = tables(measured), run = length_of_all }
-
 add { id = "ipairs_measured", label = "ipairs over these", prepare = tables(measured),
   run = ipairs_over_all }
-
-add { id = "both_packed", label = "# and ipairs of the same, anew by table.pack",
-  prepare = tables(packed), run = function(...)
-    return length_of_all(...) + ipairs_over_all(...)
-  end }
 
 add { id = "length_holes", label = "# of 10 000 such lists with holes",
   prepare = tables(function()
@@ -156,9 +145,6 @@ end
 add { id = "long_keys", label = "10 000 long strings, first time used as keys",
   prepare = long_strings(false), run = look_up }
 
-add { id = "long_keys_warm", label = "the same, looked up once before the seal",
-  prepare = long_strings(true), run = look_up }
-
 -- ---------------------------------------------------------------------------- metatables
 
 local function read_absent(_, list)
@@ -172,13 +158,6 @@ end
 
 add { id = "metatables", label = "absent field, objects of 10 000 metatables",
   prepare = tables(object_of_a_class), run = read_absent }
-
-add { id = "metatables_warm", label = "the same, read once before the seal",
-  prepare = function()
-    local list = list_of(10000, object_of_a_class)
-    read_absent(nil, list)
-    return list
-  end, run = read_absent }
 
 add { id = "metatable", label = "absent field, 10 000 objects of one metatable",
   prepare = function()
