@@ -87,7 +87,9 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     bool crash = is_crash(err);
     w->charged = w->charged || crash;
     w->killed = w->killed || job->killed;
-    if (crash && part->tried < part->retries && !pool->killed) {
+    /* What is meant for one worker ends with it. */
+    bool again = crash && !part->s.pinned && part->tried < part->retries;
+    if (again && !pool->killed) {
         part->tried++;
         pool->n.retried++;
         if (tine__sched_again(pool->sched, &part->s, now) < 0)
