@@ -97,10 +97,11 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
         tine__pool_wake(pool);
         return;
     }
-    if (!crash && !job->killed)
-        w->jobs++;
+    /* A cancelled one that had not started says nothing of the worker. */
+    bool good = !crash && !job->killed && times->started_usec;
+    w->jobs += good;
     note_times(pool, job, times);
-    tine__sched_done(pool->sched, &part->s, !crash && !job->killed, now);
+    tine__sched_done(pool->sched, &part->s, good, now);
     check_rss(w, now);
     tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);

@@ -399,7 +399,7 @@ void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now
     bool first = w->p.first == job;
     tine__sched_unhand(s, job);
     leave(s, job);
-    w->jobs_done++;
+    w->jobs_done += ok;
     w->p.kept = false;
     if (first)
         w->p.busy_since_usec = now;

@@ -131,7 +131,8 @@ void tine__sched_remove(tine__sched *s, tine__sched_job *job);
 tine__sched_job *tine__sched_pop(tine__sched *s);
 /* A pinned job whose worker has gone, taken out; NULL: none. */
 tine__sched_job *tine__sched_orphan(tine__sched *s);
-/* A job handed over has ended. ok: done well, for the worker's good name. */
+/* A job handed over has ended. ok: it ran, and the worker came out of it alive; such ones make
+ * its good name, and count towards max_jobs. */
 void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now);
 /* STEAL's outcome. returned queues the job again, at its old place. */
 int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now);

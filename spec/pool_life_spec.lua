@@ -5,8 +5,8 @@ local proc = require "spec.proc"
 local tine = require "tine"
 
 local case = proc.case(it)
-local new_pool, gate, results, finish, kill =
-  pools.new, pools.gate, pools.results, pools.finish, pools.kill
+local new_pool, gate, results, finish, kill, running =
+  pools.new, pools.gate, pools.results, pools.finish, pools.kill, pools.running
 
 -- Whether there is a spare template.
 local function spare()
@@ -152,6 +152,32 @@ describe("the template of a pool #proc", function()
     assert.is_false(pool:stats().broken)
     finish(pool)
   end)
+
+  -- One that waits in the worker behind the job that kills it, and is cancelled there.
+  case("whose workers all die is given up, also where jobs that wait are cancelled", function()
+    local pool = new_pool({ max = 1, load = 2, start = 0 }, function(path)
+      local f
+      repeat f = io.open(path) until f
+      os.exit(3)
+    end)
+    for round = 1, 5 do
+      local path, open = gate()
+      local r = results()
+      pool(path, r.cb(1))
+      local job = pool:call { args = { path }, cb = r.cb(2) }
+      running(pool, 2)
+      proc.wait_for(function() return pool:stats().workers[1].job end)
+      job:cancel()
+      r.wait(1)
+      assert.are.equal("cancelled", r.kinds[2])
+      open()
+      r.wait(2)
+      assert.are.equal("crash", r.kinds[1])
+      proc.wait_for(function() return pool:stats().crashed == round end)
+    end
+    assert.is_true(pool:stats().broken)
+    finish(pool)
+  end)
 end)
 
 describe("recycling #proc", function()
@@ -193,6 +219,29 @@ describe("recycling #proc", function()
     assert.are.equal(0, stats.failed)
     assert.are.equal(0, stats.crashed)
     assert.are.same({}, faults)
+    finish(pool)
+  end)
+
+  case("by max_jobs counts no job that was cancelled before it started", function()
+    local pool = new_pool { max = 1, load = 2, max_jobs = 3 }
+    local path, open = gate()
+    local r = results()
+    pool("gate", path, "x", r.cb(0))
+    proc.wait_for(function()
+      local worker = pool:stats().workers[1]
+      return worker and worker.job
+    end)
+    for i = 1, 5 do
+      local job = pool:call { args = { "echo" }, cb = r.cb(i) }
+      running(pool, 2)
+      job:cancel()
+      r.wait(i)
+      assert.are.equal("cancelled", r.kinds[i])
+    end
+    open()
+    r.wait(6)
+    assert.are.equal(1, pool:stats().workers[1].jobs)
+    assert.are.equal(0, pool:stats().recycled)
     finish(pool)
   end)
 
