@@ -167,18 +167,29 @@ static void on_promoted(void *owner, tine__caller *c)
     tine__pool_promoted(owner, worker_at(c));
 }
 
+/* What is left for a job to become whose worker has gone before it started. */
+static enum tine__fate fate_of(const tine_pool *pool, const tine_job *job)
+{
+    if (pool->killed)
+        return TINE__FATE_CLOSED;
+    if (job->reason ==
+        TINE__REASON_CANCEL) /* of a timeout nothing is left: it never ran */
+        return TINE__FATE_CANCELLED;
+    return pool->is_dead ? TINE__FATE_NO_WORKERS : TINE__FATE_OPEN;
+}
+
 static void bring_back(tine_pool *pool, tine_job *unstarted, int64_t now)
 {
     while (unstarted) {
         tine_job *job = unstarted;
+        enum tine__fate fate = fate_of(pool, job);
         unstarted = job->next;
         job->next = job->prev = NULL;
-        if (job->reason == TINE__REASON_TIMEOUT) /* it never ran */
+        if (job->reason == TINE__REASON_TIMEOUT)
             job->reason = TINE__REASON_NONE;
-        if (job->reason != TINE__REASON_NONE || pool->killed) {
+        if (fate != TINE__FATE_OPEN) {
             tine__sched_done(pool->sched, &job->pool->s, false, now);
-            tine__pool_end_later(
-                pool, job, pool->killed ? TINE__FATE_CLOSED : TINE__FATE_CANCELLED);
+            tine__pool_end_later(pool, job, fate);
         } else if (tine__sched_again(pool->sched, &job->pool->s, now) < 0) {
             tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
         }

@@ -81,6 +81,44 @@ describe("the template of a pool #proc", function()
     finish(pool)
   end)
 
+  -- A closed pool with jobs to do, whose template is killed. Returns what the jobs got.
+  local function killed_when_closed(spared)
+    local template = tine.new():eval(pools.prepare)
+    local pid = template:await_ready()
+    local pool = new_pool({ max = 1, load = 2 }, nil, template)
+    local path, open = gate()
+    local r = results()
+    if spared then
+      assert.are.equal("x", pool:await("echo", "x"))
+      proc.wait_for(spare)
+    end
+    pool("gate", path, "x", r.cb(1))
+    for i = 2, 6 do pool("echo", i, r.cb(i)) end
+    if spared then proc.wait_for(function() return pool:stats().workers[1].job end) end
+    local gone
+    pool:close(function() gone = true end)
+    kill(pid)
+    proc.wait_for(function() return not helper.alive(pid) end)
+    open()
+    r.wait(6)
+    proc.wait_for(function() return gone end)
+    return r
+  end
+
+  case("killed while a closed pool drains is replaced by the spare, too", function()
+    local r = killed_when_closed(true)
+    assert.are.equal("crash", r.kinds[1])
+    for i = 2, 6 do assert.are.equal(tostring(i), r.values[i][1], r.errs[i]) end
+  end)
+
+  case("killed while a closed pool drains is named as the cause where there is no spare", function()
+    local r = killed_when_closed(false)
+    for i = 1, 6 do
+      assert.are.equal("closed", r.kinds[i], r.errs[i])
+      assert.matches("the pool's template has ended: .*signal 9", r.errs[i].message)
+    end
+  end)
+
   case("that fails before the first worker fails the calls with the cause", function()
     local pool, faults = new_pool({ max = 2 }, nil, tine.new():eval("error('no such luck', 0)"))
     local r = results()
