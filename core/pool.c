@@ -10,121 +10,6 @@
 
 enum { DEFAULT_LOAD = 2, STEAL_USEC = 1000, MOST_LOAD = TINE__WINDOW - 1 };
 
-static const char closed_text[] = "the pool was closed";
-
-/* ---------------------------------------------------------------------- ends */
-
-void tine__pool_count(tine_pool *pool)
-{
-    bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling ||
-              pool->promoting;
-    if (on == pool->counted)
-        return;
-    pool->counted = on;
-    pool->host->nactive += on ? 1 : (size_t)-1;
-}
-
-void tine__pool_fault(tine_pool *pool, const tine_error *err)
-{
-    if (pool->options.rpc.on_error)
-        pool->options.rpc.on_error(pool->options.rpc.arg, err);
-    else
-        tine__host_fault(pool->host, err);
-}
-
-void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
-                    const tine_str *results, size_t n)
-{
-    tine_call_cb cb = job->cb;
-    pool->pending--;
-    pool->n.done++;
-    if (err) {
-        pool->n.failed++;
-        pool->n.timeouts += err->kind == TINE_KIND_TIMEOUT;
-        pool->n.cancelled += err->kind == TINE_KIND_CANCELLED;
-        pool->n.rejected += err->kind == TINE_KIND_REJECTED;
-    }
-    if (cb)
-        cb(job->arg, job, err, results, n);
-    tine__job_free(job);
-    tine__pool_count(pool);
-}
-
-void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate)
-{
-    job->pool->fate = fate;
-    job->next = NULL;
-    if (pool->ending)
-        pool->ending_last->next = job;
-    else
-        pool->ending = job;
-    pool->ending_last = job;
-    tine__pool_wake(pool);
-}
-
-void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate)
-{
-    tine__sched_job *s;
-    while ((s = tine__sched_pop(pool->sched)))
-        tine__pool_end_later(pool, ((struct tine__pool_part *)(void *)s)->job, fate);
-}
-
-static tine_error no_workers(const tine_pool *pool, char *text, size_t size)
-{
-    const tine__cause *cause = pool->is_dead ? pool->dead : pool->last;
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
-    if (cause)
-        err = cause->error;
-    int n = snprintf(text, size, "the pool cannot make workers: %s%.*s",
-                     pool->is_dead ? "" : "5 in a row have failed; the last: ",
-                     cause ? (int)cause->error.message_len : 7,
-                     cause ? cause->error.message : "unknown");
-    err.message = text;
-    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
-    return err;
-}
-
-static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *text,
-                             size_t size)
-{
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1, .message = closed_text};
-    switch (job->pool->fate) {
-    case TINE__FATE_CANCELLED:
-        return tine__error_cancelled();
-    case TINE__FATE_REJECTED:
-        err.kind = TINE_KIND_REJECTED;
-        err.message = text;
-        snprintf(text, size, "the queue is full: %zu calls wait (queue)",
-                 pool->options.queue);
-        break;
-    case TINE__FATE_NO_WORKERS:
-        return no_workers(pool, text, size);
-    case TINE__FATE_WORKER_GONE:
-        err.message = "the worker ended before the call started";
-        break;
-    case TINE__FATE_NO_MEMORY:
-        return tine__error_system(-ENOMEM, text, size, "call");
-    default:
-        break;
-    }
-    err.message_len = strlen(err.message);
-    return err;
-}
-
-static void tell_ends(tine_pool *pool)
-{
-    char text[CAUSE_MAX];
-    tine_job *list = pool->ending;
-    pool->ending = pool->ending_last = NULL;
-    while (list) {
-        tine_job *job = list;
-        list = job->next;
-        job->next = NULL;
-        tine_error err = fate_error(pool, job, text, sizeof text);
-        tine__pool_end(pool, job, &err, NULL, 0);
-    }
-}
-
 /* ------------------------------------------------------------------------ turn */
 
 void tine__pool_wake(tine_pool *pool)
@@ -285,7 +170,7 @@ static void roll(tine_pool *pool)
         return;
     tine_error err = {.code = -1};
     if (stuck)
-        err = no_workers(pool, text, sizeof text);
+        err = tine__pool_no_workers(pool, text, sizeof text);
     tine__pool_reloaded(pool, stuck ? &err : NULL);
 }
 
@@ -297,7 +182,7 @@ static void run_task(void *arg)
     else if (pool->kill_at >= 0)
         wake_at(pool, pool->kill_at);
     tine__pool_turn(pool);
-    tell_ends(pool);
+    tine__pool_tell_ends(pool);
     roll(pool);
     if (pool->ending)
         tine__pool_wake(pool);
@@ -574,8 +459,8 @@ static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
 void tine__pool_teardown(tine_pool *pool)
 {
     tine_error err = {.kind = TINE_KIND_CLOSED,
-                      .message = closed_text,
-                      .message_len = sizeof closed_text - 1,
+                      .message = TINE__POOL_CLOSED,
+                      .message_len = sizeof TINE__POOL_CLOSED - 1,
                       .code = -1};
     pool->closed = true; /* nothing can be called any more */
     while (pool->workers) {

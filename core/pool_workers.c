@@ -67,11 +67,7 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
                             .pid = err->pid};
         err = &more;
     } else if (is_crash(err) && job->pool->tried) {
-        more = *err;
-        int len = snprintf(text, sizeof text, "%.*s (tried %u times)",
-                           (int)err->message_len, err->message, job->pool->tried + 1);
-        more.message = text;
-        more.message_len = (size_t)len < sizeof text ? (size_t)len : sizeof text - 1;
+        more = tine__pool_tried(err, job->pool->tried + 1, text, sizeof text);
         err = &more;
     }
     tine__pool_end(pool, job, err, results, n);
@@ -86,13 +82,14 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     int64_t now = tine__now_usec();
     bool crash = is_crash(err);
     w->charged = w->charged || crash;
+    w->blamed = w->blamed || (crash && !part->tried);
     w->killed = w->killed || job->killed;
     /* What is meant for one worker ends with it. */
     bool again = crash && !part->s.pinned && part->tried < part->retries;
-    if (again && !pool->killed) {
+    if (again && !pool->killed && !pool->is_dead) {
         part->tried++;
         pool->n.retried++;
-        if (tine__sched_again(pool->sched, &part->s, now) < 0)
+        if (tine__sched_retry(pool->sched, &part->s, now) < 0)
             tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
         tine__pool_wake(pool);
         return;
@@ -216,8 +213,10 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     bool failed = why && !w->killed && !pool->killed;
     mourn(pool, w, why);
     bring_back(pool, unstarted, now);
+    /* What has cost others their life before says nothing of those to come. */
+    bool counts = failed && (!w->charged || w->blamed);
     if (!canary)
-        tine__sched_gone(pool->sched, &w->s, failed, now);
+        tine__sched_gone(pool->sched, &w->s, counts, now);
     bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
     static const char text[] = "the worker has ended";
     tine_error err = {.kind = TINE_KIND_CLOSED,

@@ -281,6 +281,13 @@ int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now)
     return 0;
 }
 
+int tine__sched_retry(tine__sched *s, tine__sched_job *job, int64_t now)
+{
+    if (!job->has_key)
+        job->order = ++s->orders; /* it is in no queue now */
+    return tine__sched_again(s, job, now);
+}
+
 void tine__sched_remove(tine__sched *s, tine__sched_job *job)
 {
     if (!job->queued)

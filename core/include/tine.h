@@ -456,7 +456,9 @@ typedef struct tine_pool_options {
     int64_t start_usec;       /* of all-busy before one more starts */
     int64_t stop_usec;        /* between stopping idle workers; 0: at once */
     size_t queue;             /* most calls waiting; 0: no limit */
-    unsigned retries;         /* how often a job whose worker died is tried again */
+    /* How often a job whose worker died is tried again: behind those of its priority that wait
+     * by then, but with a key in its place. */
+    unsigned retries;
     uint64_t max_jobs;        /* a worker past one of these is replaced; 0: no limit */
     uint64_t max_rss;         /* bytes */
     int64_t max_age_usec;     /* since it was ready */
