@@ -207,16 +207,28 @@ static uint64_t hash(const tine_str *key)
     return h;
 }
 
-static int make_job(tine_pool *pool, const tine_str *args, size_t n, tine_call_cb cb,
-                    void *arg, tine_job **out)
+/* Returns 0 or why the pool takes no call that is not pinned. Calls of this turn may still be in
+ * the queue though there are workers with nothing to do. */
+static int refusal(tine_pool *pool)
 {
-    if (tine__stale(pool->host))
-        return -TINE_ESTALE;
-    if (pool->closed)
-        return -TINE_ECLOSED;
+    int64_t now = tine__now_usec();
+    tine__sched_action a;
+    int err = pool->is_dead ? -EHOSTDOWN : tine__sched_may_add(pool->sched, now);
+    if (err != -EAGAIN)
+        return err;
+    while (tine__sched_next_assign(pool->sched, now, &a))
+        assign(pool, a.job, a.worker);
+    return tine__sched_may_add(pool->sched, now);
+}
+
+/* One that is refused is told so in the next turn, and need not keep its arguments until then. */
+static int make_job(tine_pool *pool, const tine_str *args, size_t n, bool refused,
+                    tine_call_cb cb, void *arg, tine_job **out)
+{
     tine_job *job;
-    int err =
-        tine__job_new(&job, &pool->service, args, n, sizeof(struct tine__pool_part));
+    size_t extra = sizeof(struct tine__pool_part);
+    int err = refused ? tine__job_new_bare(&job, &pool->service, args, n, extra)
+                      : tine__job_new(&job, &pool->service, args, n, extra);
     if (err < 0)
         return err;
     job->pool->job = job;
@@ -231,14 +243,14 @@ static int make_job(tine_pool *pool, const tine_str *args, size_t n, tine_call_c
     return 0;
 }
 
-static void queue_job(tine_pool *pool, tine_job *job)
+/* err: why it is refused. */
+static void queue_job(tine_pool *pool, tine_job *job, int err)
 {
     pool->pending++;
     pool->n.calls++;
     tine__pool_count(pool);
-    int err = pool->is_dead
-                  ? -EHOSTDOWN
-                  : tine__sched_add(pool->sched, &job->pool->s, job->queued_usec);
+    if (!err)
+        err = tine__sched_add(pool->sched, &job->pool->s, job->queued_usec);
     if (err == -EAGAIN)
         tine__pool_end_later(pool, job, TINE__FATE_REJECTED);
     else if (err == -EHOSTDOWN)
@@ -254,7 +266,12 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
                    tine_job **out)
 {
     tine_job *job;
-    int err = make_job(pool, args, n, cb, arg, &job);
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (pool->closed)
+        return -TINE_ECLOSED;
+    int refused = refusal(pool);
+    int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (err < 0)
         return err;
     if (o) {
@@ -269,7 +286,7 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
         if (o->key.data)
             part->s.key = hash(&o->key);
     }
-    queue_job(pool, job);
+    queue_job(pool, job, refused);
     if (out)
         *out = job;
     return 0;
@@ -291,23 +308,24 @@ int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
             w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY;
         if (w->canary || !takes)
             continue;
-        int err = make_job(pool, args, n, cb, arg, &job);
+        int err = make_job(pool, args, n, false, cb, arg, &job);
         if (err < 0)
             return made ? made : err;
         job->pool->s.pinned = true;
         job->pool->s.worker = &w->s;
         job->pool->s.priority = INT32_MAX;
-        queue_job(pool, job);
+        queue_job(pool, job, pool->is_dead ? -EHOSTDOWN : 0);
         made++;
     }
     if (made)
         return made;
     /* Nobody is there, and nobody can be made: one call, which says why. */
     tine_job *job;
-    int err = make_job(pool, args, n, cb, arg, &job);
+    int refused = refusal(pool);
+    int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (err < 0)
         return err;
-    queue_job(pool, job);
+    queue_job(pool, job, refused);
     return 1;
 }
 

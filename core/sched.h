@@ -124,6 +124,8 @@ void tine__sched_free(tine__sched *s);
  * Returns 0, -EAGAIN (the queue is full), -EHOSTDOWN (broken, and not to be tried yet),
  * -ENOMEM. A pinned job is never refused for want of room. */
 int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now);
+/* What add says now to one that is not pinned, but for -ENOMEM. */
+int tine__sched_may_add(tine__sched *s, int64_t now);
 /* Back at its old place: its worker died before it started. Never refused. -ENOMEM. */
 int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now);
 /* It has cost a worker its life and is tried again: behind all that wait at its priority, but
@@ -163,6 +165,8 @@ void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now);
 void tine__sched_close(tine__sched *s, int64_t now);
 
 tine__sched_action tine__sched_next(tine__sched *s, int64_t now);
+/* ASSIGN, where that is what can be done; false: it is not. */
+bool tine__sched_next_assign(tine__sched *s, int64_t now, tine__sched_action *action);
 /* When tine__sched_next may have something to do though nothing happens; -1: never. */
 int64_t tine__sched_when(const tine__sched *s, int64_t now);
 
