@@ -94,6 +94,7 @@ describe("a worker of a pool that is killed #proc", function()
       end)
     end
     running(pool, 6)
+    proc.wait_for(function() return pool:stats().workers[1].job end)
     kill(only(pool))
     proc.wait_for(function() return #order == 11 end)
     assert.are.equal("crash", r.kinds[1])
