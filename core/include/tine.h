@@ -127,10 +127,10 @@ typedef struct tine_host_options {
  * tine_host_free. Returns 0, -ENOMEM, -EMFILE or another errno. */
 TINE_API int tine_host_new(tine_host **out, const tine_host_options *options);
 
-/* Ends every process made by host that is not detached, waiting (briefly: they are killed)
- * for its direct children, and frees the host with all handles, timers and watchers. No
- * callback is called, except those of calls that have not ended. Not to be called from a
- * callback. NULL is fine. */
+/* Ends every process made by host that is not detached, with what it has started in its
+ * process group, waiting (briefly: they are killed) for its direct children, and frees the
+ * host with all handles, timers and watchers. No callback is called, except those of calls
+ * that have not ended. Not to be called from a callback. NULL is fine. */
 TINE_API void tine_host_free(tine_host *host);
 
 /* Later exec'ed processes use this executable; NULL: the default. */
