@@ -1,5 +1,6 @@
 # C tests: each spec/core/test_*.c is a program, and passes when it returns 0 (77: skipped).
-# Built by the target tine_tests, not by all. They may include private headers. test_child_*.c and test_bind_*.c have Lua too.
+# Built by the target tine_tests, not by all. They may include private headers. test_child_*.c and test_bind_*.c have Lua too;
+# those that include msgpack.h have MessagePack's C library.
 file(GLOB test_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/spec/core/test_*.c)
 
 add_custom_target(tine_tests)
@@ -11,6 +12,11 @@ foreach(source ${test_sources})
     set(with_lua ON)
   endif()
   if(with_lua AND NOT TINE_LUA)
+    continue()
+  endif()
+
+  file(STRINGS ${source} with_msgpack REGEX "^#include <msgpack\\.h>")
+  if(with_msgpack AND NOT TINE_LUA)
     continue()
   endif()
 
@@ -38,6 +44,10 @@ foreach(source ${test_sources})
     target_include_directories(${name} SYSTEM PRIVATE ${tine_lua_include})
     target_link_libraries(${name} PRIVATE ${tine_msgpack_libs} ${tine_lua_libs})
     target_link_options(${name} PRIVATE -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)
+  endif()
+  if(with_msgpack)
+    target_include_directories(${name} SYSTEM PRIVATE ${MSGPACK_INCLUDE_DIRS})
+    target_link_libraries(${name} PRIVATE ${tine_msgpack_libs})
   endif()
   set_target_properties(${name} PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)

@@ -266,6 +266,13 @@ static void on_given(void *arg, tine_proc *p, int fd, const tine_error *err)
     tine__caller_flush(c);
 }
 
+static void on_made(void *arg, tine_proc *p)
+{
+    tine__caller *c = arg;
+    if (p->done >= c->before)
+        c->began_usec = tine__now_usec();
+}
+
 static void on_failed(void *arg, tine_proc *p, const tine_error *err)
 {
     tine__caller *c = arg;
@@ -404,6 +411,7 @@ static void link_caller(tine__caller *c)
 static int serve(tine__caller *c, tine_proc *p)
 {
     static const tine__observer observer = {.given = on_given,
+                                            .ready = on_made,
                                             .failed = on_failed,
                                             .ended = on_ended,
                                             .figures = tine__caller_figures};
@@ -412,6 +420,7 @@ static int serve(tine__caller *c, tine_proc *p)
         offset[i] = (unsigned char)(c->region.offset >> 8 * i);
     const tine__buf *body = &c->service->serve;
     tine_str parts[] = {{body->data, body->len}, {offset, sizeof offset}};
+    c->before = p->sent;
     return tine__proc_serve(p, parts, 2, c->region.fd, &observer, c);
 }
 
@@ -448,9 +457,8 @@ int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_op
     }
     c->proc = p;
     p->line_arg = s->on_output ? c : p->line_arg;
-    c->made_usec = tine__now_usec();
     link_caller(c);
-    tine__caller_wake_at(c, c->made_usec + s->spawn_timeout_usec);
+    tine__caller_wake_at(c, tine__now_usec() + s->spawn_timeout_usec);
     *out = c;
     return 0;
 }

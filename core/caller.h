@@ -57,6 +57,10 @@ struct tine_job {
 /* A job with the args serialised as the service has it, everything else zero. */
 int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
                   size_t n, size_t extra);
+/* The same without the args, which are only looked at: for one that will never be handed
+ * over. */
+int tine__job_new_bare(tine_job **out, const tine__service *s, const tine_str *args,
+                       size_t n, size_t extra);
 void tine__job_free(tine_job *job);
 
 /* The times of a call, CLOCK_MONOTONIC; zeros where it never started or nobody knows. */

@@ -25,7 +25,8 @@ struct tine__caller {
     tine_proc *proc; /* NULL once it has ended */
     pid_t pid;
     tine__region region;
-    int64_t made_usec;
+    uint64_t before;    /* commands that p is to carry out before it serves */
+    int64_t began_usec; /* the time for getting ready runs since then; 0: not yet */
 
     int fd; /* -1 before it is given */
     tine_io *read_io, *write_io;

@@ -1,6 +1,7 @@
 /* Ending calls before they have ended by themselves, deadlines, and questions to a worker that
  * works. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +9,13 @@
 
 #include "caller_priv.h"
 
-enum { EOF_PATIENCE = 1000000, CLOSED_PATIENCE = 10000000, TRACE_PATIENCE = 1000000 };
+enum {
+    EOF_PATIENCE = 1000000,
+    CLOSED_PATIENCE = 10000000,
+    TRACE_PATIENCE = 1000000,
+    HEAR_AGAIN = 1000,
+    END_PATIENCE = 20000
+};
 
 /* --------------------------------------------------------------------- recall */
 
@@ -298,52 +305,106 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
     return job->stop_usec + c->service->grace_usec;
 }
 
-static int64_t check_worker(tine__caller *c, int64_t now)
+/* What a process loads before it serves takes as long as it takes. Where it has nothing more to
+ * load, and does not come to it, that counts. */
+static int64_t began(tine__caller *c, int64_t now)
 {
-    int64_t next = -1;
-    if (!c->ready && !c->killed) {
-        int64_t due = c->made_usec + c->service->spawn_timeout_usec;
-        if (due <= now) {
-            char text[100];
-            int n = snprintf(text, sizeof text, "the worker was not ready within %g s",
-                             (double)c->service->spawn_timeout_usec / 1e6);
-            tine_error err = {.kind = TINE_KIND_TIMEOUT,
-                              .message = text,
-                              .message_len = (size_t)n,
-                              .pid = tine__caller_pid(c),
-                              .code = -1};
-            if (!c->cause)
-                c->cause = tine__cause_new(&err);
-            tine__caller_kill(c);
-        } else {
-            earlier(&next, due);
-        }
+    uint64_t said = atomic_load(&c->region.page->began_ns) / 1000;
+    if (!c->began_usec && said)
+        c->began_usec = said < (uint64_t)now ? (int64_t)said : now;
+    if (!c->began_usec && c->proc->made && c->proc->done >= c->before)
+        c->began_usec = now;
+    return c->began_usec;
+}
+
+/* When it must be ready, or must have become a template; -1: it need not. */
+static int64_t change_due(tine__caller *c, int64_t now)
+{
+    int64_t patience = c->service->spawn_timeout_usec;
+    if (c->killed || (c->ready && !c->promoted_usec))
+        return -1;
+    if (c->ready)
+        return c->promoted_usec + patience;
+    int64_t since = began(c, now);
+    return (since ? since : now) + patience;
+}
+
+static void give_change_up(tine__caller *c)
+{
+    char text[100];
+    if (c->ready) {
+        tine__caller_broken(c, "it did not become a template in time");
+        return;
     }
-    if (c->promoted_usec && !c->killed) {
-        int64_t due = c->promoted_usec + c->service->spawn_timeout_usec;
-        if (due <= now)
-            tine__caller_broken(c, "it did not become a template in time");
-        else
-            earlier(&next, due);
-    }
-    if (c->eof_usec && !c->killed) {
-        int64_t due = c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);
-        if (due <= now)
-            tine__caller_broken(c, "it closed its socket");
-        else
-            earlier(&next, due);
-    }
+    int n = snprintf(text, sizeof text, "the worker was not ready within %g s",
+                     (double)c->service->spawn_timeout_usec / 1e6);
+    tine_error err = {.kind = TINE_KIND_TIMEOUT,
+                      .message = text,
+                      .message_len = (size_t)n,
+                      .pid = tine__caller_pid(c),
+                      .code = -1};
+    if (!c->cause)
+        c->cause = tine__cause_new(&err);
+    tine__caller_kill(c);
+}
+
+static int64_t eof_due(const tine__caller *c)
+{
+    if (!c->eof_usec || c->killed)
+        return -1;
+    return c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);
+}
+
+/* A host that was busy has yet to hear what its worker has said in time. Returns 0, or how long
+ * it has to wait until it has heard all, in microseconds. c may be gone. */
+static int64_t hear(tine__caller *c)
+{
+    struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
+    if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
+        return END_PATIENCE; /* how it has ended will be told */
+    bool all = tine__host_reports(c->service->host, INT32_MAX);
+    if (c->read_io)
+        tine__caller_readable(c, c->read_io, TINE_READ);
+    return all ? 0 : HEAR_AGAIN;
+}
+
+/* What was due is done, and -1 or later returned; wait: not before. */
+static int64_t check_worker(tine__caller *c, int64_t now, int64_t wait)
+{
+    int64_t next = -1, change = change_due(c, now), eof = eof_due(c);
+    if (change >= 0 && change <= now && !wait)
+        give_change_up(c);
+    else if (change >= 0)
+        earlier(&next, change > now ? change : now + wait);
+    if (eof >= 0 && eof <= now && !wait)
+        tine__caller_broken(c, "it closed its socket");
+    else if (eof >= 0)
+        earlier(&next, eof > now ? eof : now + wait);
     return next;
+}
+
+static bool is_due(tine__caller *c, int64_t now)
+{
+    int64_t change = change_due(c, now), eof = eof_due(c);
+    return (change >= 0 && change <= now) || (eof >= 0 && eof <= now);
 }
 
 static void on_timer(void *arg, tine_timer *timer)
 {
     tine__caller *c = arg;
-    int64_t now = tine__now_usec(), next;
+    tine_proc *p = c->proc;
+    int64_t now = tine__now_usec(), wait = 0, next;
     (void)timer;
     tine_timer_free(c->timer);
     c->timer = NULL;
-    next = check_worker(c, now);
+    if (is_due(c, now)) {
+        p->refs++; /* its end, which may come to light now, waits for us */
+        wait = hear(c);
+        p->refs--;
+        if (p->dying || p->observer_arg != c) /* or it has become a template */
+            return;
+    }
+    next = check_worker(c, now, wait);
     for (tine_job *job = c->first, *after; job; job = after) {
         after = job->next;
         int64_t at = check_job(c, job, now);

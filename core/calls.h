@@ -110,8 +110,9 @@ typedef struct tine__page {
     _Atomic uint64_t started_ns;      /* when; CLOCK_MONOTONIC */
     _Atomic uint64_t tail;
     _Atomic uint64_t trace_told;
-    _Atomic uint64_t flushed; /* octets of the stream that are in the socket */
-    _Atomic uint32_t idle;    /* nothing runs: the worker waits for calls */
+    _Atomic uint64_t flushed;  /* octets of the stream that are in the socket */
+    _Atomic uint32_t idle;     /* nothing runs: the worker waits for calls */
+    _Atomic uint64_t began_ns; /* when it was told to serve, before init; 0: not yet */
     /* Written by the host. */
     _Alignas(64) _Atomic uint64_t stop_serial;
     _Atomic uint32_t stop_reason;

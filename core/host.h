@@ -1,5 +1,6 @@
 /* The host and what hangs on it, as the files of the host side share them:
- * loop.c (libevent) <- host.c (ids, the report channel) <- process.c, birth.c, stdio.c. */
+ * loop.c (libevent) <- host.c (ids), reports.c (the report channel) <- process.c, birth.c,
+ * stdio.c. */
 #ifndef TINE_HOST_H
 #define TINE_HOST_H
 
@@ -206,12 +207,17 @@ void tine__callers_flush(tine_host *host);
 bool tine__stale(const tine_host *host);
 /* Calls tine__proc_turn for all that asked for it. */
 void tine__host_turn(tine_host *host);
-/* Reads reports that have arrived, at most `most`. Returns whether none is left. */
-bool tine__host_reports(tine_host *host, int most);
 int tine__host_add(tine_host *host, tine_proc *p);
 void tine__host_remove(tine_host *host, tine_proc *p);
 tine_proc *tine__host_find(tine_host *host, uint64_t id);
 tine_proc *tine__host_find_pid(tine_host *host, pid_t pid);
+
+/* reports.c */
+int tine__reports_open(tine_host *host);
+/* Reads reports that have arrived, at most `most`. Returns whether none is left. */
+bool tine__host_reports(tine_host *host, int most);
+/* Takes note of those that have been made, and forgets what else was reported. */
+void tine__host_take_made(tine_host *host);
 
 /* process.c: memory, the command socket, the turn */
 int tine__proc_alloc(tine_host *host, const tine_proc_options *options,
@@ -274,8 +280,11 @@ void tine__proc_ignore(tine_proc *p);
 /* Signals p's process group, exactly: also when p itself has ended. pidfd.c. */
 int tine__proc_signal_group(tine_proc *p, int signo);
 
-/* host.c: kills and reaps p if it is our own child, without a word to anybody. */
+/* endings.c, without a word to anybody: */
+/* Kills and reaps p if it is our own child. */
 void tine__proc_end_direct(tine_proc *p);
+/* Kills all that are not detached, with all that they have started. */
+void tine__host_end_procs(tine_host *host);
 
 /* pidfd.c */
 /* Watches the pidfd of a process whose end nobody reports. */

@@ -10,121 +10,6 @@
 
 enum { DEFAULT_LOAD = 2, STEAL_USEC = 1000, MOST_LOAD = TINE__WINDOW - 1 };
 
-static const char closed_text[] = "the pool was closed";
-
-/* ---------------------------------------------------------------------- ends */
-
-void tine__pool_count(tine_pool *pool)
-{
-    bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling ||
-              pool->promoting;
-    if (on == pool->counted)
-        return;
-    pool->counted = on;
-    pool->host->nactive += on ? 1 : (size_t)-1;
-}
-
-void tine__pool_fault(tine_pool *pool, const tine_error *err)
-{
-    if (pool->options.rpc.on_error)
-        pool->options.rpc.on_error(pool->options.rpc.arg, err);
-    else
-        tine__host_fault(pool->host, err);
-}
-
-void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
-                    const tine_str *results, size_t n)
-{
-    tine_call_cb cb = job->cb;
-    pool->pending--;
-    pool->n.done++;
-    if (err) {
-        pool->n.failed++;
-        pool->n.timeouts += err->kind == TINE_KIND_TIMEOUT;
-        pool->n.cancelled += err->kind == TINE_KIND_CANCELLED;
-        pool->n.rejected += err->kind == TINE_KIND_REJECTED;
-    }
-    if (cb)
-        cb(job->arg, job, err, results, n);
-    tine__job_free(job);
-    tine__pool_count(pool);
-}
-
-void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate)
-{
-    job->pool->fate = fate;
-    job->next = NULL;
-    if (pool->ending)
-        pool->ending_last->next = job;
-    else
-        pool->ending = job;
-    pool->ending_last = job;
-    tine__pool_wake(pool);
-}
-
-void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate)
-{
-    tine__sched_job *s;
-    while ((s = tine__sched_pop(pool->sched)))
-        tine__pool_end_later(pool, ((struct tine__pool_part *)(void *)s)->job, fate);
-}
-
-static tine_error no_workers(const tine_pool *pool, char *text, size_t size)
-{
-    const tine__cause *cause = pool->is_dead ? pool->dead : pool->last;
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
-    if (cause)
-        err = cause->error;
-    int n = snprintf(text, size, "the pool cannot make workers: %s%.*s",
-                     pool->is_dead ? "" : "5 in a row have failed; the last: ",
-                     cause ? (int)cause->error.message_len : 7,
-                     cause ? cause->error.message : "unknown");
-    err.message = text;
-    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
-    return err;
-}
-
-static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *text,
-                             size_t size)
-{
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1, .message = closed_text};
-    switch (job->pool->fate) {
-    case TINE__FATE_CANCELLED:
-        return tine__error_cancelled();
-    case TINE__FATE_REJECTED:
-        err.kind = TINE_KIND_REJECTED;
-        err.message = text;
-        snprintf(text, size, "the queue is full: %zu calls wait (queue)",
-                 pool->options.queue);
-        break;
-    case TINE__FATE_NO_WORKERS:
-        return no_workers(pool, text, size);
-    case TINE__FATE_WORKER_GONE:
-        err.message = "the worker ended before the call started";
-        break;
-    case TINE__FATE_NO_MEMORY:
-        return tine__error_system(-ENOMEM, text, size, "call");
-    default:
-        break;
-    }
-    err.message_len = strlen(err.message);
-    return err;
-}
-
-static void tell_ends(tine_pool *pool)
-{
-    char text[CAUSE_MAX];
-    tine_job *list = pool->ending;
-    pool->ending = pool->ending_last = NULL;
-    while (list) {
-        tine_job *job = list;
-        list = job->next;
-        job->next = NULL;
-        tine_error err = fate_error(pool, job, text, sizeof text);
-        tine__pool_end(pool, job, &err, NULL, 0);
-    }
-}
-
 /* ------------------------------------------------------------------------ turn */
 
 void tine__pool_wake(tine_pool *pool)
@@ -285,7 +170,7 @@ static void roll(tine_pool *pool)
         return;
     tine_error err = {.code = -1};
     if (stuck)
-        err = no_workers(pool, text, sizeof text);
+        err = tine__pool_no_workers(pool, text, sizeof text);
     tine__pool_reloaded(pool, stuck ? &err : NULL);
 }
 
@@ -297,7 +182,7 @@ static void run_task(void *arg)
     else if (pool->kill_at >= 0)
         wake_at(pool, pool->kill_at);
     tine__pool_turn(pool);
-    tell_ends(pool);
+    tine__pool_tell_ends(pool);
     roll(pool);
     if (pool->ending)
         tine__pool_wake(pool);
@@ -322,16 +207,28 @@ static uint64_t hash(const tine_str *key)
     return h;
 }
 
-static int make_job(tine_pool *pool, const tine_str *args, size_t n, tine_call_cb cb,
-                    void *arg, tine_job **out)
+/* Returns 0 or why the pool takes no call that is not pinned. Calls of this turn may still be in
+ * the queue though there are workers with nothing to do. */
+static int refusal(tine_pool *pool)
 {
-    if (tine__stale(pool->host))
-        return -TINE_ESTALE;
-    if (pool->closed)
-        return -TINE_ECLOSED;
+    int64_t now = tine__now_usec();
+    tine__sched_action a;
+    int err = pool->is_dead ? -EHOSTDOWN : tine__sched_may_add(pool->sched, now);
+    if (err != -EAGAIN)
+        return err;
+    while (tine__sched_next_assign(pool->sched, now, &a))
+        assign(pool, a.job, a.worker);
+    return tine__sched_may_add(pool->sched, now);
+}
+
+/* One that is refused is told so in the next turn, and need not keep its arguments until then. */
+static int make_job(tine_pool *pool, const tine_str *args, size_t n, bool refused,
+                    tine_call_cb cb, void *arg, tine_job **out)
+{
     tine_job *job;
-    int err =
-        tine__job_new(&job, &pool->service, args, n, sizeof(struct tine__pool_part));
+    size_t extra = sizeof(struct tine__pool_part);
+    int err = refused ? tine__job_new_bare(&job, &pool->service, args, n, extra)
+                      : tine__job_new(&job, &pool->service, args, n, extra);
     if (err < 0)
         return err;
     job->pool->job = job;
@@ -346,14 +243,14 @@ static int make_job(tine_pool *pool, const tine_str *args, size_t n, tine_call_c
     return 0;
 }
 
-static void queue_job(tine_pool *pool, tine_job *job)
+/* err: why it is refused. */
+static void queue_job(tine_pool *pool, tine_job *job, int err)
 {
     pool->pending++;
     pool->n.calls++;
     tine__pool_count(pool);
-    int err = pool->is_dead
-                  ? -EHOSTDOWN
-                  : tine__sched_add(pool->sched, &job->pool->s, job->queued_usec);
+    if (!err)
+        err = tine__sched_add(pool->sched, &job->pool->s, job->queued_usec);
     if (err == -EAGAIN)
         tine__pool_end_later(pool, job, TINE__FATE_REJECTED);
     else if (err == -EHOSTDOWN)
@@ -369,7 +266,12 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
                    tine_job **out)
 {
     tine_job *job;
-    int err = make_job(pool, args, n, cb, arg, &job);
+    if (tine__stale(pool->host))
+        return -TINE_ESTALE;
+    if (pool->closed)
+        return -TINE_ECLOSED;
+    int refused = refusal(pool);
+    int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (err < 0)
         return err;
     if (o) {
@@ -384,7 +286,7 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
         if (o->key.data)
             part->s.key = hash(&o->key);
     }
-    queue_job(pool, job);
+    queue_job(pool, job, refused);
     if (out)
         *out = job;
     return 0;
@@ -406,23 +308,24 @@ int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
             w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY;
         if (w->canary || !takes)
             continue;
-        int err = make_job(pool, args, n, cb, arg, &job);
+        int err = make_job(pool, args, n, false, cb, arg, &job);
         if (err < 0)
             return made ? made : err;
         job->pool->s.pinned = true;
         job->pool->s.worker = &w->s;
         job->pool->s.priority = INT32_MAX;
-        queue_job(pool, job);
+        queue_job(pool, job, pool->is_dead ? -EHOSTDOWN : 0);
         made++;
     }
     if (made)
         return made;
     /* Nobody is there, and nobody can be made: one call, which says why. */
     tine_job *job;
-    int err = make_job(pool, args, n, cb, arg, &job);
+    int refused = refusal(pool);
+    int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (err < 0)
         return err;
-    queue_job(pool, job);
+    queue_job(pool, job, refused);
     return 1;
 }
 
@@ -574,8 +477,8 @@ static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
 void tine__pool_teardown(tine_pool *pool)
 {
     tine_error err = {.kind = TINE_KIND_CLOSED,
-                      .message = closed_text,
-                      .message_len = sizeof closed_text - 1,
+                      .message = TINE__POOL_CLOSED,
+                      .message_len = sizeof TINE__POOL_CLOSED - 1,
                       .code = -1};
     pool->closed = true; /* nothing can be called any more */
     while (pool->workers) {

@@ -1,5 +1,6 @@
 /* What the files of the pool share:
  *   pool.c            public calls, a job's way, the turn in which decisions are carried out
+ *   pool_ends.c       what jobs are told at their end
  *   pool_workers.c    workers' lives
  *   pool_template.c   the template, its spare, and reload
  *   pool_stats.c      what can be asked
@@ -17,6 +18,8 @@
 enum {
     CAUSE_MAX = 4096 /* octets of a message that is made of another */
 };
+
+#define TINE__POOL_CLOSED "the pool was closed"
 
 enum tine__fate {
     TINE__FATE_OPEN,
@@ -61,6 +64,7 @@ struct tine__pool_worker {
     int64_t rss_usec; /* when its memory was looked at */
     bool canary;      /* the first of a reload: the scheduler does not know it yet */
     bool charged;     /* a job was told of its death */
+    bool blamed;      /* and it was the first that this job has cost */
     bool killed;      /* by the pool, for a deadline or at its end */
 };
 
@@ -108,6 +112,8 @@ void tine__pool_cancel(tine_job *job);
 void tine__pool_wake(tine_pool *pool);
 /* Carries out what the scheduler decides. */
 void tine__pool_turn(tine_pool *pool);
+
+/* pool_ends.c */
 /* A failure that belongs to no call. */
 void tine__pool_fault(tine_pool *pool, const tine_error *err);
 /* Notes whether the loop is to run on for its sake. */
@@ -119,6 +125,14 @@ void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate);
 /* Tells a job its end, and frees it. */
 void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
                     const tine_str *results, size_t n);
+/* Tells those that are to end in this turn. */
+void tine__pool_tell_ends(tine_pool *pool);
+/* Why there are no workers, when they cannot be made; the text is in the caller's buffer. */
+tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size);
+/* err of a job that has cost so many workers their life. The message, which may be in text
+ * itself, is cut to fit into size, 100 at least. */
+tine_error tine__pool_tried(const tine_error *err, unsigned times, char *text,
+                            size_t size);
 
 /* pool_workers.c */
 void tine__pool_start(tine_pool *pool, bool replacement);

@@ -79,10 +79,10 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
         tine__pool_reload_failed(pool, why ? why : &gone);
     if (s == pool->spare)
         pool->spare = NULL;
-    if (s == pool->current && !pool->closed)
-        lost_current(pool, why);
+    if (s == pool->current && pool->closed && !pool->pending)
+        pool->current = NULL; /* as it was told to */
     else if (s == pool->current)
-        pool->current = NULL;
+        lost_current(pool, why);
     forget(s);
     tine__pool_wake(pool);
 }

@@ -67,11 +67,7 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
                             .pid = err->pid};
         err = &more;
     } else if (is_crash(err) && job->pool->tried) {
-        more = *err;
-        int len = snprintf(text, sizeof text, "%.*s (tried %u times)",
-                           (int)err->message_len, err->message, job->pool->tried + 1);
-        more.message = text;
-        more.message_len = (size_t)len < sizeof text ? (size_t)len : sizeof text - 1;
+        more = tine__pool_tried(err, job->pool->tried + 1, text, sizeof text);
         err = &more;
     }
     tine__pool_end(pool, job, err, results, n);
@@ -86,19 +82,23 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     int64_t now = tine__now_usec();
     bool crash = is_crash(err);
     w->charged = w->charged || crash;
+    w->blamed = w->blamed || (crash && !part->tried);
     w->killed = w->killed || job->killed;
-    if (crash && part->tried < part->retries && !pool->killed) {
+    /* What is meant for one worker ends with it. */
+    bool again = crash && !part->s.pinned && part->tried < part->retries;
+    if (again && !pool->killed && !pool->is_dead) {
         part->tried++;
         pool->n.retried++;
-        if (tine__sched_again(pool->sched, &part->s, now) < 0)
+        if (tine__sched_retry(pool->sched, &part->s, now) < 0)
             tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
         tine__pool_wake(pool);
         return;
     }
-    if (!crash && !job->killed)
-        w->jobs++;
+    /* A cancelled one that had not started says nothing of the worker. */
+    bool good = !crash && !job->killed && times->started_usec;
+    w->jobs += good;
     note_times(pool, job, times);
-    tine__sched_done(pool->sched, &part->s, !crash && !job->killed, now);
+    tine__sched_done(pool->sched, &part->s, good, now);
     check_rss(w, now);
     tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);
@@ -164,18 +164,29 @@ static void on_promoted(void *owner, tine__caller *c)
     tine__pool_promoted(owner, worker_at(c));
 }
 
+/* What is left for a job to become whose worker has gone before it started. */
+static enum tine__fate fate_of(const tine_pool *pool, const tine_job *job)
+{
+    if (pool->killed)
+        return TINE__FATE_CLOSED;
+    if (job->reason ==
+        TINE__REASON_CANCEL) /* of a timeout nothing is left: it never ran */
+        return TINE__FATE_CANCELLED;
+    return pool->is_dead ? TINE__FATE_NO_WORKERS : TINE__FATE_OPEN;
+}
+
 static void bring_back(tine_pool *pool, tine_job *unstarted, int64_t now)
 {
     while (unstarted) {
         tine_job *job = unstarted;
+        enum tine__fate fate = fate_of(pool, job);
         unstarted = job->next;
         job->next = job->prev = NULL;
-        if (job->reason == TINE__REASON_TIMEOUT) /* it never ran */
+        if (job->reason == TINE__REASON_TIMEOUT)
             job->reason = TINE__REASON_NONE;
-        if (job->reason != TINE__REASON_NONE || pool->killed) {
+        if (fate != TINE__FATE_OPEN) {
             tine__sched_done(pool->sched, &job->pool->s, false, now);
-            tine__pool_end_later(
-                pool, job, pool->killed ? TINE__FATE_CLOSED : TINE__FATE_CANCELLED);
+            tine__pool_end_later(pool, job, fate);
         } else if (tine__sched_again(pool->sched, &job->pool->s, now) < 0) {
             tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
         }
@@ -202,8 +213,10 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     bool failed = why && !w->killed && !pool->killed;
     mourn(pool, w, why);
     bring_back(pool, unstarted, now);
+    /* What has cost others their life before says nothing of those to come. */
+    bool counts = failed && (!w->charged || w->blamed);
     if (!canary)
-        tine__sched_gone(pool->sched, &w->s, failed, now);
+        tine__sched_gone(pool->sched, &w->s, counts, now);
     bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
     static const char text[] = "the worker has ended";
     tine_error err = {.kind = TINE_KIND_CLOSED,

@@ -229,17 +229,23 @@ static int open_key(tine__sched *s, const tine__sched_job *job)
     return 0;
 }
 
+int tine__sched_may_add(tine__sched *s, int64_t now)
+{
+    if (s->broken && (s->probe || now < s->retry_at))
+        return -EHOSTDOWN;
+    if (!s->config.queue || s->nqueued < s->config.queue)
+        return 0;
+    s->was_full = true;
+    return -EAGAIN;
+}
+
 int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
 {
     bool probe = s->broken && !job->pinned;
-    if (probe && (s->probe || now < s->retry_at))
-        return -EHOSTDOWN;
-    if (s->config.queue && !job->pinned && s->nqueued >= s->config.queue) {
-        s->was_full = true;
-        return -EAGAIN;
-    }
+    int err = job->pinned ? 0 : tine__sched_may_add(s, now);
     /* For all that there are: they may have to go there when their worker ends. */
-    int err = tine__prioq_reserve(&s->queue, s->nqueued + s->nhanded + 1);
+    if (!err)
+        err = tine__prioq_reserve(&s->queue, s->nqueued + s->nhanded + 1);
     if (!err)
         err = open_key(s, job);
     if (err < 0)
@@ -279,6 +285,13 @@ int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now)
     job->queued = true;
     s->nqueued++;
     return 0;
+}
+
+int tine__sched_retry(tine__sched *s, tine__sched_job *job, int64_t now)
+{
+    if (!job->has_key)
+        job->order = ++s->orders; /* it is in no queue now */
+    return tine__sched_again(s, job, now);
 }
 
 void tine__sched_remove(tine__sched *s, tine__sched_job *job)
@@ -399,7 +412,7 @@ void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now
     bool first = w->p.first == job;
     tine__sched_unhand(s, job);
     leave(s, job);
-    w->jobs_done++;
+    w->jobs_done += ok;
     w->p.kept = false;
     if (first)
         w->p.busy_since_usec = now;
@@ -504,6 +517,14 @@ static bool steal(tine__sched *s, int64_t now, tine__sched_action *action)
     }
     *action = (tine__sched_action){TINE__SCHED_STEAL, job, w, false};
     return true;
+}
+
+bool tine__sched_next_assign(tine__sched *s, int64_t now, tine__sched_action *action)
+{
+    if (s->tell_broken)
+        return false;
+    tine__sched_trim(s);
+    return assign(s, now, action);
 }
 
 tine__sched_action tine__sched_next(tine__sched *s, int64_t now)

@@ -29,7 +29,10 @@
  *   replacement is started, the old one goes on working until that is ready, then takes no
  *   more jobs and is stopped when it has none. At most max(1, max / 4) at a time, of all that
  *   are due the one longest due first.
- * - A worker that ends before it has done one job well is a failure. After the n-th
+ * - A job that is tried again goes behind all of its priority that wait by then, since it
+ *   may be what workers die of; but with a key it keeps its place, as all of that key do.
+ * - A worker that ends before it has done one job well is a failure, unless (the pool's to say)
+ *   it died of a job that others have died of. After the n-th
  *   in a row, the next one is started 2^(n-2) * 50 ms later (the first is free).
  *   TINE__SCHED_FAILURES in a row break the pool: the caller fails all jobs. One worker is
  *   tried again after 1 s, then 2, 4, ... 64 s, when there is a job; one job done well mends it. */
@@ -121,9 +124,13 @@ void tine__sched_free(tine__sched *s);
  * Returns 0, -EAGAIN (the queue is full), -EHOSTDOWN (broken, and not to be tried yet),
  * -ENOMEM. A pinned job is never refused for want of room. */
 int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now);
-/* Back at its old place: its worker died before it started, or it is tried again. Never
- * refused. -ENOMEM. */
+/* What add says now to one that is not pinned, but for -ENOMEM. */
+int tine__sched_may_add(tine__sched *s, int64_t now);
+/* Back at its old place: its worker died before it started. Never refused. -ENOMEM. */
 int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now);
+/* It has cost a worker its life and is tried again: behind all that wait at its priority, but
+ * with a key at its old place. Never refused. -ENOMEM. */
+int tine__sched_retry(tine__sched *s, tine__sched_job *job, int64_t now);
 /* Takes a queued job out. */
 void tine__sched_remove(tine__sched *s, tine__sched_job *job);
 /* A queued job, best first, which is taken out; NULL: none. Pinned ones of workers that have gone
@@ -131,7 +138,8 @@ void tine__sched_remove(tine__sched *s, tine__sched_job *job);
 tine__sched_job *tine__sched_pop(tine__sched *s);
 /* A pinned job whose worker has gone, taken out; NULL: none. */
 tine__sched_job *tine__sched_orphan(tine__sched *s);
-/* A job handed over has ended. ok: done well, for the worker's good name. */
+/* A job handed over has ended. ok: it ran, and the worker came out of it alive; such ones make
+ * its good name, and count towards max_jobs. */
 void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now);
 /* STEAL's outcome. returned queues the job again, at its old place. */
 int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now);
@@ -147,8 +155,9 @@ void tine__sched_ready(tine__sched *s, tine__sched_worker *w, int64_t now);
 void tine__sched_retire(tine__sched *s, tine__sched_worker *w, int64_t now);
 /* It is to be replaced, replacement first. */
 void tine__sched_replace(tine__sched *s, tine__sched_worker *w, int64_t now);
-/* It has ended. Its handed jobs must have been told (done) or brought back (again) before,
- * in any order. failed: it ended otherwise than as it was told to. */
+/* It has ended. Its handed jobs must have been told (done) or brought back (again, retry)
+ * before, in any order. failed: it ended otherwise than as it was told to, and that speaks
+ * against all workers to come. */
 void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_t now);
 void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now);
 /* No new jobs come: workers are stopped as they become idle, none is started but for
@@ -156,6 +165,8 @@ void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now);
 void tine__sched_close(tine__sched *s, int64_t now);
 
 tine__sched_action tine__sched_next(tine__sched *s, int64_t now);
+/* ASSIGN, where that is what can be done; false: it is not. */
+bool tine__sched_next_assign(tine__sched *s, int64_t now, tine__sched_action *action);
 /* When tine__sched_next may have something to do though nothing happens; -1: never. */
 int64_t tine__sched_when(const tine__sched *s, int64_t now);
 

@@ -77,13 +77,8 @@ static void put_le32(unsigned char *to, uint32_t v)
     to[3] = (unsigned char)(v >> 24);
 }
 
-int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
-                  size_t n, size_t extra)
+static int job_alloc(tine_job **out, size_t size, size_t extra)
 {
-    int err;
-    size_t size = payload_size(s, args, n, &err);
-    if (err < 0)
-        return err;
     size_t room = (sizeof(tine_job) + size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     tine_job *job = malloc(room + extra);
     if (!job)
@@ -94,7 +89,28 @@ int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
         memset((void *)job->pool, 0, extra);
     }
     job->len = size;
-    unsigned char *to = job->payload;
+    *out = job;
+    return 0;
+}
+
+int tine__job_new_bare(tine_job **out, const tine__service *s, const tine_str *args,
+                       size_t n, size_t extra)
+{
+    int err;
+    payload_size(s, args, n, &err);
+    return err < 0 ? err : job_alloc(out, 0, extra);
+}
+
+int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
+                  size_t n, size_t extra)
+{
+    int err;
+    size_t size = payload_size(s, args, n, &err);
+    if (!err)
+        err = job_alloc(out, size, extra);
+    if (err < 0)
+        return err;
+    unsigned char *to = (*out)->payload;
     for (size_t i = 0; i < n; i++) {
         if (s->serialiser == TINE_STRINGS) {
             put_le32(to, (uint32_t)args[i].len);
@@ -104,7 +120,6 @@ int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
             memcpy(to, args[i].data, args[i].len);
         to += args[i].len;
     }
-    *out = job;
     return 0;
 }
 

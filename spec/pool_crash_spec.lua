@@ -94,6 +94,7 @@ describe("a worker of a pool that is killed #proc", function()
       end)
     end
     running(pool, 6)
+    proc.wait_for(function() return pool:stats().workers[1].job end)
     kill(only(pool))
     proc.wait_for(function() return #order == 11 end)
     assert.are.equal("crash", r.kinds[1])
@@ -368,6 +369,83 @@ describe("retries #proc", function()
       pool:call { args = { "nth", path, 9, "sleep", 60 }, timeout = 0.1 }.kind)
     assert.are.equal("xx", proc.text(path))
     assert.are.equal(0, pool:stats().retried)
+    finish(pool)
+  end)
+
+  -- The calls that a job that kills its worker is among.
+  local function all_fine(r, first, last)
+    for i = first, last do assert.are.equal(tostring(i), r.values[i][1], r.errs[i]) end
+  end
+
+  case("of a job that kills each worker cost the others nothing", function()
+    local pool = new_pool { max = 4 }
+    local r = results()
+    assert.are.equal("x", pool:await("echo", "x"))
+    pool:call { args = { "kill", "KILL" }, retries = 6, cb = r.cb(0) }
+    for i = 1, 100 do pool("echo", i, r.cb(i)) end
+    r.wait(101)
+    all_fine(r, 1, 100)
+    assert.are.equal("crash", r.kinds[0])
+    assert.matches("tried 7 times", r.errs[0].message)
+    assert.is_false(pool:stats().broken)
+    finish(pool)
+  end)
+
+  case("of several such jobs, the first of all, cost the others nothing", function()
+    local pool = new_pool { max = 2, retries = 1 }
+    local r = results()
+    for i = 1, 3 do pool("exit", 3, r.cb(i)) end
+    for i = 4, 40 do pool("echo", i, r.cb(i)) end
+    r.wait(40)
+    all_fine(r, 4, 40)
+    for i = 1, 3 do assert.matches("tried 2 times", r.errs[i].message) end
+    finish(pool)
+  end)
+
+  case("of one job do not make a pool give up, however many they are", function()
+    local pool = new_pool { max = 1, retries = 12 }
+    local err = pool("kill", "SEGV")
+    assert.are.equal("crash", err.kind)
+    assert.matches("tried 13 times", err.message)
+    assert.is_false(pool:stats().broken)
+    assert.are.equal("x", pool:await("echo", "x"))
+    finish(pool)
+  end)
+
+  case("are behind what waits, and keep the order of a key", function()
+    local pool = new_pool { max = 1, load = 1, retries = 1 }
+    local path, order = helper.tmpname(), {}
+    local function say(i)
+      return function(err)
+        assert(not err, err)
+        order[#order + 1] = i
+      end
+    end
+    pool("nth", path, 2, "kill", "KILL", say(1))
+    for i = 2, 4 do pool("echo", i, say(i)) end
+    proc.wait_for(function() return #order == 4 end)
+    assert.are.same({ 2, 3, 4, 1 }, order)
+    path, order = helper.tmpname(), {}
+    pool:call { args = { "nth", path, 2, "kill", "KILL" }, key = "k", cb = say(1) }
+    for i = 2, 4 do pool:call { args = { "echo", i }, key = "k", cb = say(i) } end
+    proc.wait_for(function() return #order == 4 end)
+    assert.are.same({ 1, 2, 3, 4 }, order)
+    finish(pool)
+  end)
+
+  case("do not hide that every worker dies at its first job", function()
+    local pool = new_pool({ max = 1, load = 1, retries = 3 }, function() os.exit(3) end)
+    local r = results()
+    for i = 1, 20 do pool(i, r.cb(i)) end
+    r.wait(20)
+    local stats = pool:stats()
+    assert.is_true(stats.broken)
+    assert.are.equal(5, stats.started)
+    for i = 1, 20 do
+      assert.are.equal("exit", r.kinds[i])
+      assert.matches("cannot make workers: 5 in a row.*code 3", r.errs[i].message)
+      assert.are.equal(i <= 5, r.errs[i].message:find("tried 1 time)", 1, true) ~= nil)
+    end
     finish(pool)
   end)
 end)

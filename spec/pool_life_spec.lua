@@ -5,8 +5,8 @@ local proc = require "spec.proc"
 local tine = require "tine"
 
 local case = proc.case(it)
-local new_pool, gate, results, finish, kill =
-  pools.new, pools.gate, pools.results, pools.finish, pools.kill
+local new_pool, gate, results, finish, kill, running =
+  pools.new, pools.gate, pools.results, pools.finish, pools.kill, pools.running
 
 -- Whether there is a spare template.
 local function spare()
@@ -81,6 +81,44 @@ describe("the template of a pool #proc", function()
     finish(pool)
   end)
 
+  -- A closed pool with jobs to do, whose template is killed. Returns what the jobs got.
+  local function killed_when_closed(spared)
+    local template = tine.new():eval(pools.prepare)
+    local pid = template:await_ready()
+    local pool = new_pool({ max = 1, load = 2 }, nil, template)
+    local path, open = gate()
+    local r = results()
+    if spared then
+      assert.are.equal("x", pool:await("echo", "x"))
+      proc.wait_for(spare)
+    end
+    pool("gate", path, "x", r.cb(1))
+    for i = 2, 6 do pool("echo", i, r.cb(i)) end
+    if spared then proc.wait_for(function() return pool:stats().workers[1].job end) end
+    local gone
+    pool:close(function() gone = true end)
+    kill(pid)
+    proc.wait_for(function() return not helper.alive(pid) end)
+    open()
+    r.wait(6)
+    proc.wait_for(function() return gone end)
+    return r
+  end
+
+  case("killed while a closed pool drains is replaced by the spare, too", function()
+    local r = killed_when_closed(true)
+    assert.are.equal("crash", r.kinds[1])
+    for i = 2, 6 do assert.are.equal(tostring(i), r.values[i][1], r.errs[i]) end
+  end)
+
+  case("killed while a closed pool drains is named as the cause where there is no spare", function()
+    local r = killed_when_closed(false)
+    for i = 1, 6 do
+      assert.are.equal("closed", r.kinds[i], r.errs[i])
+      assert.matches("the pool's template has ended: .*signal 9", r.errs[i].message)
+    end
+  end)
+
   case("that fails before the first worker fails the calls with the cause", function()
     local pool, faults = new_pool({ max = 2 }, nil, tine.new():eval("error('no such luck', 0)"))
     local r = results()
@@ -152,6 +190,32 @@ describe("the template of a pool #proc", function()
     assert.is_false(pool:stats().broken)
     finish(pool)
   end)
+
+  -- One that waits in the worker behind the job that kills it, and is cancelled there.
+  case("whose workers all die is given up, also where jobs that wait are cancelled", function()
+    local pool = new_pool({ max = 1, load = 2, start = 0 }, function(path)
+      local f
+      repeat f = io.open(path) until f
+      os.exit(3)
+    end)
+    for round = 1, 5 do
+      local path, open = gate()
+      local r = results()
+      pool(path, r.cb(1))
+      local job = pool:call { args = { path }, cb = r.cb(2) }
+      running(pool, 2)
+      proc.wait_for(function() return pool:stats().workers[1].job end)
+      job:cancel()
+      r.wait(1)
+      assert.are.equal("cancelled", r.kinds[2])
+      open()
+      r.wait(2)
+      assert.are.equal("crash", r.kinds[1])
+      proc.wait_for(function() return pool:stats().crashed == round end)
+    end
+    assert.is_true(pool:stats().broken)
+    finish(pool)
+  end)
 end)
 
 describe("recycling #proc", function()
@@ -193,6 +257,29 @@ describe("recycling #proc", function()
     assert.are.equal(0, stats.failed)
     assert.are.equal(0, stats.crashed)
     assert.are.same({}, faults)
+    finish(pool)
+  end)
+
+  case("by max_jobs counts no job that was cancelled before it started", function()
+    local pool = new_pool { max = 1, load = 2, max_jobs = 3 }
+    local path, open = gate()
+    local r = results()
+    pool("gate", path, "x", r.cb(0))
+    proc.wait_for(function()
+      local worker = pool:stats().workers[1]
+      return worker and worker.job
+    end)
+    for i = 1, 5 do
+      local job = pool:call { args = { "echo" }, cb = r.cb(i) }
+      running(pool, 2)
+      job:cancel()
+      r.wait(i)
+      assert.are.equal("cancelled", r.kinds[i])
+    end
+    open()
+    r.wait(6)
+    assert.are.equal(1, pool:stats().workers[1].jobs)
+    assert.are.equal(0, pool:stats().recycled)
     finish(pool)
   end)
 

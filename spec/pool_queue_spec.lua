@@ -247,6 +247,21 @@ describe("pool:broadcast #proc", function()
     local err = pool:broadcast("echo")
     assert.are.equal("closed", err.kind)
   end)
+
+  case("tells of the crash of a worker that dies in it, and does not try it again", function()
+    local pool = new_pool { max = 2, idle = 2, retries = 2 }
+    proc.wait_for(function() return pool:stats().idle == 2 end)
+    local err, list = pool:broadcast("kill", "KILL")
+    assert.is_nil(err)
+    assert.are.equal(2, #list)
+    for _, entry in ipairs(list) do
+      assert.are.equal("crash", entry.err.kind)
+      assert.are.equal(9, entry.err.signal)
+    end
+    assert.are.equal(0, pool:stats().retried)
+    assert.are.equal(2, pool:stats().failed)
+    finish(pool)
+  end)
 end)
 
 describe("the size of a pool #proc", function()

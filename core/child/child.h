@@ -16,9 +16,11 @@
 
 /* A power of two. */
 #define TINE__FIRST_WORKERS 16
+#define TINE__LAST_REAPED 16
 
 typedef struct tine__worker {
     pid_t pid; /* 0: free */
+    bool detached;
     uint64_t id;
 } tine__worker;
 
@@ -37,6 +39,15 @@ typedef struct tine__child {
     uint64_t id;        /* the host's name for us */
     uint64_t seq, told; /* commands carried out, and known to the host to be */
     bool detach;
+    bool leads;                         /* a process group that tine made for it */
+    volatile sig_atomic_t held, ending; /* see tine__hold */
+    bool serves;                        /* calls: what it has started goes with it */
+    /* Workers that were reaped last: they may have seen that the host has gone before we do. */
+    struct {
+        pid_t pid;
+        int64_t ns;
+    } reaped[TINE__LAST_REAPED];
+    unsigned nreaped;
     bool named;  /* it was given a name of its own, to be kept when it runs */
     bool failed; /* nothing more is carried out; `why` is what later forks are told */
     tine_kind why_kind;
@@ -61,6 +72,20 @@ void tine__flush(tine__child *c);
 void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
                 size_t len, const char *traceback, size_t traceback_len);
 
+/* ending.c: the host has gone. Ends this process, with its workers and with all that they and it
+ * have started, but for what is detached. */
+void tine__end(void) __attribute__((noreturn));
+/* The same in a signal handler. What it needs may be in the middle of a change: then it waits
+ * for tine__release. */
+void tine__end_unless_held(void);
+#define tine__hold() (tine__self.held++)
+void tine__release(void);
+/* A worker that is reaped now. */
+void tine__note_reaped(tine__child *c, pid_t pid);
+/* For one that leaves by itself: ends what it has started. */
+void tine__end_followers(const tine__child *c);
+bool tine__host_is_gone(const tine__child *c);
+
 /* say.c: reports. A host that is gone takes us with it. */
 void tine__say(tine__child *c, const tine__report *r, int fd);
 void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
@@ -72,7 +97,7 @@ void tine__catch_sigchld(tine__child *c);
 /* workers.c */
 /* Sees that the next tine__workers_add finds room. Returns 0 or -ENOMEM. */
 int tine__workers_room(tine__workers *w);
-int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id);
+int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id, bool detached);
 void tine__workers_forget(tine__workers *w);
 /* Reaps workers that have ended and reports how. Other children are left alone. Async-
  * signal-safe as long as no worker is added meanwhile. */

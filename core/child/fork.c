@@ -53,6 +53,7 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
         setsid();
     else
         setpgid(0, 0);
+    c->leads = !c->detach;
     if (!c->detach && !(flags & TINE__FORK_SPARE))
         tine__guard_template(parent);
     tine__fd_close(&c->cmd);
@@ -60,6 +61,8 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     frame->fds[0] = -1;
     tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
     tine__workers_forget(&c->workers); /* those are its parent's */
+    c->held = c->ending = 0;
+    c->nreaped = 0;
     uint64_t parent_seq = c->seq;
     c->id = id;
     c->seq = c->told = 0;
@@ -120,13 +123,19 @@ void tine__fork(tine__child *c, tine__reader *frame)
     tine__flush(c);
     pid_t parent = getpid();
     int64_t began = tine__heap_clock();
+    tine__hold();
     pid_t pid = fork();
+    if (pid == 0) {
+        become_worker(c, frame, parent, id, flags, name);
+        return;
+    }
+    int err = errno;
+    if (pid > 0 &&
+        tine__workers_add(&c->workers, pid, id, (flags & TINE__FORK_DETACH) != 0) == 0)
+        c->told = c->seq;
+    tine__release();
     if (pid > 0)
         tine__heap_forked(c->L, began);
-    if (pid < 0)
-        refuse(c, id, errno, "the template cannot fork");
-    else if (pid == 0)
-        become_worker(c, frame, parent, id, flags, name);
-    else if (tine__workers_add(&c->workers, pid, id) == 0)
-        c->told = c->seq;
+    else
+        refuse(c, id, err, "the template cannot fork");
 }

@@ -50,7 +50,7 @@ static void send_report(tine__child *c, const tine__buf *b, int fd)
         default:
             /* No stdio here: this may be a signal handler in the middle of it. */
             if (!c->detach)
-                _exit(1);
+                tine__end();
             return;
         }
     }

@@ -13,6 +13,7 @@
 
 #include "child.h"
 #include "fd.h"
+#include "guard.h"
 #include "protocol.h"
 
 #ifdef __GLIBC__
@@ -39,6 +40,10 @@ static void flush_stdio(void)
 void tine__leave(int code)
 {
     flush_stdio();
+    if (tine__host_is_gone(&tine__self))
+        tine__end();
+    if (tine__self.serves)
+        tine__end_followers(&tine__self);
     _exit(code);
 }
 
@@ -315,6 +320,8 @@ void tine_serve(struct lua_State *L, int fd)
     tine__interp_open(c);
     tine__interp_reseed(c); /* a fork of the program has that one's random numbers */
     tine__catch_sigchld(c);
+    c->leads = tine__guard_leads();
+    tine__guard_call(tine__end_unless_held);
     for (;;) {
         if (next_frame(c)) {
             carry_out(c, &c->reader);

@@ -24,12 +24,12 @@ static tine__worker *find(const tine__workers *w, pid_t pid)
     return NULL;
 }
 
-static void insert(tine__workers *w, pid_t pid, uint64_t id)
+static void insert(tine__workers *w, tine__worker worker)
 {
-    size_t i = home(w, pid);
+    size_t i = home(w, worker.pid);
     while (w->slots[i].pid)
         i = (i + 1) & (w->nslots - 1);
-    w->slots[i] = (tine__worker){pid, id};
+    w->slots[i] = worker;
     w->n++;
 }
 
@@ -47,19 +47,22 @@ int tine__workers_room(tine__workers *w)
         return -ENOMEM;
     for (size_t i = 0; i < w->nslots; i++)
         if (w->slots[i].pid)
-            insert(&bigger, w->slots[i].pid, w->slots[i].id);
-    if (w->slots != w->first)
-        free(w->slots);
+            insert(&bigger, w->slots[i]);
+    tine__worker *old = w->slots;
+    tine__hold();
     w->slots = bigger.slots;
     w->nslots = bigger.nslots;
+    tine__release();
+    if (old != w->first)
+        free(old);
     return 0;
 }
 
-int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id)
+int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id, bool detached)
 {
     int err = tine__workers_room(w);
     if (!err)
-        insert(w, pid, id);
+        insert(w, (tine__worker){.pid = pid, .detached = detached, .id = id});
     return err;
 }
 
@@ -104,7 +107,11 @@ static bool reap_one(tine__child *c, tine__worker *worker)
     /* ECHILD: the user's code waited for any child. How it ended went there. */
     if (pid < 0)
         r.status = -1;
+    tine__hold();
+    if (!worker->detached)
+        tine__note_reaped(c, worker->pid);
     take_out(&c->workers, worker);
+    tine__release();
     tine__say(c, &r, -1);
     return true;
 }

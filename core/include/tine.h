@@ -127,10 +127,10 @@ typedef struct tine_host_options {
  * tine_host_free. Returns 0, -ENOMEM, -EMFILE or another errno. */
 TINE_API int tine_host_new(tine_host **out, const tine_host_options *options);
 
-/* Ends every process made by host that is not detached, waiting (briefly: they are killed)
- * for its direct children, and frees the host with all handles, timers and watchers. No
- * callback is called, except those of calls that have not ended. Not to be called from a
- * callback. NULL is fine. */
+/* Ends every process made by host that is not detached, with what it has started in its
+ * process group, waiting (briefly: they are killed) for its direct children, and frees the
+ * host with all handles, timers and watchers. No callback is called, except those of calls
+ * that have not ended. Not to be called from a callback. NULL is fine. */
 TINE_API void tine_host_free(tine_host *host);
 
 /* Later exec'ed processes use this executable; NULL: the default. */
@@ -405,10 +405,12 @@ typedef struct tine_rpc_options {
     tine_func done; /* async: called when the host has closed and nothing is open */
     int async;      /* non-zero: func(done, ...) may answer later, many calls at once */
     tine_serialiser serialiser;
-    tine_str source;            /* TINE_SOURCE: Lua text that returns freeze and thaw */
-    int64_t timeout_usec;       /* a call may run, from its start; 0: for ever */
-    int64_t grace_usec;         /* from the error raised in it to SIGKILL; 0: 1 s */
-    int64_t spawn_timeout_usec; /* a worker may take until init has returned; 0: 10 s */
+    tine_str source;      /* TINE_SOURCE: Lua text that returns freeze and thaw */
+    int64_t timeout_usec; /* a call may run, from its start; 0: for ever */
+    int64_t grace_usec;   /* from the error raised in it to SIGKILL; 0: 1 s */
+    /* A worker may take until init has returned, from when it is there and has loaded what it
+     * was told to before, or its template was; 0: 10 s. */
+    int64_t spawn_timeout_usec;
     tine_event_cb on_event;
     tine_fault_cb on_error; /* NULL: the host's on_error */
     /* Pools only: workers' output; NULL: it goes where the template's goes. */
@@ -450,13 +452,15 @@ TINE_API void tine_job_cancel(tine_job *job);
 /* All zeros is the default, but for max, which is set. Everything is borrowed. */
 typedef struct tine_pool_options {
     tine_rpc_options rpc;
-    size_t max;               /* most workers, at least 1 */
-    size_t idle;              /* fewest workers kept */
-    size_t load;              /* calls handed to one worker at a time; 0: 2 */
-    int64_t start_usec;       /* of all-busy before one more starts */
-    int64_t stop_usec;        /* between stopping idle workers; 0: at once */
-    size_t queue;             /* most calls waiting; 0: no limit */
-    unsigned retries;         /* how often a job whose worker died is tried again */
+    size_t max;         /* most workers, at least 1 */
+    size_t idle;        /* fewest workers kept */
+    size_t load;        /* calls handed to one worker at a time; 0: 2 */
+    int64_t start_usec; /* of all-busy before one more starts */
+    int64_t stop_usec;  /* between stopping idle workers; 0: at once */
+    size_t queue;       /* most calls waiting; 0: no limit */
+    /* How often a job whose worker died is tried again: behind those of its priority that wait
+     * by then, but with a key in its place. */
+    unsigned retries;
     uint64_t max_jobs;        /* a worker past one of these is replaced; 0: no limit */
     uint64_t max_rss;         /* bytes */
     int64_t max_age_usec;     /* since it was ready */

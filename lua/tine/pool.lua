@@ -318,7 +318,8 @@ end
 -- - `start`: seconds of all-busy before one more worker starts (0.1; 0: at once)
 -- - `stop`: seconds between stopping idle workers (10)
 -- - `queue`: most calls waiting (no limit); `on_drain()`: it has room again
--- - `retries`: how often a job whose worker died is tried again (0)
+-- - `retries`: how often a job whose worker died is tried again (0), behind those of its priority
+--   that wait by then, but with a key in its place
 -- - `max_jobs`, `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
 -- - `promote`: bytes of Lua's: when two workers, and half of all, have each that many of their
 --   own, one of them becomes the template; see `pool:promote`

@@ -99,7 +99,8 @@ end
 -- - `done`: async: called when the host has closed and nothing is open
 -- - `timeout`: seconds that a call may run, from its start; `grace`: seconds from the error
 --   that is then raised in it to SIGKILL (default 1)
--- - `spawn_timeout`: seconds that the worker may take until `init` has returned (default 10)
+-- - `spawn_timeout`: seconds that the worker may take until `init` has returned (default 10), from
+--   when it, or its template, has loaded what it was told to before
 -- @treturn[1] rpc
 -- @treturn[2] nil
 -- @treturn[2] err

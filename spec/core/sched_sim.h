@@ -12,6 +12,7 @@ enum { MSEC = 1000, SECOND = 1000000, KEYS = 1500, SAMPLE = 251 };
 typedef struct job {
     tine__sched_job s;
     size_t at; /* in the model's own queue */
+    uint64_t turn;
     bool waits;
     unsigned ends;
 } job;
@@ -52,7 +53,7 @@ static const plan *p;
 static tine__sched *s;
 static int64_t now;
 static tine__prioq events;
-static uint64_t order;
+static uint64_t order, turns;
 static job *jobs;
 static size_t njobs, nopen, nrefused, ncrashed, npopped, nmoved, nstolen;
 static worker **workers, *dead;
@@ -85,7 +86,7 @@ static bool better(const void *a, const void *b)
     const job *x = a, *y = b;
     if (x->s.priority != y->s.priority)
         return x->s.priority > y->s.priority;
-    return x < y; /* they are made in the order they come */
+    return x->turn < y->turn;
 }
 
 static void at(int64_t after, enum what what, worker *w)

@@ -50,8 +50,8 @@ static void insert_both(pid_t pid)
     if (in_model(pid) || nmodel == MODEL)
         return;
     model[nmodel++] =
-        (tine__worker){pid, (uint64_t)test_random() << 32 | test_random()};
-    CHECK_INT(tine__workers_add(&table, pid, model[nmodel - 1].id), 0);
+        (tine__worker){.pid = pid, .id = (uint64_t)test_random() << 32 | test_random()};
+    CHECK_INT(tine__workers_add(&table, pid, model[nmodel - 1].id, false), 0);
 }
 
 static void remove_both(size_t i)
@@ -202,7 +202,8 @@ static void ends_are_reported(void)
     pid_t foreign = child_with_code(99), pids[20];
     for (int i = 0; i < 20; i++) {
         pids[i] = child_with_code(i);
-        CHECK_INT(tine__workers_add(&c->workers, pids[i], (uint64_t)(1000 + i)), 0);
+        CHECK_INT(tine__workers_add(&c->workers, pids[i], (uint64_t)(1000 + i), false),
+                  0);
     }
     unsigned seen = 0;
     tine__reap(c);
@@ -228,7 +229,7 @@ static void stolen_status(void)
     for (int others = 0; others < 2; others++) {
         pid_t pid = child_with_code(5);
         pid_t other = others ? child_with_code(6) : 0;
-        CHECK_INT(tine__workers_add(&c->workers, pid, 77), 0);
+        CHECK_INT(tine__workers_add(&c->workers, pid, 77, false), 0);
         CHECK_INT(waitpid(pid, NULL, 0), pid);
         tine__reap(c);
         CHECK(next_report(&r));
@@ -249,13 +250,15 @@ static void reaped_by_signal(void)
     sigaddset(&chld, SIGCHLD);
     sigprocmask(SIG_BLOCK, &chld, &before);
     for (int i = 0; i < 5; i++)
-        CHECK_INT(tine__workers_add(&c->workers, child_with_code(3), (uint64_t)i), 0);
+        CHECK_INT(
+            tine__workers_add(&c->workers, child_with_code(3), (uint64_t)i, false), 0);
     tine__reap_by_signal(); /* those have ended already */
     for (int i = 0; i < 5; i++)
         CHECK(next_report(&r) && r.status == 3 << 8);
     CHECK(!next_report(&r));
     for (int i = 0; i < 5; i++)
-        CHECK_INT(tine__workers_add(&c->workers, child_with_code(4), (uint64_t)i), 0);
+        CHECK_INT(
+            tine__workers_add(&c->workers, child_with_code(4), (uint64_t)i, false), 0);
     sigprocmask(SIG_SETMASK, &before, NULL); /* now the signal comes */
     for (int i = 0; i < 5; i++)
         CHECK(next_report(&r) && r.status == 4 << 8);

@@ -218,6 +218,59 @@ static void a_full_queue(tine_host *host)
     CHECK(rejected > 0 && rejected <= 90);
 }
 
+static size_t resident(void)
+{
+    unsigned long size, pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    CHECK(f && fscanf(f, "%lu %lu", &size, &pages) == 2);
+    (void)fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What is refused takes no memory for its arguments until it is told. */
+static void a_burst_of_large_calls(tine_host *host)
+{
+    enum { LARGE = 64 << 10, CALLS = 2500, BOUND = 32 << 20 };
+    static char large[LARGE + 1];
+    tine_pool_options options = {.max = 1, .queue = 10};
+    memset(large, 'x', LARGE);
+    begin(host, &options);
+    size_t before = resident();
+    for (int i = 0; i < CALLS; i++)
+        make("echo", large, NULL);
+    size_t grown = resident() > before ? resident() - before : 0;
+    CHECK(grown < BOUND);
+    end(-1);
+    for (int i = 10; i < w.made; i++)
+        CHECK(!w.calls[i].ok && w.calls[i].kind == TINE_KIND_REJECTED);
+    for (int i = 0; i < 10; i++)
+        CHECK(w.calls[i].ok && w.calls[i].first[98] == 'x');
+}
+
+/* Calls do not wait in the queue for workers that have nothing to do. */
+static void room_at_the_workers(tine_host *host)
+{
+    tine_pool_options options = {.max = 4, .idle = 4, .load = 2, .queue = 1};
+    tine_call_options keyed = {.key = {"k", 1}};
+    tine_pool_stats stats = {.idle = 0};
+    int64_t deadline = test_usec() + DEADLINE_USEC;
+    begin(host, &options);
+    for (; stats.idle < 4 && test_usec() < deadline;
+         tine_pool_get_stats(w.pool, &stats))
+        CHECK(tine_host_poll(host, 1000) >= 0);
+    CHECK_INT(stats.idle, 4);
+    for (int i = 0; i < 12; i++)
+        make("echo", "x", NULL);
+    await(host, &w.ended, 12);
+    for (int i = 0; i < 12; i++)
+        CHECK_INT(w.calls[i].ok, i < 4 * 2 + 1);
+    for (int i = 0; i < 6; i++) /* what waits for one worker alone does wait */
+        make("echo", "x", &keyed);
+    end(-1);
+    for (int i = 0; i < 6; i++)
+        CHECK_INT(w.calls[12 + i].ok, i < 2 + 1);
+}
+
 static void workers_that_die(tine_host *host)
 {
     tine_pool_options options = {.max = 2, .load = 4};
@@ -339,6 +392,9 @@ int main(void)
     HOST(priorities);
     HOST(cancelled_jobs);
     HOST(a_full_queue);
+
+    HOST(a_burst_of_large_calls);
+    HOST(room_at_the_workers);
     HOST(workers_that_die);
     HOST(closed_in_a_callback);
     HOST(closed_and_killed);

@@ -120,6 +120,50 @@ static void brought_back_in_order(void)
     finish();
 }
 
+/* What is tried again goes behind those of its priority that wait, and ahead of what comes. */
+static void tried_again(void)
+{
+    defaults();
+    config.load = 3;
+    config.max = 1;
+    begin(1);
+    for (int i = 0; i < 4; i++)
+        add(&j[i]);
+    add_priority(&j[4], -1);
+    for (int i = 0; i < 3; i++)
+        ASSIGNS(&j[i], &w[0]);
+    w[0].good = true;
+    CHECK_INT(tine__sched_retry(s, &j[0], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[2], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[1], now), 0);
+    ends(&w[0], true);
+    add(&j[5]);
+    static const int expected[] = {1, 2, 3, 0, 5, 4};
+    for (int i = 0; i < 6; i++)
+        CHECK(tine__sched_pop(s) == &j[expected[i]]);
+    finish();
+}
+
+static void tried_again_with_a_key(void)
+{
+    defaults();
+    config.load = 3;
+    config.max = 1;
+    begin(1);
+    for (int i = 0; i < 3; i++)
+        add_key(&j[i], 7);
+    for (int i = 0; i < 3; i++)
+        ASSIGNS(&j[i], &w[0]);
+    w[0].good = true;
+    CHECK_INT(tine__sched_retry(s, &j[0], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[2], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[1], now), 0);
+    ends(&w[0], true);
+    for (int i = 0; i < 3; i++)
+        CHECK(tine__sched_pop(s) == &j[i]);
+    finish();
+}
+
 static void never_refused_when_back(void)
 {
     defaults();
@@ -368,6 +412,8 @@ int main(void)
     RUN(priority_then_order);
     RUN(queue_bound_and_drain);
     RUN(brought_back_in_order);
+    RUN(tried_again);
+    RUN(tried_again_with_a_key);
     RUN(never_refused_when_back);
     RUN(removed);
     RUN(popped);

@@ -10,6 +10,7 @@ static void come(void)
     size_t n = test_random() % p->burst + 1;
     for (; n && njobs < p->njobs; n--) {
         job *x = &jobs[njobs++];
+        x->turn = ++turns;
         x->s.priority = chance(10) ? (int)(test_random() % 5) - 2 : 0;
         x->s.has_key = chance(p->keyed);
         x->s.key = test_random() % KEYS;
@@ -74,6 +75,15 @@ static void bring_back(job *x)
     waits(x);
 }
 
+/* One that the worker has died of. */
+static void try_again(job *x)
+{
+    CHECK_INT(tine__sched_retry(s, &x->s, now), 0);
+    if (!x->s.has_key)
+        x->turn = ++turns;
+    waits(x);
+}
+
 static void die(worker *w)
 {
     ncrashed += w->njobs > 0;
@@ -87,7 +97,7 @@ static void die(worker *w)
     if (first) {
         take_out(w, 0);
         if (chance(50)) {
-            bring_back(first); /* is tried again */
+            try_again(first);
         } else {
             tine__sched_done(s, &first->s, false, now);
             over(first);

@@ -1,0 +1,122 @@
+/* The end of a process whose host has gone: it takes along what was forked from it and what
+ * those, and it, have started. Async-signal-safe. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "guard.h"
+
+/* Milliseconds to wait for a worker, and for all of them, to end with what it has started. */
+enum { PATIENCE = 100, PATIENCE_FOR_ALL = 1000 };
+enum { JUST_NOW = 500000000 }; /* nanoseconds */
+
+static bool has_ended(pid_t pid)
+{
+    siginfo_t info;
+    info.si_pid = 0;
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 ||
+           info.si_pid == pid;
+}
+
+static void signal_workers(const tine__workers *w, int signo, bool groups)
+{
+    for (size_t i = 0; i < w->nslots; i++) {
+        const tine__worker *worker = &w->slots[i];
+        if (!worker->pid || worker->detached)
+            continue;
+        if (groups)
+            kill(-worker->pid, signo); /* also when it has ended: it is not reaped */
+        kill(worker->pid, signo);
+    }
+}
+
+/* A template among them ends its own workers in this time. */
+static void await_workers(const tine__workers *w)
+{
+    const struct timespec moment = {0, 1000000};
+    int all = 0;
+    for (size_t i = 0; i < w->nslots; i++) {
+        const tine__worker *worker = &w->slots[i];
+        if (!worker->pid || worker->detached)
+            continue;
+        for (int n = 0; n < PATIENCE && all < PATIENCE_FOR_ALL; n++, all++) {
+            if (has_ended(worker->pid))
+                break;
+            nanosleep(&moment, NULL);
+        }
+    }
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+void tine__note_reaped(tine__child *c, pid_t pid)
+{
+    unsigned i = c->nreaped++ % TINE__LAST_REAPED;
+    c->reaped[i].pid = pid;
+    c->reaped[i].ns = now_ns();
+}
+
+/* A worker sees the end of its socket, and leaves, a moment before we see that the host has gone.
+ * Its number is nobody else's so soon: the system gives them out in turn. */
+static void end_reaped(const tine__child *c)
+{
+    int64_t since = now_ns() - JUST_NOW;
+    unsigned n = c->nreaped < TINE__LAST_REAPED ? c->nreaped : TINE__LAST_REAPED;
+    for (unsigned i = 0; i < n; i++)
+        if (c->reaped[i].ns >= since)
+            kill(-c->reaped[i].pid, SIGKILL);
+}
+
+/* It leaves its group first: one that kills itself would not be seen to end well. */
+void tine__end_followers(const tine__child *c)
+{
+    pid_t pid = getpid();
+    if (c->leads && getpgrp() == pid && setpgid(0, getpgid(getppid())) == 0)
+        kill(-pid, SIGKILL);
+}
+
+void tine__end(void)
+{
+    tine__child *c = &tine__self;
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    if (c->workers.n) {
+        signal_workers(&c->workers, TINE__GUARD_SIGNAL, false);
+        await_workers(&c->workers);
+        signal_workers(&c->workers, SIGKILL, true);
+    }
+    end_reaped(c);
+    if (c->leads && getpgrp() == getpid())
+        kill(0, SIGKILL);
+    _exit(1);
+}
+
+void tine__end_unless_held(void)
+{
+    if (tine__self.held)
+        tine__self.ending = 1;
+    else
+        tine__end();
+}
+
+void tine__release(void)
+{
+    if (--tine__self.held == 0 && tine__self.ending)
+        tine__end();
+}
+
+bool tine__host_is_gone(const tine__child *c)
+{
+    struct pollfd report = {c->report, 0, 0};
+    return c->report >= 0 && !c->detach && poll(&report, 1, 0) > 0;
+}

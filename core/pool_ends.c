@@ -1,0 +1,134 @@
+/* How the jobs of a pool end that no worker has ended, and what all are told. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "pool.h"
+
+void tine__pool_count(tine_pool *pool)
+{
+    bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling ||
+              pool->promoting;
+    if (on == pool->counted)
+        return;
+    pool->counted = on;
+    pool->host->nactive += on ? 1 : (size_t)-1;
+}
+
+void tine__pool_fault(tine_pool *pool, const tine_error *err)
+{
+    if (pool->options.rpc.on_error)
+        pool->options.rpc.on_error(pool->options.rpc.arg, err);
+    else
+        tine__host_fault(pool->host, err);
+}
+
+void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
+                    const tine_str *results, size_t n)
+{
+    tine_call_cb cb = job->cb;
+    pool->pending--;
+    pool->n.done++;
+    if (err) {
+        pool->n.failed++;
+        pool->n.timeouts += err->kind == TINE_KIND_TIMEOUT;
+        pool->n.cancelled += err->kind == TINE_KIND_CANCELLED;
+        pool->n.rejected += err->kind == TINE_KIND_REJECTED;
+    }
+    if (cb)
+        cb(job->arg, job, err, results, n);
+    tine__job_free(job);
+    tine__pool_count(pool);
+}
+
+void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate)
+{
+    job->pool->fate = fate;
+    job->next = NULL;
+    if (pool->ending)
+        pool->ending_last->next = job;
+    else
+        pool->ending = job;
+    pool->ending_last = job;
+    tine__pool_wake(pool);
+}
+
+void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate)
+{
+    tine__sched_job *s;
+    while ((s = tine__sched_pop(pool->sched)))
+        tine__pool_end_later(pool, ((struct tine__pool_part *)(void *)s)->job, fate);
+}
+
+tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size)
+{
+    const tine__cause *cause = pool->is_dead ? pool->dead : pool->last;
+    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
+    if (cause)
+        err = cause->error;
+    int n = snprintf(text, size, "the pool cannot make workers: %s%.*s",
+                     pool->is_dead ? "" : "5 in a row have failed; the last: ",
+                     cause ? (int)cause->error.message_len : 7,
+                     cause ? cause->error.message : "unknown");
+    err.message = text;
+    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    return err;
+}
+
+tine_error tine__pool_tried(const tine_error *err, unsigned times, char *text,
+                            size_t size)
+{
+    enum { TAIL = 40 };
+    tine_error more = *err;
+    size_t len = err->message_len < size - TAIL ? err->message_len : size - TAIL;
+    memmove(text, err->message, len);
+    int n = snprintf(text + len, size - len, " (tried %u time%s)", times,
+                     times == 1 ? "" : "s");
+    more.message = text;
+    more.message_len = len + (size_t)n;
+    return more;
+}
+
+static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *text,
+                             size_t size)
+{
+    tine_error err = {
+        .kind = TINE_KIND_CLOSED, .code = -1, .message = TINE__POOL_CLOSED};
+    switch (job->pool->fate) {
+    case TINE__FATE_CANCELLED:
+        return tine__error_cancelled();
+    case TINE__FATE_REJECTED:
+        err.kind = TINE_KIND_REJECTED;
+        err.message = text;
+        snprintf(text, size, "the queue is full: %zu calls wait (queue)",
+                 pool->options.queue);
+        break;
+    case TINE__FATE_NO_WORKERS:
+        return tine__pool_no_workers(pool, text, size);
+    case TINE__FATE_WORKER_GONE:
+        err.message = "the worker ended before the call started";
+        break;
+    case TINE__FATE_NO_MEMORY:
+        return tine__error_system(-ENOMEM, text, size, "call");
+    default:
+        break;
+    }
+    err.message_len = strlen(err.message);
+    return err;
+}
+
+void tine__pool_tell_ends(tine_pool *pool)
+{
+    char text[CAUSE_MAX];
+    tine_job *list = pool->ending;
+    pool->ending = pool->ending_last = NULL;
+    while (list) {
+        tine_job *job = list;
+        list = job->next;
+        job->next = NULL;
+        tine_error err = fate_error(pool, job, text, sizeof text);
+        if (job->pool->fate == TINE__FATE_NO_WORKERS && job->pool->tried)
+            err = tine__pool_tried(&err, job->pool->tried, text, sizeof text);
+        tine__pool_end(pool, job, &err, NULL, 0);
+    }
+}
