@@ -18,6 +18,30 @@ bool tine__caller_has_started(const tine__caller *c, uint64_t serial)
     return started >= serial && started <= c->handed;
 }
 
+/* What the page says is asked once: a worker that says something else later puts no deadline
+ * off. Where another call has taken the job's place, that one started later. */
+static int64_t async_start_of(const tine__caller *c, tine_job *job)
+{
+    const tine__page *page = c->region.page;
+    if (job->started_usec)
+        return job->started_usec;
+    if (!tine__caller_has_started(c, job->serial))
+        return -1;
+    uint64_t ns = atomic_load(&page->starts[job->serial % TINE__WINDOW]);
+    int64_t now = tine__now_usec();
+    int64_t least = job->handed_usec ? job->handed_usec : job->queued_usec;
+    int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
+    job->started_usec = at > now ? now : at < least ? least : at;
+    return job->started_usec;
+}
+
+void tine__caller_note_start(const tine__caller *c, uint64_t serial)
+{
+    tine_job *job = tine__caller_find(c, serial);
+    if (job)
+        async_start_of(c, job);
+}
+
 bool tine__caller_recall(tine__caller *c, tine_job *job)
 {
     uint64_t serial = job->serial, bit = UINT64_C(1) << serial % 64;
@@ -50,12 +74,12 @@ tine_job *tine__caller_running(const tine__caller *c, int64_t *since_usec)
     tine_job *job = c->first;
     if (!job || !tine__caller_has_started(c, job->serial))
         return NULL;
-    if (since_usec) {
+    if (since_usec && c->service->async) {
+        *since_usec = async_start_of(c, job);
+    } else if (since_usec) {
         int64_t now = tine__now_usec(), least = job->handed_usec;
         uint64_t ns = atomic_load(&c->region.page->started_ns);
         int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
-        if (c->service->async)
-            at = least ? least : job->queued_usec;
         *since_usec = at > now ? now : at < least ? least : at;
     }
     return job;
@@ -244,23 +268,6 @@ static void earlier(int64_t *next, int64_t at)
         *next = at;
 }
 
-/* Of many that are open, only the time of the last start is in the page: that of another is
- * when we noticed. */
-static int64_t async_start_of(tine__caller *c, tine_job *job)
-{
-    const tine__page *page = c->region.page;
-    int64_t now = tine__now_usec();
-    uint64_t started = atomic_load(&page->started);
-    if (started < job->serial)
-        return -1;
-    if (!job->started_usec) {
-        int64_t since = (int64_t)(atomic_load(&page->started_ns) / 1000);
-        bool exact = started == job->serial && since >= job->handed_usec && since < now;
-        job->started_usec = exact ? since : now;
-    }
-    return job->started_usec;
-}
-
 /* A page that says that it has just started puts its deadline off once at most. */
 static int64_t start_of(tine__caller *c, tine_job *job)
 {
@@ -290,8 +297,9 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
     if (job->timeout_usec <= 0)
         return -1;
     int64_t start = start_of(c, job);
-    if (start < 0) /* at the earliest; async: so that we notice the start in time */
-        return now + job->timeout_usec / (c->service->async ? 8 : 1) + 1;
+    if (start <
+        0) /* at the earliest; sooner where others may take its place in the page */
+        return now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
     tine__caller_stop(c, job, TINE__REASON_TIMEOUT);

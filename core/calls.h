@@ -91,6 +91,10 @@ bool tine__call_head_get(tine__call_head *head,
  * call will not start; the worker answers SKIPPED. Sync only: with async there is no window,
  * and a CANCEL frame instead. The worker clears the bit of a call when it answers it.
  *
+ * starts: when a call started, at serial % TINE__WINDOW, async only: there many run at a time.
+ * The worker stores it before `started`. A later call takes the place of one that is
+ * TINE__WINDOW before it; the host looks before it hands such a one over.
+ *
  * flushed and sends are hints: who waits awake looks at them, since looking at a socket that the
  * other side writes to at this moment costs both a lock, and on a virtual machine a halt.
  *
@@ -118,6 +122,7 @@ typedef struct tine__page {
     _Atomic uint64_t trace_asked;
     _Atomic uint64_t sends; /* how often the host has written to the socket */
     _Alignas(64) _Atomic uint64_t recall[TINE__WINDOW / 64];
+    _Alignas(64) _Atomic uint64_t starts[TINE__WINDOW]; /* the worker; as started_ns */
     /* Written by the worker: its interpreter's memory when the last call ended (async: in
      * the last turn of its loop). heap is not 0 when the others are there. */
     _Alignas(64) _Atomic int64_t own;
@@ -127,5 +132,7 @@ typedef struct tine__page {
     _Atomic uint32_t heap; /* tine_heap_kind */
     char seal_failed[TINE_MEMORY_TEXT];
 } tine__page;
+
+_Static_assert(sizeof(tine__page) <= TINE__PAGE_STATUS, "the status is a page");
 
 #endif

@@ -171,7 +171,10 @@ static void on_call(lua_State *L, request *r)
     tine__page *page = tine__answer_page();
     tine__failure f;
     int top = lua_gettop(L);
-    atomic_store(&page->started_ns, tine__clock_ns());
+    uint64_t now = tine__clock_ns();
+    atomic_store_explicit(&page->started_ns, now, memory_order_relaxed);
+    atomic_store_explicit(&page->starts[r->head.serial % TINE__WINDOW], now,
+                          memory_order_relaxed);
     atomic_store(&page->started, r->head.serial);
     lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, start_call);

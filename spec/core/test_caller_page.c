@@ -110,17 +110,20 @@ static void never_old(peer *p, const void *arg)
     peer_frame(p, TINE__READY, 0, NULL, 0);
     peer_send_all(p);
     peer_start(p);
-    for (;;)
-        atomic_store(&p->page->started_ns, ns ? ns : (uint64_t)test_usec() * 1000);
+    for (;;) {
+        uint64_t now = ns ? ns : (uint64_t)test_usec() * 1000;
+        atomic_store(&p->page->started_ns, now);
+        atomic_store(&p->page->starts[1], now);
+    }
 }
 
 static void deadlines_in_spite_of_the_page(tine_host *host)
 {
     static const uint64_t times[] = {0, UINT64_MAX, 1};
-    static const tine_rpc_options options = {.timeout_usec = 50000,
-                                             .grace_usec = 10000};
-    for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
-        session_begin(&s, host, never_old, &times[i], &options);
+    for (size_t i = 0; i < 2 * sizeof times / sizeof *times; i++) {
+        tine_rpc_options options = {
+            .async = i % 2, .timeout_usec = 50000, .grace_usec = 10000};
+        session_begin(&s, host, never_old, &times[i / 2], &options);
         session_call(&s, 2);
         await(host, &s.ended, 1);
         session_end(&s);
