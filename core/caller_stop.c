@@ -8,7 +8,12 @@
 
 #include "caller_priv.h"
 
-enum { EOF_PATIENCE = 1000000, CLOSED_PATIENCE = 10000000, TRACE_PATIENCE = 1000000 };
+enum {
+    EOF_PATIENCE = 1000000,
+    CLOSED_PATIENCE = 10000000,
+    TRACE_PATIENCE = 1000000,
+    LOOK_AGAIN = 10000
+};
 
 /* --------------------------------------------------------------------- recall */
 
@@ -120,17 +125,27 @@ static void wake_worker(tine__caller *c)
         tine__pidfd_signal(c->proc, TINE__SIGNAL);
 }
 
-static void ask_to_stop(tine__caller *c, tine_job *job)
+/* Has the error raised in the job's code; async: if that runs. Once. */
+static void point_at(tine__caller *c, const tine_job *job)
 {
     tine__page *page = c->region.page;
+    uint64_t stop = job->serial * 2 + (job->reason == TINE__REASON_CANCEL);
+    if (c->service->async && atomic_load(&page->running) != job->serial)
+        return;
+    if (atomic_exchange(&page->stop, stop) != stop)
+        wake_worker(c);
+}
+
+static void ask_to_stop(tine__caller *c, tine_job *job)
+{
+    int64_t look = c->service->grace_usec;
     if (c->service->async) {
         unsigned char reason[4] = {(unsigned char)job->reason};
         tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
+        look = look < LOOK_AGAIN ? look : LOOK_AGAIN;
     }
-    atomic_store(&page->stop_reason, (uint32_t)job->reason);
-    atomic_store(&page->stop_serial, job->serial);
-    wake_worker(c);
-    tine__caller_wake_at(c, job->stop_usec + c->service->grace_usec);
+    point_at(c, job);
+    tine__caller_wake_at(c, job->stop_usec + look);
 }
 
 void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
@@ -283,17 +298,28 @@ static int64_t start_of(tine__caller *c, tine_job *job)
     return c->timed_usec;
 }
 
-/* The job's next deadline, or what was due is done and -1 or later returned. */
-static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+/* It was told to end. */
+static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
 {
-    if (job->reason != TINE__REASON_NONE) {
-        int64_t end = job->stop_usec + c->service->grace_usec;
-        if (end > now || c->killed)
-            return end > now ? end : -1;
+    int64_t end = job->stop_usec + c->service->grace_usec;
+    if (c->killed)
+        return -1;
+    if (end <= now) {
         job->killed = true;
         tine__caller_kill(c);
         return -1;
     }
+    if (!c->service->async)
+        return end;
+    point_at(c, job);
+    return end < now + LOOK_AGAIN ? end : now + LOOK_AGAIN;
+}
+
+/* The job's next deadline, or what was due is done and -1 or later returned. */
+static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+{
+    if (job->reason != TINE__REASON_NONE)
+        return check_stopped(c, job, now);
     if (job->timeout_usec <= 0)
         return -1;
     int64_t start = start_of(c, job);

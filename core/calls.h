@@ -98,9 +98,14 @@ bool tine__call_head_get(tine__call_head *head,
  * flushed and sends are hints: who waits awake looks at them, since looking at a socket that the
  * other side writes to at this moment costs both a lock, and on a virtual machine a halt.
  *
- * Signal TINE__SIGNAL makes a worker look at the page: at stop_serial and stop_reason (raise an
- * error in that call if it runs, once) and at trace_asked (say the traceback, then
- * store trace_told). It does not interrupt system calls that can be restarted. */
+ * Signal TINE__SIGNAL makes a worker look at the page: at stop (raise an error in that call if
+ * it runs, once) and at trace_asked (say the traceback, then store trace_told). It does not
+ * interrupt system calls that can be restarted.
+ *
+ * Async: calls that wait are ended by CANCEL frames. Only the one whose code keeps the loop from
+ * reading them needs the signal, so the host puts into stop the one that it finds in `running`,
+ * and looks again while one that is to end has not. The worker looks at stop whenever it goes on
+ * with a call. */
 #define TINE__WINDOW 256u
 #define TINE__RING 16384u
 #define TINE__PAGE_STATUS 4096u
@@ -115,10 +120,11 @@ typedef struct tine__page {
     _Atomic uint64_t tail;
     _Atomic uint64_t trace_told;
     _Atomic uint64_t flushed; /* octets of the stream that are in the socket */
+    _Atomic uint64_t running; /* async: serial of the call whose code runs, or 0 */
     _Atomic uint32_t idle;    /* nothing runs: the worker waits for calls */
     /* Written by the host. */
-    _Alignas(64) _Atomic uint64_t stop_serial;
-    _Atomic uint32_t stop_reason;
+    _Alignas(
+        64) _Atomic uint64_t stop; /* serial * 2, + 1: it was cancelled, not late */
     _Atomic uint64_t trace_asked;
     _Atomic uint64_t sends; /* how often the host has written to the socket */
     _Alignas(64) _Atomic uint64_t recall[TINE__WINDOW / 64];

@@ -65,7 +65,7 @@ static void uninstall(lua_State *L)
 static bool wants_stop(const tine__page *page)
 {
     uint64_t serial = tine__service.serial;
-    return serial && serial != stopped && atomic_load(&page->stop_serial) == serial;
+    return serial && serial != stopped && atomic_load(&page->stop) / 2 == serial;
 }
 
 static bool wants_trace(const tine__page *page)
@@ -106,7 +106,7 @@ static void trace(lua_State *L)
 static int stop(lua_State *L)
 {
     tine__page *page = tine__answer_page();
-    bool cancel = atomic_load(&page->stop_reason) == TINE__REASON_CANCEL;
+    bool cancel = atomic_load(&page->stop) % 2 != 0;
     const char *text = cancel ? "the job was cancelled" : "the job took too long";
     stopped = tine__service.serial;
     bind_push_error(L, cancel ? "cancelled" : "timeout", text, strlen(text));
@@ -175,21 +175,39 @@ void tine__interrupt_settle(void)
 
 /* ------------------------------------------------------------------ coroutines */
 
+/* Async: goes on with the call that co is of, if any. */
+static void enter_call(lua_State *L, const lua_State *co)
+{
+    const tine__page *page = tine__answer_page();
+    uint64_t serial = tine__async_call_of(L, co);
+    if (!serial || !page)
+        return;
+    tine__serving_switch(serial);
+    if (wants_stop(page)) /* the signal came when it waited */
+        pending = 1;
+}
+
 /* The results of a resume, moved to L: their number, or -1 with the error. */
 static int resume(lua_State *L, lua_State *co, int nargs)
 {
     int nresults;
     lua_State *before = running;
+    uint64_t call = tine__service.serial;
+    bool async = tine__service.async;
     if (!lua_checkstack(co, nargs)) {
         lua_pushliteral(L, "too many arguments to resume");
         return -1;
     }
+    if (async)
+        enter_call(L, co);
     lua_xmove(L, co, nargs);
     running = co;
     if (pending)
         install(co);
     int status = lua_resume(co, L, nargs, &nresults);
     running = before;
+    if (async)
+        tine__serving_switch(call);
     if (pending && before)
         install(before);
     if (status != LUA_OK && status != LUA_YIELD) {

@@ -28,6 +28,8 @@ uint64_t tine__clock_ns(void);
 /* Answers a call with an error. */
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f);
+/* Async: whose code runs from now on; 0: no call's. */
+void tine__serving_switch(uint64_t serial);
 /* Writes the marks to stdout and stderr. */
 void tine__mark(uint64_t serial);
 
@@ -37,6 +39,8 @@ void tine__serving_functions(lua_State *L);
 /* Returns when the worker is to become a template. */
 void tine__sync_run(tine__serving *s);
 void tine__async_run(tine__serving *s) __attribute__((noreturn));
+/* The open call in whose coroutine its function runs, or 0. */
+uint64_t tine__async_call_of(lua_State *L, const lua_State *co);
 
 /* interrupt.c */
 /* Puts resume and wrap in the place of the coroutine library's, to know which one runs. */
