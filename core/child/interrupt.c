@@ -150,6 +150,7 @@ void tine__interrupt_serve(lua_State *L)
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
     running = L;
+    stopped = 0; /* of an ancestor, whose serials began at 1 as ours do */
     sigaction(TINE__SIGNAL, &action, NULL);
     sigemptyset(&set);
     sigaddset(&set, TINE__SIGNAL);
