@@ -24,6 +24,17 @@ local function prepare()
     if name == "spin loudly" then
       say(name)
       spin()
+    elseif name == "print" then
+      local text, n, seconds = ...
+      for i = 1, n do
+        print(text, i)
+        io.stderr:write(text, "\terr")
+        worker.loop.sleep(tonumber(seconds))
+      end
+      worker.loop.timer(0, function()
+        print("callback")
+        done(text)
+      end)
     elseif name == "sleep, then spin" then
       worker.loop.sleep(0.01)
       say(name)
@@ -76,5 +87,44 @@ describe("stopping jobs of an async worker #proc", function()
     assert.are.same({ "cancelled", "cancelled", "cancelled" }, r.kinds)
     assert.are.equal(pid, pool:await("pid"))
     finish(pool)
+  end)
+end)
+
+describe("lines of an async worker #proc", function()
+  case("have the job whose function wrote them, also after a wait", function()
+    local lines, ids, r = {}, {}, results()
+    local pool = new_async { on_line = function(line, info)
+      lines[#lines + 1] = { line, info.job, info.stream }
+    end }
+    for i = 1, 20 do ids[i] = pool("print", "job" .. i, 3, 0.001 * (i % 3), r.cb(i)):id() end
+    r.wait(20)
+    finish(pool)
+    local count, callbacks = 0, 0
+    for _, entry in ipairs(lines) do
+      local i, rest = entry[1]:match("^job(%d+)\t(%w+)$")
+      if i then
+        count = count + 1
+        assert.are.equal(ids[tonumber(i)], entry[2], entry[1])
+        assert.are.equal(rest == "err" and "stderr" or "stdout", entry[3])
+      else
+        assert.are.equal("callback", entry[1])
+        assert.is_nil(entry[2])
+        callbacks = callbacks + 1
+      end
+    end
+    assert.are.equal(20 * 3 * 2, count)
+    assert.are.equal(20, callbacks)
+  end)
+
+  -- The host knows the last 256 calls of a worker by heart, and those that are open.
+  case("have the job that is open, however many have ended since", function()
+    local lines, r = {}, results()
+    local pool = new_async { on_line = function(line, info) lines[line] = info.job end }
+    local old = pool("print", "old", 2, 0.3, r.cb(1))
+    for i = 2, 601 do pool("echo", i, r.cb(i)) end
+    r.wait(601)
+    finish(pool)
+    assert.are.equal(old:id(), lines["old\t1"])
+    assert.are.equal(old:id(), lines["old\t2"])
   end)
 end)

@@ -50,6 +50,8 @@ void tine__serving_switch(uint64_t serial)
     tine__service.serial = serial;
     if (page)
         atomic_store(&page->running, serial);
+    if (tine__service.marks)
+        tine__mark(serial);
 }
 
 /* ------------------------------------------------------- what a worker can call */

@@ -411,7 +411,8 @@ typedef struct tine_rpc_options {
     int64_t spawn_timeout_usec; /* a worker may take until init has returned; 0: 10 s */
     tine_event_cb on_event;
     tine_fault_cb on_error; /* NULL: the host's on_error */
-    /* Pools only: workers' output; NULL: it goes where the template's goes. */
+    /* Pools only: workers' output; NULL: it goes where the template's goes. Async: the job is the
+     * one whose function runs; what the loop calls has none. */
     tine_output_cb on_output;
     void *arg; /* of these */
 } tine_rpc_options;

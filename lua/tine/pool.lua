@@ -322,7 +322,9 @@ end
 -- - `max_jobs`, `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
 -- - `promote`: bytes of Lua's: when two workers, and half of all, have each that many of their
 --   own, one of them becomes the template; see `pool:promote`
--- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`
+-- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`. Under
+--   `async`, `info.job` is the job whose function wrote the line, also after a wait; what callbacks
+--   of the loop write has none. A line ends where its job ends or waits
 -- @treturn[1] pool
 -- @treturn[2] nil
 -- @treturn[2] err
