@@ -228,6 +228,8 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     }
     atomic_store(&c->region.page->trace_asked, t->number);
     wake_worker(c);
+    if (c->service->async)
+        tine__caller_put(c, TINE__LOOK, 0, NULL, 0);
     tine__caller_wake_at(c, t->asked_usec + TRACE_PATIENCE);
     return 0;
 }

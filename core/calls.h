@@ -9,6 +9,7 @@
  *   CALL     payload: the arguments, serialised
  *   CANCEL   u32 tine__reason; async only. The call is to end, whatever it is doing
  *   END      async only: no more calls will come, but CANCEL may
+ *   LOOK     async only: a traceback is asked for; no signal wakes a loop that waits
  *   PROMOTE  sync only, and nothing is under way: the worker is to become a template. The last
  *            frame of the host's; after PROMOTED the stream is a command socket again
  * Worker to host:
@@ -17,7 +18,8 @@
  *   ERROR    times, u32 tine_kind, str message, str traceback
  *   EVENT    payload; serial: the call that runs, or 0
  *   RETIRE   the worker wants no calls beyond those it has
- *   TRACE    str text; serial: the number of the question, as in the page
+ *   TRACE    str text; serial: the number of the question, as in the page. Async: and, once for
+ *            each call that it tells of, u64 serial, str text
  *   SKIPPED  the call was recalled before it started
  *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
@@ -38,6 +40,7 @@ enum tine__call_frame {
     TINE__CANCEL,
     TINE__PROMOTE,
     TINE__END,
+    TINE__LOOK,
     TINE__READY = 16,
     TINE__RESULT,
     TINE__ERROR,

@@ -35,6 +35,15 @@ local function prepare()
         print("callback")
         done(text)
       end)
+    elseif name == "nap" then
+      local function napping() worker.loop.sleep(60) end
+      napping()
+    elseif name == "callback" then
+      worker.loop.timer(0, function()
+        say(name)
+        spin()
+      end)
+      done()
     elseif name == "sleep, then spin" then
       worker.loop.sleep(0.01)
       say(name)
@@ -126,5 +135,58 @@ describe("lines of an async worker #proc", function()
     finish(pool)
     assert.are.equal(old:id(), lines["old\t1"])
     assert.are.equal(old:id(), lines["old\t2"])
+  end)
+end)
+
+describe("the traceback of an async worker #proc", function()
+  case("tells where each open call waits, by its job", function()
+    local pool = new_async { grace = 5 }
+    local pid = tonumber(pool:await("pid"))
+    assert.matches("nothing runs", pool:traceback(pid))
+    local r = results()
+    local nap, never = pool("nap", r.cb(1)), pool("never", r.cb(2))
+    pool:await("pid") -- they have started
+    local text = assert(pool:traceback(pid))
+    assert.matches("^nothing runs: 2 calls wait\n", text)
+    assert.matches("\njob " .. nap:id() .. ": .*napping.*\njob " .. never:id() .. ": .*returned",
+      text)
+    assert.is_nil(text:find("job " .. nap:id() .. ": .*napping.*napping.*job"))
+    never:cancel()
+    r.wait(1)
+    assert.matches("^nothing runs: 1 call waits\n.*napping", assert(pool:traceback(pid)))
+    nap:cancel()
+    r.wait(2)
+    assert.matches("^nothing runs: the worker waits", assert(pool:traceback(pid)))
+    finish(pool)
+  end)
+
+  case("shows the oldest of very many", function()
+    local pool = new_async { load = 5000, grace = 5 }
+    local pid = tonumber(pool:await("pid"))
+    local r = results()
+    for i = 1, 3000 do pool("nap", r.cb(i)) end
+    pool:await("pid")
+    local text = assert(pool:traceback(pid))
+    assert.matches("^nothing runs: 3000 calls wait; the first %d+:\njob 2: .*\njob 3: ", text)
+    assert.is_true(#text < 200000, #text)
+    pools.kill(pid)
+    r.wait(3000)
+    finish(pool)
+  end)
+
+  case("shows what runs: a job, or a callback", function()
+    for _, name in ipairs { "spin loudly", "sleep, then spin", "callback" } do
+      local pool, seen = new_async { grace = 0.1 }
+      local pid = tonumber(pool:await("pid"))
+      local r = results()
+      pool("nap", r.cb(1))
+      local job = pool(name, r.cb(2))
+      proc.wait_for(function() return seen[name] end)
+      local text = assert(pool:traceback(pid))
+      assert.matches("'spin'", text)
+      assert.is_nil(text:find("napping"))
+      if name ~= "callback" then assert.matches("^job " .. job:id() .. ": ", text) end
+      finish(pool, 0)
+    end
   end)
 end)

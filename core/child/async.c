@@ -2,6 +2,7 @@
  * the worker's own tine. */
 #include <lauxlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bind.h"
@@ -9,7 +10,7 @@
 #include "link.h"
 #include "serving.h"
 
-enum { CALLS_PER_WAKE = 256 };
+enum { CALLS_PER_WAKE = 256, TRACES_MAX = 1 << 16 };
 
 /* What a `done` answers. Its userdata is collected with the last reference to the done. */
 typedef struct token {
@@ -181,6 +182,88 @@ static int fail(lua_State *L)
                 (int)f.message.len, (const char *)f.message.data, (int)f.traceback.len,
                 (const char *)f.traceback.data);
     return 0;
+}
+
+/* ------------------------------------------------------------- what they wait for */
+
+bool tine__async_in_callback(void)
+{
+    return async.link && async.link->entered > 0;
+}
+
+static int by_serial(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Pushes where the call's function waits. */
+static void push_place(lua_State *L, const token *t)
+{
+    if (t->co && lua_status(t->co) == LUA_YIELD)
+        luaL_traceback(L, t->co, NULL, 0);
+    else
+        lua_pushliteral(L, "its function has returned, its done was not called yet");
+}
+
+typedef struct waits {
+    tine__buf text, calls;
+} waits;
+
+/* The oldest first, as many as there is room for. */
+static int list_waits(lua_State *L)
+{
+    waits *w = lua_touserdata(L, 1);
+    size_t n = 0, shown = 0, len, most = async.open;
+    uint64_t *serials = lua_newuserdatauv(L, (most + 1) * sizeof *serials, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
+    int tokens = lua_gettop(L);
+    for (lua_pushnil(L); n < most && lua_next(L, tokens); lua_pop(L, 1)) {
+        const token *t = lua_touserdata(L, -1);
+        if (!t->answered)
+            serials[n++] = t->serial;
+    }
+    qsort(serials, n, sizeof *serials, by_serial);
+    for (; shown < n && w->calls.len < TRACES_MAX; shown++) {
+        lua_settop(L, tokens);
+        lua_rawgeti(L, tokens, (lua_Integer)serials[shown]);
+        const token *t = lua_touserdata(L, -1);
+        if (!t)
+            continue; /* collected just now */
+        push_place(L, t);
+        const char *text = lua_tolstring(L, -1, &len);
+        tine__buf_u64(&w->calls, t->serial);
+        tine__buf_str(&w->calls, text, len);
+    }
+    const char *head = lua_pushfstring(
+        L, "nothing runs: %I %s%s", (LUAI_UACINT)n,
+        n == 1 ? "call waits" : "calls wait",
+        shown < n ? lua_pushfstring(L, "; the first %I:", (LUAI_UACINT)shown) : "");
+    tine__buf_str(&w->text, head, strlen(head));
+    return 0;
+}
+
+void tine__async_tell(uint64_t number)
+{
+    static const char some[] = "nothing runs: calls wait";
+    lua_State *L = async.serving->L;
+    waits w = {{0}, {0}};
+    int top = lua_gettop(L);
+    bool listed = false;
+    if (lua_checkstack(L, LUA_MINSTACK)) {
+        lua_pushcfunction(L, list_waits);
+        lua_pushlightuserdata(L, &w);
+        listed = lua_pcall(L, 1, 0, 0) == LUA_OK && !w.text.failed && !w.calls.failed;
+        lua_settop(L, top);
+    }
+    tine__buf plain = {0};
+    tine__buf_str(&plain, some, sizeof some - 1);
+    const tine__buf *text = listed ? &w.text : &plain;
+    tine_str parts[] = {{text->data, text->len}, {w.calls.data, w.calls.len}};
+    tine__interrupt_tell(number, parts, listed ? 2 : 1);
+    tine__buf_free(&plain);
+    tine__buf_free(&w.text);
+    tine__buf_free(&w.calls);
 }
 
 /* ------------------------------------------------------------------- requests */

@@ -73,17 +73,22 @@ static bool wants_trace(const tine__page *page)
     return atomic_load(&page->trace_asked) != atomic_load(&page->trace_told);
 }
 
-static void tell_trace(uint64_t number, const char *text, size_t len)
+void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts)
 {
-    tine__page *page = tine__answer_page();
-    unsigned char length[4];
-    for (int i = 0; i < 4; i++)
-        length[i] = (unsigned char)(len >> 8 * i);
-    tine_str parts[] = {{length, 4}, {text, len}};
-    atomic_store(&page->trace_told, number);
-    tine__answer_put(TINE__TRACE, number, parts, 2);
+    atomic_store(&tine__answer_page()->trace_told, number);
+    tine__answer_put(TINE__TRACE, number, parts, nparts);
     tine__answer_flush(false);
     tine__answer_arm();
+}
+
+static void tell_trace(uint64_t number, const char *text, size_t len)
+{
+    static const uint32_t no_text = 0;
+    uint64_t serial = tine__service.serial;
+    uint32_t length = (uint32_t)len;
+    tine_str parts[] = {{&no_text, 4}, {&serial, 8}, {&length, 4}, {text, len}};
+    bool of_call = tine__service.async && serial;
+    tine__interrupt_tell(number, of_call ? parts : parts + 2, of_call ? 4 : 2);
 }
 
 static void trace(lua_State *L)
@@ -118,12 +123,15 @@ static int stop(lua_State *L)
 static void on_hook(lua_State *L, lua_Debug *ar)
 {
     const tine__page *page = tine__answer_page();
-    (void)ar;
+    bool called = !tine__service.serial && tine__async_in_callback();
+    /* That of the loop's which reads requests answers by itself. */
+    if (called && lua_getinfo(L, "S", ar) && *ar->what == 'C')
+        return;
     uninstall(L);
     if (!page)
         return;
     pending = 0;
-    if (wants_trace(page))
+    if (wants_trace(page) && (called || tine__service.serial))
         trace(L);
     if (wants_stop(page)) {
         luaL_checkstack(L, 8, "stop");
@@ -136,7 +144,8 @@ static void on_signal(int signo)
     (void)signo;
     tine__answer_on_signal();
     const tine__page *page = tine__answer_page();
-    if (!page || !tine__service.serial || (!wants_stop(page) && !wants_trace(page)))
+    bool runs = tine__service.serial || tine__async_in_callback();
+    if (!page || !runs || (!wants_stop(page) && !wants_trace(page)))
         return;
     pending = 1;
     install(running);
@@ -170,8 +179,13 @@ void tine__interrupt_settle(void)
 {
     static const char idle[] = "nothing runs: the worker waits for calls";
     const tine__page *page = tine__answer_page();
-    if (wants_trace(page))
-        tell_trace(atomic_load(&page->trace_asked), idle, sizeof idle - 1);
+    if (!wants_trace(page))
+        return;
+    uint64_t number = atomic_load(&page->trace_asked);
+    if (tine__service.async)
+        tine__async_tell(number);
+    else
+        tell_trace(number, idle, sizeof idle - 1);
 }
 
 /* ------------------------------------------------------------------ coroutines */

@@ -42,6 +42,11 @@ void tine__async_run(tine__serving *s) __attribute__((noreturn));
 /* The open call in whose coroutine its function runs, or 0. */
 uint64_t tine__async_call_of(lua_State *L, const lua_State *co);
 
+/* Whether a callback of the loop runs. In a signal handler, too. */
+bool tine__async_in_callback(void);
+/* Answers a question for a traceback: no call's code runs. */
+void tine__async_tell(uint64_t number);
+
 /* interrupt.c */
 /* Puts resume and wrap in the place of the coroutine library's, to know which one runs. */
 void tine__interrupt_open(lua_State *L);
@@ -49,6 +54,8 @@ void tine__interrupt_open(lua_State *L);
 void tine__interrupt_serve(lua_State *L);
 /* Undoes that. */
 void tine__interrupt_end(void);
+/* Answers the question for a traceback with that number by the body of a TRACE. */
+void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts);
 /* Answers a question for a traceback that has not been answered, when nothing runs. */
 void tine__interrupt_settle(void);
 

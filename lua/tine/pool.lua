@@ -249,7 +249,8 @@ function methods:promote(cb)
   return answer(cb, listen, core.service.promote(self, listen))
 end
 
---- Asks what a worker runs now.
+--- Asks what a worker runs now. Of an async worker that runs nothing: where its open calls wait,
+-- each by the number of its job.
 -- @function pool:traceback
 -- @tparam integer pid of the worker
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`
