@@ -124,30 +124,28 @@ static int decode_results(lua_State *L)
 {
     const answer *a = lua_touserdata(L, 1);
     int n = bind_service_values(L, a->service, a->results, a->n);
-    if (n < 0) {
-        size_t len;
-        const char *text = lua_tolstring(L, -1, &len);
-        bind_push_error(L, "decode", text, len);
+    if (n < 0)
         return lua_error(L);
-    }
+    luaL_checkstack(L, BIND_CALL_ROOM, "too many values");
     return n;
 }
 
-/* Pushes nil and the results; or an err, also where the memory is short for them. Returns how
- * many values that are. */
+/* Pushes nil and the results; or an err, also where memory or stack are short for them. Returns
+ * how many values that are. */
 static int push_results(lua_State *L, answer *a)
 {
     int top = lua_gettop(L);
     lua_pushnil(L);
-    if (a->service->strings)
-        return 1 + bind_service_values(L, a->service, a->results, a->n);
     lua_pushcfunction(L, decode_results);
     lua_pushlightuserdata(L, a);
     int status = lua_pcall(L, 1, LUA_MULTRET, 0);
     if (status == LUA_OK)
         return lua_gettop(L) - top;
-    if (status == LUA_ERRMEM)
-        bind_push_error(L, "decode", "not enough memory", 17);
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+    if (status == LUA_ERRMEM || !text)
+        text = "not enough memory", len = strlen(text);
+    bind_push_error(L, "decode", text, len);
     lua_replace(L, top + 1);
     lua_settop(L, top + 1);
     return 1;
@@ -427,6 +425,34 @@ static int job_text(lua_State *L)
     return 1;
 }
 
+/* What guard returns. */
+static int call_guarded(lua_State *L)
+{
+    enum { FEW = 100, COPIES = 3 };
+    int n = lua_gettop(L), most = COPIES * n + BIND_CALL_ROOM;
+    lua_State *co = lua_tothread(L, lua_upvalueindex(2));
+    if (n > FEW && (!lua_checkstack(L, most) || !lua_checkstack(co, most))) {
+        static const char text[] = "too many values for the coroutine's stack";
+        lua_settop(L, 0);
+        bind_push_error(L, "decode", text, sizeof text - 1);
+        n = 1;
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, n, 0);
+    return 0;
+}
+
+/* guard(waker, coroutine): a callback of a call that ends the wait of the coroutine: with an err
+ * in the place of more values than can be handed on. */
+static int guard(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TTHREAD);
+    lua_settop(L, 2);
+    lua_pushcclosure(L, call_guarded, 2);
+    return 1;
+}
+
 /* ended_job(): the job of a call that failed at once. */
 static int ended_job(lua_State *L)
 {
@@ -475,8 +501,10 @@ static int new_caller(lua_State *L)
 
 void bind_calls_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"caller", new_caller}, {"ended_job", ended_job}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"caller", new_caller},
+                                         {"ended_job", ended_job},
+                                         {"guard", guard},
+                                         {NULL, NULL}};
     static const luaL_Reg methods[] = {
         {"cancel", job_cancel}, {"id", job_id}, {NULL, NULL}};
     if (!get_calls(L))

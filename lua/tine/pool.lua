@@ -37,7 +37,7 @@ function methods:call(...)
   if options.cb then
     return call_with(self, options, options.cb)
   end
-  local wake = task.waker()
+  local wake = service.waker()
   if not wake then
     error("call: a callback is needed outside of tine.go", 2)
   end

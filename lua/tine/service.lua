@@ -163,12 +163,19 @@ function service.fail_later(cb, err)
   return core.service.ended_job()
 end
 
+--- A callback for a call that ends the next wait of the running task.
+-- @treturn ?function nil outside of one
+function service.waker()
+  local wake = task.waker()
+  return wake and core.service.guard(wake, (coroutine.running()))
+end
+
 --- Calls, and waits for the answer, inside of a task.
 -- @return err, or nil and the results
 function service.call_and_wait(self, ...)
   local n = select("#", ...)
   local args = table.pack(...)
-  args[n + 1] = task.waker()
+  args[n + 1] = service.waker()
   service.call(self, table.unpack(args, 1, n + 1))
   return task.suspend()
 end
