@@ -1,6 +1,7 @@
 /* Calls from Lua and their answers: the hot path. The callback of a call lies in a table, at the
  * number of its slot; the core gets the slot's record as its argument. A job is the slot and
  * its generation, so that it can be dropped and kept as its user likes. */
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -361,6 +362,15 @@ static int service_call(lua_State *L)
     return after_wait(L, LUA_OK, 0);
 }
 
+/* As tine_call_options have them; math.huge and what else is more than an int holds: very many. */
+static int retries_at(lua_State *L, int idx)
+{
+    lua_Number n = lua_tonumber(L, idx);
+    if (n <= 0)
+        return -1;
+    return n < INT_MAX ? (int)n : INT_MAX;
+}
+
 /* call_with(pool, options, callback, event or nil, ...): options are checked. */
 static int service_call_with(lua_State *L)
 {
@@ -374,7 +384,7 @@ static int service_call_with(lua_State *L)
     o.priority = (int)lua_tointeger(L, -1);
     lua_getfield(L, 2, "retries");
     if (!lua_isnil(L, -1))
-        o.retries = lua_tointeger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
+        o.retries = retries_at(L, -1);
     lua_getfield(L, 2, "key");
     if (!lua_isnil(L, -1))
         o.key.data = lua_tolstring(L, -1, &o.key.len);
