@@ -553,6 +553,18 @@ describe("an async rpc #proc", function()
     assert.are.same({ "bye" }, list)
   end)
 
+  case("is waited for by close in a coroutine, which can be called again", function()
+    local rpc = new_rpc { async = true }
+    local r = results()
+    for i = 1, 3 do rpc("later", 0.05 * i, "x", r.cb(i)) end
+    local pid = rpc:pid() or (rpc:await("pid") and rpc:pid())
+    rpc:close()
+    assert.are.same({ "fine", "fine", "fine" }, r.kinds)
+    assert.is_false(helper.alive(pid))
+    rpc:close()
+    assert.is_nil(rpc:pid())
+  end)
+
   case("closes although a done that is kept is never called", function()
     local rpc = new_rpc { async = true }
     local r = results()

@@ -297,14 +297,7 @@ function methods:close(cb, seconds)
   if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
     error("close: a time of 0 or more seconds expected", 2)
   end
-  local wake = not cb and task.waker()
-  local listen = cb or wake or nil
-  if not core.service.close(self, listen, seconds) then
-    loop.timer(0, listen)
-  end
-  if wake then
-    task.suspend()
-  end
+  service.close(self, cb, seconds)
 end
 
 -------------------------------------------------------------------------------------- new

@@ -46,16 +46,15 @@ function methods:await(...)
   return service.results(service.call_and_wait(self, ...))
 end
 
---- Ends it: queued calls are still carried out, then the worker exits.
+--- Ends it: queued calls are still carried out, then the worker exits. Without a callback, inside
+-- of tine.go: waits for that.
 -- @function rpc:close
 -- @tparam[opt] function cb called when all is done
 function methods:close(cb)
   if cb ~= nil then
     service.listener(cb, "close")
   end
-  if not core.service.close(self, cb) then
-    require("tine.loop").timer(0, cb)
-  end
+  service.close(self, cb)
 end
 
 meta.__close = function(self)

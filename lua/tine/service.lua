@@ -210,6 +210,18 @@ function service.results(err, ...)
   return ...
 end
 
+--- Ends an rpc or a pool; see their `close`. Without a callback, inside of tine.go: waits.
+function service.close(self, cb, seconds)
+  local wake = not cb and task.waker()
+  local listen = cb or wake or nil
+  if not core.service.close(self, listen, seconds) then
+    loop.timer(0, function() listen() end)
+  end
+  if wake then
+    task.suspend()
+  end
+end
+
 --- The function to be called at the end: cb, or without one a waker.
 function service.listener(cb, what)
   if cb ~= nil and type(cb) ~= "function" then
