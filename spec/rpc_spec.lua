@@ -654,6 +654,9 @@ describe("the options of an rpc #proc", function()
     check("close: a function", function() rpc:close(1) end)
     check("traceback: a function", function() rpc:traceback(1) end)
     check("an rpc or a pool expected", function() rpc.call(1, 2, silent) end)
+    for _, name in ipairs { "await", "close", "pid", "traceback" } do
+      check(name .. ": an rpc or a pool expected", function() rpc[name](nil, silent) end)
+    end
     local result
     rpc("fine", function(_, text) result = text end)
     helper.wait_until(10, function() return result end)

@@ -57,3 +57,17 @@ describe("very many results #proc", function()
     pool:close()
   end)
 end)
+
+describe("very many arguments #proc", function()
+  case("fail their call", function()
+    local pool = tine.new():pool(function(...) return select("#", ...) end, { max = 1 })
+    local args = {}
+    for i = 1, 1500000 do args[i] = "v" end
+    local err = pool:call { args = args }
+    assert.are.equal("encode", err.kind)
+    assert.matches("too many values", err.message)
+    args.n = 300000
+    assert.are.same({ nil, "300000", n = 2 }, table.pack(pool:call { args = args }))
+    pool:close()
+  end)
+end)

@@ -371,11 +371,13 @@ static int retries_at(lua_State *L, int idx)
     return n < INT_MAX ? (int)n : INT_MAX;
 }
 
-/* call_with(pool, options, callback, event or nil, ...): options are checked. */
+/* call_with(pool, options, callback, event or nil, args, n): options are checked. */
 static int service_call_with(lua_State *L)
 {
     bind_service *b = bind_service_self(L);
     tine_call_options o;
+    lua_Integer n = luaL_checkinteger(L, 6);
+    lua_settop(L, 6);
     memset(&o, 0, sizeof o);
     lua_getfield(L, 2, "timeout");
     if (!lua_isnil(L, -1))
@@ -389,10 +391,18 @@ static int service_call_with(lua_State *L)
     if (!lua_isnil(L, -1))
         o.key.data = lua_tolstring(L, -1, &o.key.len);
     /* The key stays on the stack, below the values. */
-    lua_insert(L, 5);
-    lua_pop(L, 3);
+    lua_replace(L, 6);
+    lua_settop(L, 6);
+    if (n >= INT_MAX / 2 || !lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
+        static const char text[] = "args: too many values for the stack";
+        lua_pushnil(L);
+        bind_push_error(L, "encode", text, sizeof text - 1);
+        return 2;
+    }
+    for (lua_Integer i = 1; i <= n; i++)
+        lua_geti(L, 5, i);
     how h = {.callback = 3, .event = lua_isnil(L, 4) ? 0 : 4, .options = &o};
-    return make_call(L, b, 6, lua_gettop(L), &h);
+    return make_call(L, b, 7, lua_gettop(L), &h);
 }
 
 /* ------------------------------------------------------------------------ job */

@@ -10,10 +10,14 @@ local task = require "tine.task"
 local methods = {}
 local bounds_of = setmetatable({}, { __mode = "k" }) -- pool -> max and idle
 
+local function check(self, what)
+  service.check_self(what, self, rpc.kinds[self] == methods, "a pool")
+end
+
 local function call_with(self, options, cb)
   local args = options.args or {}
-  local job, err = core.service.call_with(self, options, cb, options.on_event,
-    table.unpack(args, 1, args.n or #args))
+  local job, err = core.service.call_with(self, options, cb, options.on_event, args,
+    service.count(args))
   return job or service.fail_later(cb, err)
 end
 
@@ -25,6 +29,7 @@ end
 -- @treturn job with `cancel()` and `id()`; without a callback, inside of tine.go: what it would
 -- have got
 function methods:call(...)
+  check(self, "call")
   local options = ...
   local n = select("#", ...)
   if n ~= 1 or type(options) ~= "table" then
@@ -123,6 +128,9 @@ function Map:wait()
 end
 
 function Map:next()
+  if not task.current() and core.loop.running() then
+    error("map: in a callback of the loop only inside of tine.go", 2)
+  end
   self:fill()
   while self.given < self.made do
     local i = self:ready()
@@ -157,6 +165,7 @@ end
 -- 64); `timeout`, `priority`, `retries` as in `pool:call`
 -- @return an iterator that gives the number of the job, true and its results, or false and err
 function methods:map(list, options)
+  check(self, "map")
   if options ~= nil and type(options) ~= "table" then
     error("map: a table of options expected, got " .. type(options), 2)
   end
@@ -189,6 +198,7 @@ end
 -- @tparam[opt] function cb `cb(err, list)`: a table for each worker, with the results from 1 to
 -- `n`, or with `err`
 function methods:broadcast(...)
+  check(self, "broadcast")
   local n = select("#", ...)
   local cb = n > 0 and select(n, ...) or nil
   if type(cb) == "function" then
@@ -214,6 +224,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] err
 function methods:resize(bounds)
+  check(self, "resize")
   if type(bounds) ~= "table" then
     error("resize: a table expected, got " .. type(bounds), 2)
   end
@@ -234,6 +245,7 @@ end
 -- @tparam process template is consumed
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:reload(template, cb)
+  check(self, "reload")
   local listen = service.listener(cb, "reload")
   return answer(cb, listen, core.service.reload(template, self, listen))
 end
@@ -245,6 +257,7 @@ end
 -- @function pool:promote
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:promote(cb)
+  check(self, "promote")
   local listen = service.listener(cb, "promote")
   return answer(cb, listen, core.service.promote(self, listen))
 end
@@ -255,6 +268,7 @@ end
 -- @tparam integer pid of the worker
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`
 function methods:traceback(pid, cb)
+  check(self, "traceback")
   if math.type(pid) ~= "integer" then
     error("traceback: a process id expected, got " .. type(pid), 2)
   end
@@ -278,6 +292,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] err
 function methods:stats(options)
+  check(self, "stats")
   if options ~= nil and type(options) ~= "table" then
     error("stats: a table of options expected, got " .. type(options), 2)
   end
@@ -291,6 +306,7 @@ end
 -- @tparam[opt] function cb called when all is done
 -- @tparam[opt] number seconds after which what still runs is killed
 function methods:close(cb, seconds)
+  check(self, "close")
   if cb ~= nil and type(cb) ~= "function" then
     error("close: a function expected, got " .. type(cb), 2)
   end

@@ -25,6 +25,10 @@ function meta.__tostring(self)
   return kinds[self] and "tine.pool" or pid and ("tine.rpc (process %d)"):format(pid) or "tine.rpc"
 end
 
+local function check(self, what)
+  service.check_self(what, self, core.service.is(self), "an rpc or a pool")
+end
+
 --- Calls the function in the worker.
 -- @function rpc:call
 -- @param ... its arguments
@@ -40,6 +44,7 @@ methods.call = meta.__call
 -- @return the results
 -- @raise err
 function methods:await(...)
+  check(self, "await")
   if not task.current() then
     error("await: only inside of tine.go", 2)
   end
@@ -51,6 +56,7 @@ end
 -- @function rpc:close
 -- @tparam[opt] function cb called when all is done
 function methods:close(cb)
+  check(self, "close")
   if cb ~= nil then
     service.listener(cb, "close")
   end
@@ -65,6 +71,7 @@ end
 -- @function rpc:traceback
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`; see `rpc:call`
 function methods:traceback(cb)
+  check(self, "traceback")
   local listen = service.listener(cb, "traceback")
   local ok, err = core.service.traceback(self, listen)
   if not ok then
@@ -79,6 +86,7 @@ end
 -- @function rpc:pid
 -- @treturn ?integer nil while it is not known
 function methods:pid()
+  check(self, "pid")
   return core.service.pid(self)
 end
 

@@ -8,7 +8,8 @@ local service = {}
 
 local serialisers <const> = { string = 0, msgpack = 1, lua = 2, json = 3, source = 4 }
 
--- What options are checked by: each returns whether a value will do, and what would have done.
+-- What options are checked by: each returns whether a value will do, what would have done, and
+-- what of it would not, if not all.
 
 local function number(least)
   return function(value)
@@ -62,6 +63,17 @@ local function any()
   return true
 end
 
+-- A list of values, of which `n` is how many, if it is there.
+local function list(value)
+  if type(value) ~= "table" then
+    return false, "a list"
+  end
+  local n = value.n
+  local most <const> = 1e6 -- Lua's stacks take no more
+  return n == nil or is_whole(n) and n >= 0 and n <= most,
+    ("a whole number from 0 to %d as n"):format(most), n
+end
+
 local callback <const> = of_type("function")
 
 service.rpc_options = {
@@ -81,7 +93,7 @@ for name, check in pairs(service.rpc_options) do
 end
 
 service.call_options = {
-  args = of_type("table"), cb = callback, timeout = above(0), priority = priority,
+  args = list, cb = callback, timeout = above(0), priority = priority,
   retries = whole(0), key = key, on_event = callback,
 }
 
@@ -105,10 +117,11 @@ function service.check(what, given, known, level)
     if not check then
       error(("%s: unknown option '%s'"):format(what, tostring(name)), level)
     end
-    local ok, expected = check(value)
+    local ok, expected, got = check(value)
     if not ok then
+      got = got == nil and value or got
       error(("%s: %s: %s expected, got %s"):format(what, name, expected,
-        type(value) == "number" and tostring(value) or type(value)), level)
+        type(got) == "number" and tostring(got) or type(got)), level)
     end
   end
 end
@@ -126,6 +139,23 @@ local function serialiser(what, value, level)
   end
   error(what .. ": serialiser: \"string\", \"json\", \"msgpack\", \"lua\" or {freeze = SOURCE, "
     .. "thaw = SOURCE} expected", level)
+end
+
+--- Checks the object of a method, for those who call it with a dot.
+-- @tparam string what names the caller's method
+-- @param self
+-- @tparam boolean will whether it will do
+-- @tparam string expected what would
+function service.check_self(what, self, will, expected)
+  if not will then
+    error(("%s: %s expected, got %s; call it as object:%s(...)"):format(what, expected, type(self),
+      what), 4)
+  end
+end
+
+--- How many values a checked list has.
+function service.count(args)
+  return math.tointeger(args.n or #args)
 end
 
 --- Checks options, and fills defaults in.
