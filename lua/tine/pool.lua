@@ -52,26 +52,36 @@ end
 
 -------------------------------------------------------------------------------------- map
 
--- An iterator over the argument lists of the jobs.
-local function source_of(list, level)
+-- An iterator over what is to be done: one table.pack for each job.
+local function items_of(list, level)
   if type(list) == "function" then
     return function()
       local args = table.pack(list())
       return args[1] ~= nil and args or nil
     end
-  elseif type(list) == "table" then
-    local i, n = 0, list.n or #list
-    return function()
-      i = i + 1
-      if i > n then
-        return nil
-      end
-      local item = list[i]
-      local several = type(item) == "table" and math.tointeger(rawget(item, "n"))
-      return several and item or { item, n = 1 }
-    end
   end
-  error("map: a list or an iterator expected, got " .. type(list), level)
+  local ok, expected, got = service.list(list)
+  if not ok and got == nil then
+    error("map: a list or an iterator expected, got " .. type(list), level)
+  elseif not ok then
+    error(("map: %s expected, got %s"):format(expected, tostring(got)), level)
+  end
+  local i, n = 0, service.count(list)
+  return function()
+    i = i + 1
+    return i <= n and { list[i], n = 1 } or nil
+  end
+end
+
+-- The same where each item is itself the list of a job's arguments.
+local function unpacked(items)
+  return function()
+    local args = items()
+    if args and not service.list(args[1]) then
+      error("map: packed: a list of arguments expected in each place, got " .. type(args[1]), 4)
+    end
+    return args and args[1]
+  end
 end
 
 local Map = {}
@@ -159,10 +169,11 @@ end
 -- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the
 -- iteration early cancels the jobs made ahead.
 -- @function pool:map
--- @tparam table|function list of arguments, one for each job, or several as table.pack makes them;
--- or a function that returns the arguments of the next job, and nil at the end
+-- @tparam table|function list of arguments, one for each job, whatever it is; or a function that
+-- returns the arguments of the next job, and nil at the end
 -- @tparam[opt] table options `ordered` (default: true), `window` (most jobs made ahead, default
--- 64); `timeout`, `priority`, `retries` as in `pool:call`
+-- 64), `packed` (each item is the list of a job's arguments, as table.pack makes them);
+-- `timeout`, `priority`, `retries` as in `pool:call`
 -- @return an iterator that gives the number of the job, true and its results, or false and err
 function methods:map(list, options)
   check(self, "map")
@@ -171,10 +182,11 @@ function methods:map(list, options)
   end
   options = options or {}
   service.check("map", options, service.map_options, 3)
+  local items = items_of(list, 3)
   local map = setmetatable({
-    pool = self, source = source_of(list, 3), ordered = options.ordered ~= false,
-    window = options.window or 64, timeout = options.timeout, priority = options.priority,
-    retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
+    pool = self, source = options.packed and unpacked(items) or items,
+    ordered = options.ordered ~= false, window = options.window or 64,
+    timeout = options.timeout, priority = options.priority, retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
   }, Map)
   local guard = setmetatable({}, { __close = function() map:close() end })
   return function() return map:next() end, nil, nil, guard

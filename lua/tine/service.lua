@@ -63,8 +63,11 @@ local function any()
   return true
 end
 
--- A list of values, of which `n` is how many, if it is there.
-local function list(value)
+--- Whether it is a list of values, of which `n` is how many, if it is there.
+-- @treturn boolean
+-- @treturn string what was expected
+-- @return what there is instead, where that is not the value
+function service.list(value)
   if type(value) ~= "table" then
     return false, "a list"
   end
@@ -93,13 +96,13 @@ for name, check in pairs(service.rpc_options) do
 end
 
 service.call_options = {
-  args = list, cb = callback, timeout = above(0), priority = priority,
+  args = service.list, cb = callback, timeout = above(0), priority = priority,
   retries = whole(0), key = key, on_event = callback,
 }
 
 service.map_options = {
-  ordered = of_type("boolean"), window = whole(1), timeout = above(0), priority = priority,
-  retries = whole(0),
+  ordered = of_type("boolean"), packed = of_type("boolean"), window = whole(1),
+  timeout = above(0), priority = priority, retries = whole(0),
 }
 
 service.stats_options = { memory = of_type("boolean") }
