@@ -164,6 +164,75 @@ describe("pool:map #proc", function()
     proc.assert_blames("map: packed", function() pool:map({}, { packed = 1 }) end)
   end)
 
+  case("makes no more calls than a queue with a bound has room for", function()
+    for _, ordered in ipairs { true, false } do
+      local pool <close> = new_pool { max = 2, start = 0, queue = 5 }
+      local list, seen = {}, 0
+      for i = 1, 100 do list[i] = { "echo", i } end
+      for i, ok, result in pool:map(list, { packed = true, ordered = ordered }) do
+        assert.is_true(ok, result)
+        assert.are.equal(tostring(i), result)
+        seen = seen + 1
+      end
+      assert.are.equal(100, seen)
+      assert.are.equal(0, pool:stats().rejected)
+    end
+  end)
+
+  -- A pool whose queue is full of others' calls, and a map of three that waits.
+  local function full(on_drain)
+    local pool = new_pool { max = 1, load = 1, queue = 2, on_drain = on_drain }
+    local path, open = gate()
+    pool("gate", path, "x", silent)
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    for _ = 1, 2 do pool("echo", "x", silent) end
+    local kinds = {}
+    tine.go(function()
+      for i, ok, result in pool:map({ { "echo", 1 }, { "echo", 2 }, { "echo", 3 } },
+        { packed = true })
+      do
+        kinds[i] = ok and "fine" or result.kind
+      end
+      kinds.ended = true
+    end)
+    tine.loop.sleep(0)
+    assert.are.equal(3, pool:stats().calls)
+    return pool, kinds, open
+  end
+
+  plain("goes on when the queue has drained, although on_drain raises", function()
+    local pool, kinds, open
+    local raised, drains = 0, 0
+    proc.within(15, function()
+      pool, kinds, open = full(function()
+        drains = drains + 1
+        if drains == 1 then error("by on_drain", 0) end
+      end)
+    end)
+    open()
+    local deadline = helper.now() + (helper.sanitized and 100 or 10)
+    while not kinds.ended and helper.now() < deadline do
+      local ok, err = pcall(tine.loop.poll, 0.01)
+      if not ok then
+        assert.matches("^by on_drain", err)
+        raised = raised + 1
+      end
+    end
+    assert.are.same({ "fine", "fine", "fine", ended = true }, kinds)
+    assert.are.equal(1, raised)
+    pool:close()
+  end)
+
+  case("does not wait for room in a pool that is closed", function()
+    local pool, kinds, open = full()
+    local gone = false
+    pool:close(function() gone = true end)
+    proc.wait_for(function() return kinds.ended end)
+    assert.are.same({ "closed", "closed", "closed", ended = true }, kinds)
+    open()
+    proc.wait_for(function() return gone end)
+  end)
+
   case("says in each place that the pool was closed", function()
     local pool = new_pool { max = 1 }
     pool:close()

@@ -87,14 +87,30 @@ end
 local Map = {}
 Map.__index = Map
 
--- Keeps the window full.
+-- Whether the pool's queue takes one more; one that is closed takes any, and fails it.
+function Map:has_room()
+  local queue = service.queues[self.pool]
+  if not queue or queue.closed then
+    return true
+  end
+  local queued = core.service.queued(self.pool)
+  return not queued or queued < queue.most
+end
+
+-- Keeps the window full, but no call waits in it that the queue has no room for. What the source
+-- gave last may have to be kept: it may have made calls itself.
 function Map:fill()
-  while not self.exhausted and self.made - self.given < self.window do
-    local args = self.source()
+  while not self.exhausted and self.made - self.given < self.window and self:has_room() do
+    local args = self.kept or self.source()
+    self.kept = args
     if not args then
       self.exhausted = true
       return
     end
+    if not self:has_room() then
+      return
+    end
+    self.kept = nil
     self.made = self.made + 1
     local i = self.made
     self.jobs[i] = call_with(self.pool, {
@@ -111,6 +127,11 @@ function Map:ended(i, ...)
   self.results[i] = table.pack(...)
   self.last = self.last + 1
   self.order[self.last] = i
+  self:stir()
+end
+
+-- Something that it may wait for has happened.
+function Map:stir()
   local wake = self.wake
   self.wake = nil
   if wake then
@@ -126,6 +147,10 @@ function Map:ready()
 end
 
 function Map:wait()
+  local queue = service.queues[self.pool]
+  if queue and not self.exhausted then
+    queue.waiting[self.drained] = true
+  end
   if task.current() then
     self.wake = task.waker()
     task.suspend()
@@ -142,7 +167,7 @@ function Map:next()
     error("map: in a callback of the loop only inside of tine.go", 2)
   end
   self:fill()
-  while self.given < self.made do
+  while self.given < self.made or not self.exhausted do
     local i = self:ready()
     if i then
       local result = self.results[i]
@@ -159,7 +184,11 @@ function Map:next()
 end
 
 function Map:close()
+  local queue = service.queues[self.pool]
   self.closed = true
+  if queue then
+    queue.waiting[self.drained] = nil
+  end
   for _, job in pairs(self.jobs) do
     job:cancel()
   end
@@ -167,7 +196,8 @@ end
 
 --- Calls for each of a list, and iterates over the results: `for i, ok, result in pool:map(list)`.
 -- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the
--- iteration early cancels the jobs made ahead.
+-- iteration early cancels the jobs made ahead. Where the pool's queue has a bound, it makes no more
+-- calls than that has room for, and waits.
 -- @function pool:map
 -- @tparam table|function list of arguments, one for each job, whatever it is; or a function that
 -- returns the arguments of the next job, and nil at the end
@@ -186,8 +216,10 @@ function methods:map(list, options)
   local map = setmetatable({
     pool = self, source = options.packed and unpacked(items) or items,
     ordered = options.ordered ~= false, window = options.window or 64,
-    timeout = options.timeout, priority = options.priority, retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
+    timeout = options.timeout, priority = options.priority, retries = options.retries,
+    made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
   }, Map)
+  map.drained = function() map:stir() end
   local guard = setmetatable({}, { __close = function() map:close() end })
   return function() return map:next() end, nil, nil, guard
 end
@@ -330,6 +362,22 @@ end
 
 -------------------------------------------------------------------------------------- new
 
+-- Has those that wait for room in the queue told when there is some, after the user, even if that
+-- one raises. Returns what there is to know of the queue, or nil for one without a bound.
+local function bound_queue(options)
+  if not options.queue or options.queue == math.huge then
+    return nil
+  end
+  local queue, on_drain = { most = options.queue, waiting = {} }, options.on_drain
+  options.on_drain = function()
+    local _ <close> = setmetatable({}, { __close = function() service.drained(queue) end })
+    if on_drain then
+      on_drain()
+    end
+  end
+  return queue
+end
+
 --- Makes a pool of workers forked from the process. Consumes the handle.
 -- @function process:pool
 -- @tparam string|function func as for `process:rpc`
@@ -356,11 +404,13 @@ function process.methods:pool(func, options)
   if checked.idle > checked.max then
     error("pool: idle is more than max", 2)
   end
+  local queue = bound_queue(checked)
   local pool, err = core.service.new(self, true, checked)
   if not pool then
     return nil, err
   end
   rpc.kinds[pool] = methods
+  service.queues[pool] = queue
   bounds_of[pool] = { max = checked.max, idle = checked.idle }
   return pool
 end

@@ -64,6 +64,7 @@ function methods:close(cb)
 end
 
 meta.__close = function(self)
+  service.closing(self)
   core.service.close(self)
 end
 

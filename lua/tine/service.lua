@@ -243,8 +243,31 @@ function service.results(err, ...)
   return ...
 end
 
+--- Queues with a bound: pool -> `most`, the bound; `closed`; `waiting`, a set of functions to be
+-- called when there is room, or none will ever be.
+service.queues = setmetatable({}, { __mode = "k" })
+
+--- Calls those that wait for room in a queue, once.
+function service.drained(queue)
+  local waiting = queue.waiting
+  queue.waiting = {}
+  for wake in pairs(waiting) do
+    wake()
+  end
+end
+
+--- It is about to be closed: calls do not wait for room in its queue any more, they fail.
+function service.closing(self)
+  local queue = service.queues[self]
+  if queue and not queue.closed then
+    queue.closed = true
+    loop.timer(0, function() service.drained(queue) end)
+  end
+end
+
 --- Ends an rpc or a pool; see their `close`. Without a callback, inside of tine.go: waits.
 function service.close(self, cb, seconds)
+  service.closing(self)
   local wake = not cb and task.waker()
   local listen = cb or wake or nil
   if not core.service.close(self, listen, seconds) then
