@@ -210,9 +210,12 @@ int tine__caller_give(tine__caller *c, tine_job *job)
     if (err < 0)
         return err;
     job->serial = ++c->handed;
+    if (c->service->async && job->serial > TINE__WINDOW)
+        tine__caller_note_start(c, job->serial - TINE__WINDOW);
     if (c->ids)
         c->ids[job->serial % TINE__WINDOW] = job->id;
     job->recall_tried = false;
+    job->started_usec = 0;
     link_job(c, job);
     if (job->timeout_usec > 0) {
         job->handed_usec = tine__now_usec();

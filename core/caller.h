@@ -47,7 +47,7 @@ struct tine_job {
     void *arg;
     int64_t timeout_usec;         /* 0: none */
     int64_t queued_usec;          /* when it was made */
-    int64_t started_usec;         /* async: as far as is known; 0: not yet */
+    int64_t started_usec;         /* async: there; 0: not yet, or nobody has asked */
     bool ending;                  /* rpc: nothing but its callback is left */
     struct tine__pool_part *pool; /* what a pool knows of it, or NULL */
     size_t len;                   /* of the payload */

@@ -1,5 +1,5 @@
 /* What workers write to stdout and stderr, line by line, with the job that wrote it: the worker
- * writes a mark to both before and after each job. */
+ * writes a mark to both before and after each job; async: before and after each piece of one. */
 #include <string.h>
 
 #include "caller_priv.h"
@@ -25,6 +25,10 @@ static size_t find_mark(const char *line, size_t len, uint64_t *serial)
 /* The job may have ended: its answer may overtake what it has written. */
 static uint64_t job_of(const tine__caller *c, uint64_t serial)
 {
+    const tine_job *open =
+        c->service->async && serial ? tine__caller_find(c, serial) : NULL;
+    if (open)
+        return open->id;
     bool known =
         c->ids && serial && serial <= c->handed && c->handed - serial < TINE__WINDOW;
     return known ? c->ids[serial % TINE__WINDOW] : 0;

@@ -87,6 +87,8 @@ void tine__caller_wake_at(tine__caller *c, int64_t usec);
 void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text);
 /* Whether a call has started, by what the page says now. */
 bool tine__caller_has_started(const tine__caller *c, uint64_t serial);
+/* Async: a call is about to take this one's place in `starts`. */
+void tine__caller_note_start(const tine__caller *c, uint64_t serial);
 /* Ends a job for the reason it was stopped for; it is unlinked. */
 void tine__caller_end_stopped(tine__caller *c, tine_job *job);
 void tine__caller_settle(void *arg);

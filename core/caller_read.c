@@ -1,6 +1,7 @@
 /* What comes from a worker: frames out of its socket, and after its death out of the ring. All of
  * it may be garbage, which ends the worker and nothing else. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -192,14 +193,39 @@ static void on_ready(tine__caller *c)
     c->ops->ready(c->owner, c);
 }
 
+/* What a traceback says of one call; calls that have ended meanwhile are left out. */
+static void put_call(const tine__caller *c, tine__buf *b, uint64_t serial,
+                     tine_str text)
+{
+    const tine_job *job = tine__caller_find(c, serial);
+    char name[40];
+    if (!job)
+        return;
+    int n = snprintf(name, sizeof name, "%sjob %llu: ", b->len ? "\n" : "",
+                     (unsigned long long)job->id);
+    tine__buf_put(b, name, (size_t)n);
+    tine__buf_put(b, text.data, text.len);
+}
+
 static void on_trace(tine__caller *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
+    tine__buf b = {0};
     tine_str text = tine__get_str(&cur);
-    if (tine__get_done(&cur))
+    tine__buf_put(&b, text.data, text.len);
+    while (c->service->async && !cur.bad && cur.at < cur.end) {
+        uint64_t serial = tine__get_u64(&cur);
+        tine_str one = tine__get_str(&cur);
+        if (!cur.bad)
+            put_call(c, &b, serial, one);
+    }
+    if (!tine__get_done(&cur))
+        tine__caller_broken(c, "it sent garbage as a traceback");
+    else if (b.failed)
         tine__caller_told_trace(c, f->head.serial, text);
     else
-        tine__caller_broken(c, "it sent garbage as a traceback");
+        tine__caller_told_trace(c, f->head.serial, (tine_str){b.data, b.len});
+    tine__buf_free(&b);
 }
 
 static void on_frame(tine__caller *c, const frame *f)

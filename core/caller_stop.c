@@ -14,7 +14,8 @@ enum {
     CLOSED_PATIENCE = 10000000,
     TRACE_PATIENCE = 1000000,
     HEAR_AGAIN = 1000,
-    END_PATIENCE = 20000
+    END_PATIENCE = 20000,
+    LOOK_AGAIN = 10000
 };
 
 /* --------------------------------------------------------------------- recall */
@@ -23,6 +24,30 @@ bool tine__caller_has_started(const tine__caller *c, uint64_t serial)
 {
     uint64_t started = atomic_load(&c->region.page->started);
     return started >= serial && started <= c->handed;
+}
+
+/* What the page says is asked once: a worker that says something else later puts no deadline
+ * off. Where another call has taken the job's place, that one started later. */
+static int64_t async_start_of(const tine__caller *c, tine_job *job)
+{
+    const tine__page *page = c->region.page;
+    if (job->started_usec)
+        return job->started_usec;
+    if (!tine__caller_has_started(c, job->serial))
+        return -1;
+    uint64_t ns = atomic_load(&page->starts[job->serial % TINE__WINDOW]);
+    int64_t now = tine__now_usec();
+    int64_t least = job->handed_usec ? job->handed_usec : job->queued_usec;
+    int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
+    job->started_usec = at > now ? now : at < least ? least : at;
+    return job->started_usec;
+}
+
+void tine__caller_note_start(const tine__caller *c, uint64_t serial)
+{
+    tine_job *job = tine__caller_find(c, serial);
+    if (job)
+        async_start_of(c, job);
 }
 
 bool tine__caller_recall(tine__caller *c, tine_job *job)
@@ -57,12 +82,12 @@ tine_job *tine__caller_running(const tine__caller *c, int64_t *since_usec)
     tine_job *job = c->first;
     if (!job || !tine__caller_has_started(c, job->serial))
         return NULL;
-    if (since_usec) {
+    if (since_usec && c->service->async) {
+        *since_usec = async_start_of(c, job);
+    } else if (since_usec) {
         int64_t now = tine__now_usec(), least = job->handed_usec;
         uint64_t ns = atomic_load(&c->region.page->started_ns);
         int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
-        if (c->service->async)
-            at = least ? least : job->queued_usec;
         *since_usec = at > now ? now : at < least ? least : at;
     }
     return job;
@@ -103,17 +128,27 @@ static void wake_worker(tine__caller *c)
         tine__pidfd_signal(c->proc, TINE__SIGNAL);
 }
 
-static void ask_to_stop(tine__caller *c, tine_job *job)
+/* Has the error raised in the job's code; async: if that runs. Once. */
+static void point_at(tine__caller *c, const tine_job *job)
 {
     tine__page *page = c->region.page;
+    uint64_t stop = job->serial * 2 + (job->reason == TINE__REASON_CANCEL);
+    if (c->service->async && atomic_load(&page->running) != job->serial)
+        return;
+    if (atomic_exchange(&page->stop, stop) != stop)
+        wake_worker(c);
+}
+
+static void ask_to_stop(tine__caller *c, tine_job *job)
+{
+    int64_t look = c->service->grace_usec;
     if (c->service->async) {
         unsigned char reason[4] = {(unsigned char)job->reason};
         tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
+        look = look < LOOK_AGAIN ? look : LOOK_AGAIN;
     }
-    atomic_store(&page->stop_reason, (uint32_t)job->reason);
-    atomic_store(&page->stop_serial, job->serial);
-    wake_worker(c);
-    tine__caller_wake_at(c, job->stop_usec + c->service->grace_usec);
+    point_at(c, job);
+    tine__caller_wake_at(c, job->stop_usec + look);
 }
 
 void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
@@ -196,6 +231,8 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     }
     atomic_store(&c->region.page->trace_asked, t->number);
     wake_worker(c);
+    if (c->service->async)
+        tine__caller_put(c, TINE__LOOK, 0, NULL, 0);
     tine__caller_wake_at(c, t->asked_usec + TRACE_PATIENCE);
     return 0;
 }
@@ -251,23 +288,6 @@ static void earlier(int64_t *next, int64_t at)
         *next = at;
 }
 
-/* Of many that are open, only the time of the last start is in the page: that of another is
- * when we noticed. */
-static int64_t async_start_of(tine__caller *c, tine_job *job)
-{
-    const tine__page *page = c->region.page;
-    int64_t now = tine__now_usec();
-    uint64_t started = atomic_load(&page->started);
-    if (started < job->serial)
-        return -1;
-    if (!job->started_usec) {
-        int64_t since = (int64_t)(atomic_load(&page->started_ns) / 1000);
-        bool exact = started == job->serial && since >= job->handed_usec && since < now;
-        job->started_usec = exact ? since : now;
-    }
-    return job->started_usec;
-}
-
 /* A page that says that it has just started puts its deadline off once at most. */
 static int64_t start_of(tine__caller *c, tine_job *job)
 {
@@ -283,22 +303,34 @@ static int64_t start_of(tine__caller *c, tine_job *job)
     return c->timed_usec;
 }
 
-/* The job's next deadline, or what was due is done and -1 or later returned. */
-static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+/* It was told to end. */
+static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
 {
-    if (job->reason != TINE__REASON_NONE) {
-        int64_t end = job->stop_usec + c->service->grace_usec;
-        if (end > now || c->killed)
-            return end > now ? end : -1;
+    int64_t end = job->stop_usec + c->service->grace_usec;
+    if (c->killed)
+        return -1;
+    if (end <= now) {
         job->killed = true;
         tine__caller_kill(c);
         return -1;
     }
+    if (!c->service->async)
+        return end;
+    point_at(c, job);
+    return end < now + LOOK_AGAIN ? end : now + LOOK_AGAIN;
+}
+
+/* The job's next deadline, or what was due is done and -1 or later returned. */
+static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+{
+    if (job->reason != TINE__REASON_NONE)
+        return check_stopped(c, job, now);
     if (job->timeout_usec <= 0)
         return -1;
     int64_t start = start_of(c, job);
-    if (start < 0) /* at the earliest; async: so that we notice the start in time */
-        return now + job->timeout_usec / (c->service->async ? 8 : 1) + 1;
+    if (start <
+        0) /* at the earliest; sooner where others may take its place in the page */
+        return now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
     tine__caller_stop(c, job, TINE__REASON_TIMEOUT);

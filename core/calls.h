@@ -9,6 +9,7 @@
  *   CALL     payload: the arguments, serialised
  *   CANCEL   u32 tine__reason; async only. The call is to end, whatever it is doing
  *   END      async only: no more calls will come, but CANCEL may
+ *   LOOK     async only: a traceback is asked for; no signal wakes a loop that waits
  *   PROMOTE  sync only, and nothing is under way: the worker is to become a template. The last
  *            frame of the host's; after PROMOTED the stream is a command socket again
  * Worker to host:
@@ -17,7 +18,8 @@
  *   ERROR    times, u32 tine_kind, str message, str traceback
  *   EVENT    payload; serial: the call that runs, or 0
  *   RETIRE   the worker wants no calls beyond those it has
- *   TRACE    str text; serial: the number of the question, as in the page
+ *   TRACE    str text; serial: the number of the question, as in the page. Async: and, once for
+ *            each call that it tells of, u64 serial, str text
  *   SKIPPED  the call was recalled before it started
  *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
@@ -38,6 +40,7 @@ enum tine__call_frame {
     TINE__CANCEL,
     TINE__PROMOTE,
     TINE__END,
+    TINE__LOOK,
     TINE__READY = 16,
     TINE__RESULT,
     TINE__ERROR,
@@ -91,12 +94,21 @@ bool tine__call_head_get(tine__call_head *head,
  * call will not start; the worker answers SKIPPED. Sync only: with async there is no window,
  * and a CANCEL frame instead. The worker clears the bit of a call when it answers it.
  *
+ * starts: when a call started, at serial % TINE__WINDOW, async only: there many run at a time.
+ * The worker stores it before `started`. A later call takes the place of one that is
+ * TINE__WINDOW before it; the host looks before it hands such a one over.
+ *
  * flushed and sends are hints: who waits awake looks at them, since looking at a socket that the
  * other side writes to at this moment costs both a lock, and on a virtual machine a halt.
  *
- * Signal TINE__SIGNAL makes a worker look at the page: at stop_serial and stop_reason (raise an
- * error in that call if it runs, once) and at trace_asked (say the traceback, then
- * store trace_told). It does not interrupt system calls that can be restarted. */
+ * Signal TINE__SIGNAL makes a worker look at the page: at stop (raise an error in that call if
+ * it runs, once) and at trace_asked (say the traceback, then store trace_told). It does not
+ * interrupt system calls that can be restarted.
+ *
+ * Async: calls that wait are ended by CANCEL frames. Only the one whose code keeps the loop from
+ * reading them needs the signal, so the host puts into stop the one that it finds in `running`,
+ * and looks again while one that is to end has not. The worker looks at stop whenever it goes on
+ * with a call. */
 #define TINE__WINDOW 256u
 #define TINE__RING 16384u
 #define TINE__PAGE_STATUS 4096u
@@ -111,14 +123,16 @@ typedef struct tine__page {
     _Atomic uint64_t tail;
     _Atomic uint64_t trace_told;
     _Atomic uint64_t flushed;  /* octets of the stream that are in the socket */
+    _Atomic uint64_t running;  /* async: serial of the call whose code runs, or 0 */
     _Atomic uint32_t idle;     /* nothing runs: the worker waits for calls */
     _Atomic uint64_t began_ns; /* when it was told to serve, before init; 0: not yet */
     /* Written by the host. */
-    _Alignas(64) _Atomic uint64_t stop_serial;
-    _Atomic uint32_t stop_reason;
+    _Alignas(
+        64) _Atomic uint64_t stop; /* serial * 2, + 1: it was cancelled, not late */
     _Atomic uint64_t trace_asked;
     _Atomic uint64_t sends; /* how often the host has written to the socket */
     _Alignas(64) _Atomic uint64_t recall[TINE__WINDOW / 64];
+    _Alignas(64) _Atomic uint64_t starts[TINE__WINDOW]; /* the worker; as started_ns */
     /* Written by the worker: its interpreter's memory when the last call ended (async: in
      * the last turn of its loop). heap is not 0 when the others are there. */
     _Alignas(64) _Atomic int64_t own;
@@ -128,5 +142,7 @@ typedef struct tine__page {
     _Atomic uint32_t heap; /* tine_heap_kind */
     char seal_failed[TINE_MEMORY_TEXT];
 } tine__page;
+
+_Static_assert(sizeof(tine__page) <= TINE__PAGE_STATUS, "the status is a page");
 
 #endif

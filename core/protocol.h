@@ -69,7 +69,8 @@ enum { TINE__STDIO_KEEP = 0, TINE__STDIO_NULL = 1, TINE__STDIO_FD = 2 };
 #define TINE__FORK_SPARE (1u << 10)
 
 /* Flags of SERVE. With MARKS, "\0tine:" SERIAL "\n" is written to stdout and stderr before a
- * call starts, and with serial 0 after it has ended, when anything else was or may be written. */
+ * call starts, and with serial 0 after it has ended, when anything else was or may be written;
+ * async: likewise when a call goes on, and when it waits. */
 #define TINE__SERVE_ASYNC 1u
 #define TINE__SERVE_MARKS 2u
 

@@ -32,9 +32,9 @@ tine.main(function()
     on_error = function(err) print("a worker died between jobs: " .. tostring(err)) end,
   })
   local list = {}
-  for i = 1, jobs do list[i] = table.pack(i, folder) end
+  for i = 1, jobs do list[i] = { i, folder } end
   local good, bad = 0, 0
-  for i, ok, result in pool:map(list) do
+  for i, ok, result in pool:map(list, { packed = true }) do
     if ok then
       assert(result == i * i)
       good = good + 1

@@ -115,7 +115,7 @@ end
 -- Returns whether all went well.
 local function each(pool, what, jobs)
   local good = true
-  for i, ok, width, height in pool:map(jobs) do
+  for i, ok, width, height in pool:map(jobs, { packed = true }) do
     local path = jobs[i][2]
     shares[path] = nil
     io.stderr:write("\r\27[K")
@@ -140,14 +140,14 @@ tine.main(function()
   if #files == 0 then
     for n = 1, 4 do
       files[n] = ("%s/picture-%d.ppm"):format(folder, n)
-      jobs[n] = table.pack("paint", files[n], 400, 300, -2.2 + n * 0.1, -1.2, 0.008 / n)
+      jobs[n] = { "paint", files[n], 400, 300, -2.2 + n * 0.1, -1.2, 0.008 / n }
     end
     good = each(pool, "painted", jobs)
     jobs = {}
   end
   for n, path in ipairs(files) do
     local to = folder .. "/" .. path:match("[^/]*$"):gsub("%.ppm$", "") .. ".thumb.ppm"
-    jobs[n] = table.pack("shrink", path, to, size)
+    jobs[n] = { "shrink", path, to, size }
   end
   good = each(pool, "shrunk", jobs) and good
   if not good then os.exit(1, true) end

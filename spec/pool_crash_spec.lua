@@ -325,6 +325,18 @@ describe("keys of a worker that dies #proc", function()
 end)
 
 describe("retries #proc", function()
+  case("are as many as a call says, however many that is", function()
+    for _, retries in ipairs { math.huge, 1 << 31, 1 << 32, 1 << 62, 4.0 } do
+      local pool = new_pool { max = 1 }
+      local err, result = pool:call {
+        args = { "nth", helper.tmpname(), 3, "kill", "KILL" }, retries = retries,
+      }
+      assert.is_nil(err)
+      assert.are.equal("at last", result)
+      finish(pool)
+    end
+  end)
+
   case("give a job whose worker died another chance", function()
     local pool = new_pool { max = 1, retries = 2 }
     assert.are.equal("at last", pool:await("nth", helper.tmpname(), 3, "kill", "KILL"))

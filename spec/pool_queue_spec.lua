@@ -20,7 +20,7 @@ describe("pool:map #proc", function()
     local pool <close> = new_pool { max = 2, start = 0 }
     local list, n = {}, 0
     for i = 1, 200 do list[i] = table.pack("echo", i) end
-    for i, ok, result in pool:map(list) do
+    for i, ok, result in pool:map(list, { packed = true }) do
       n = n + 1
       assert.are.equal(n, i)
       assert.is_true(ok)
@@ -70,7 +70,7 @@ describe("pool:map #proc", function()
     local list = { table.pack("gate", path, "slow") }
     for i = 2, 20 do list[i] = table.pack("echo", i) end
     local order = {}
-    for i in pool:map(list, { ordered = false }) do
+    for i in pool:map(list, { ordered = false, packed = true }) do
       order[#order + 1] = i
       if #order == 19 then open() end
     end
@@ -80,7 +80,7 @@ describe("pool:map #proc", function()
     list[1][2] = path
     tine.loop.timer(0.05, open)
     order = {}
-    for i in pool:map(list) do order[#order + 1] = i end
+    for i in pool:map(list, { packed = true }) do order[#order + 1] = i end
     for i = 1, 20 do assert.are.equal(i, order[i]) end
   end)
 
@@ -105,7 +105,7 @@ describe("pool:map #proc", function()
     local pool <close> = new_pool { max = 2, start = 0, grace = 0.1 }
     local list = { table.pack("echo", 1) }
     for i = 2, 40 do list[i] = table.pack("spin") end
-    for i, ok in pool:map(list) do
+    for i, ok in pool:map(list, { packed = true }) do
       assert.is_true(ok and i == 1)
       if i == 1 then break end
     end
@@ -117,7 +117,7 @@ describe("pool:map #proc", function()
     assert.are.equal("x", pool:await("echo", "x"))
     -- And when the loop's body raises.
     local ok, err = pcall(function()
-      for _ in pool:map(list) do error("out", 0) end
+      for _ in pool:map(list, { packed = true }) do error("out", 0) end
     end)
     assert.is_false(ok)
     assert.are.equal("out", err)
@@ -139,6 +139,100 @@ describe("pool:map #proc", function()
     proc.wait_for(function() return pool:stats().cancelled == 4 end)
   end)
 
+  case("takes each item as one argument, whatever it is, unless it is told otherwise", function()
+    local pool <close> = tine.new():pool(function(...)
+      local item = ...
+      return select("#", ...), item
+    end, { max = 1, serialiser = "lua" })
+    local list = { { name = "b", n = 3 }, { n = 0 }, {}, { 1, 2 }, false, nil, "x", n = 7 }
+    local seen = 0
+    for i, ok, count, item in pool:map(list) do
+      seen = seen + 1
+      assert.is_true(ok, count)
+      assert.are.equal(1, count)
+      assert.are.same(list[i], item)
+    end
+    assert.are.equal(7, seen)
+    local counts = {}
+    for _, _, count in pool:map({ { 1, nil, n = 2 }, {}, { 1, 2, 3 } }, { packed = true }) do
+      counts[#counts + 1] = count
+    end
+    assert.are.same({ 2, 0, 3 }, counts)
+    local packed = { packed = true }
+    proc.assert_blames("packed: a list", function() for _ in pool:map({ 1 }, packed) do end end)
+    proc.assert_blames("map: a whole number .* as n", function() pool:map { n = "x" } end)
+    proc.assert_blames("map: packed", function() pool:map({}, { packed = 1 }) end)
+  end)
+
+  case("makes no more calls than a queue with a bound has room for", function()
+    for _, ordered in ipairs { true, false } do
+      local pool <close> = new_pool { max = 2, start = 0, queue = 5 }
+      local list, seen = {}, 0
+      for i = 1, 100 do list[i] = { "echo", i } end
+      for i, ok, result in pool:map(list, { packed = true, ordered = ordered }) do
+        assert.is_true(ok, result)
+        assert.are.equal(tostring(i), result)
+        seen = seen + 1
+      end
+      assert.are.equal(100, seen)
+      assert.are.equal(0, pool:stats().rejected)
+    end
+  end)
+
+  -- A pool whose queue is full of others' calls, and a map of three that waits.
+  local function full(on_drain)
+    local pool = new_pool { max = 1, load = 1, queue = 2, on_drain = on_drain }
+    local path, open = gate()
+    pool("gate", path, "x", silent)
+    proc.wait_for(function() return pool:stats().running == 1 end)
+    for _ = 1, 2 do pool("echo", "x", silent) end
+    local kinds = {}
+    tine.go(function()
+      for i, ok, result in pool:map({ { "echo", 1 }, { "echo", 2 }, { "echo", 3 } },
+        { packed = true })
+      do
+        kinds[i] = ok and "fine" or result.kind
+      end
+      kinds.ended = true
+    end)
+    tine.loop.sleep(0)
+    assert.are.equal(3, pool:stats().calls)
+    return pool, kinds, open
+  end
+
+  plain("goes on when the queue has drained, although on_drain raises", function()
+    local pool, kinds, open
+    local raised, drains = 0, 0
+    proc.within(15, function()
+      pool, kinds, open = full(function()
+        drains = drains + 1
+        if drains == 1 then error("by on_drain", 0) end
+      end)
+    end)
+    open()
+    local deadline = helper.now() + (helper.sanitized and 100 or 10)
+    while not kinds.ended and helper.now() < deadline do
+      local ok, err = pcall(tine.loop.poll, 0.01)
+      if not ok then
+        assert.matches("^by on_drain", err)
+        raised = raised + 1
+      end
+    end
+    assert.are.same({ "fine", "fine", "fine", ended = true }, kinds)
+    assert.are.equal(1, raised)
+    pool:close()
+  end)
+
+  case("does not wait for room in a pool that is closed", function()
+    local pool, kinds, open = full()
+    local gone = false
+    pool:close(function() gone = true end)
+    proc.wait_for(function() return kinds.ended end)
+    assert.are.same({ "closed", "closed", "closed", ended = true }, kinds)
+    open()
+    proc.wait_for(function() return gone end)
+  end)
+
   case("says in each place that the pool was closed", function()
     local pool = new_pool { max = 1 }
     pool:close()
@@ -155,7 +249,8 @@ describe("pool:map #proc", function()
     local pool <close> = new_pool { max = 2, start = 0, grace = 0.1 }
     local function count(options)
       local n = 0
-      for _, ok, result in pool:map({ table.pack("echo", 1), table.pack("spin") }, options) do
+      options.packed = true
+      for _, ok, result in pool:map({ { "echo", 1 }, { "spin" } }, options) do
         n = n + 1
         if n == 1 then assert.is_true(ok) else assert.are.equal("timeout", result.kind) end
       end

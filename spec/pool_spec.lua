@@ -79,6 +79,10 @@ describe("the options of a pool #proc", function()
     } do
       check("call: " .. given[1], function() pool:call(given[2]) end)
     end
+    for _, given in ipairs { { "x", "string" }, { 1e8, "1" }, { -1, "%-1" }, { 0.5, "0.5" } } do
+      check("call: args: a whole number from .* as n expected, got " .. given[2],
+        function() pool:call { args = { n = given[1] } } end)
+    end
     check("a callback is needed", function() pool:call { args = { "echo" } } end)
     check("a callback is needed", function() pool:call("echo", "x") end)
     check("a callback is needed", function() pool("echo", "x") end)
@@ -115,6 +119,20 @@ describe("the options of a pool #proc", function()
     check("traceback: a process id", function() pool:traceback("x", silent) end)
     check("a callback is needed", function() pool:traceback(1) end)
     check("close: a function", function() pool:close(1) end)
+    for _, name in ipairs { "call", "map", "broadcast", "resize", "reload", "promote", "traceback",
+      "stats", "close" } do
+      check(name .. ": a pool expected, got nil", function() pool[name]() end)
+      check(name .. ": a pool expected, got number", function() pool[name](1, { max = 2 }) end)
+    end
+    check("await: an rpc or a pool expected", function() pool.await() end)
+    check("pid: an rpc or a pool expected", function() pool.pid() end)
+    local inside
+    tine.loop.timer(0, function()
+      inside = table.pack(pcall(proc.assert_blames, "map: .*inside of tine.go",
+        function() for _ in pool:map { 1 } do error("made a call") end end))
+    end)
+    helper.wait_until(10, function() return inside end)
+    assert.is_true(inside[1], inside[2])
     check("close: a time", function() pool:close(nil, -1) end)
     check("close: a time", function() pool:close(nil, "1") end)
     check("close: a time", function() pool:close(nil, 0 / 0) end)

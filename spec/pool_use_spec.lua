@@ -261,6 +261,45 @@ describe("an async pool #proc", function()
     finish(pool)
   end)
 
+  -- More of them than the worker's page has room for starts.
+  case("ends each at its own deadline, however many are under way", function()
+    for _, n in ipairs { 5, 600 } do
+      local pool = new_pool({ max = 1, load = 1000, async = true, timeout = 1, grace = 5 }, "async")
+      pool:await("pid")
+      local r = results()
+      local first, last
+      for i = 1, n do
+        pool("later", 60, "x", function(err)
+          first = first or tine.loop.now()
+          last = tine.loop.now()
+          r.cb(i)(err)
+        end)
+      end
+      r.wait(n)
+      for i = 1, n do assert.are.equal("timeout", r.kinds[i]) end
+      assert.is_true(last - first < 0.5, last - first)
+      finish(pool)
+    end
+  end)
+
+  case("counts a job's time anew when it is tried again", function()
+    local pool = new_pool({ max = 1, async = true, timeout = 5, retries = 1 }, "async")
+    local pid = tonumber(pool:await("pid"))
+    local r = results()
+    pool("later", 1, "x", r.cb(1))
+    proc.wait_for(function() return (pool:stats().workers[1].job_seconds or 0) > 0.6 end)
+    pools.kill(pid)
+    local worker
+    proc.wait_for(function()
+      worker = pool:stats().workers[1]
+      return worker and worker.job and worker.pid ~= pid
+    end)
+    assert.is_true(worker.job_seconds < 0.6, worker.job_seconds)
+    r.wait(1)
+    assert.are.equal("fine", r.kinds[1], r.errs[1])
+    finish(pool)
+  end)
+
   case("loses all that had started with a crash, and nothing else", function()
     local pool = new_pool({ max = 1, load = 4, async = true }, "async")
     local r = results()

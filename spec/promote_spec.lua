@@ -107,6 +107,24 @@ describe("pool:promote #proc", function()
     finish(pool)
   end)
 
+  -- Serials count from 1 in each worker: what was done to a call of the promoted one says nothing
+  -- of the calls of those forked from it.
+  case("leaves jobs of new workers interruptible, as those of the promoted one were", function()
+    local template = tine.new():eval(pools.prepare)
+    local pool = pools.new({ max = 1, load = 1, grace = 20 }, "work", template)
+    for _ = 1, 3 do
+      pool:await("pid")
+      local began = tine.loop.now()
+      local err = pool:call { args = { "spin" }, timeout = 0.05 }
+      assert.are.equal("timeout", err.kind)
+      assert.is_nil(err.signal)
+      assert.is_true(tine.loop.now() - began < 10)
+      assert.is_true(pool:promote())
+    end
+    assert.are.equal(0, pool:stats().crashed)
+    finish(pool)
+  end)
+
   case("leaves the old template where a worker from the new one fails", function()
     local pool <close> = new_pool { max = 1, idle = 1 }
     pool:await("poison")

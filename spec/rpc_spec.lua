@@ -553,6 +553,18 @@ describe("an async rpc #proc", function()
     assert.are.same({ "bye" }, list)
   end)
 
+  case("is waited for by close in a coroutine, which can be called again", function()
+    local rpc = new_rpc { async = true }
+    local r = results()
+    for i = 1, 3 do rpc("later", 0.05 * i, "x", r.cb(i)) end
+    local pid = rpc:pid() or (rpc:await("pid") and rpc:pid())
+    rpc:close()
+    assert.are.same({ "fine", "fine", "fine" }, r.kinds)
+    assert.is_false(helper.alive(pid))
+    rpc:close()
+    assert.is_nil(rpc:pid())
+  end)
+
   case("closes although a done that is kept is never called", function()
     local rpc = new_rpc { async = true }
     local r = results()
@@ -642,6 +654,9 @@ describe("the options of an rpc #proc", function()
     check("close: a function", function() rpc:close(1) end)
     check("traceback: a function", function() rpc:traceback(1) end)
     check("an rpc or a pool expected", function() rpc.call(1, 2, silent) end)
+    for _, name in ipairs { "await", "close", "pid", "traceback" } do
+      check(name .. ": an rpc or a pool expected", function() rpc[name](nil, silent) end)
+    end
     local result
     rpc("fine", function(_, text) result = text end)
     helper.wait_until(10, function() return result end)

@@ -2,6 +2,7 @@
  * the worker's own tine. */
 #include <lauxlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bind.h"
@@ -9,11 +10,13 @@
 #include "link.h"
 #include "serving.h"
 
-enum { CALLS_PER_WAKE = 256 };
+enum { CALLS_PER_WAKE = 256, TRACES_MAX = 1 << 16 };
 
 /* What a `done` answers. Its userdata is collected with the last reference to the done. */
 typedef struct token {
     uint64_t serial, started_ns;
+    lua_State
+        *co; /* in which the call's function runs; its user value. NULL: it does not */
     bool answered, stopped;
 } token;
 
@@ -24,6 +27,7 @@ static struct async {
     tine__task flush_task;
     int start;  /* registry reference of the function that starts a call */
     int tokens; /* and of a table, weak: serial -> token */
+    int calls;  /* of another: coroutine, by address -> serial */
     size_t open;
     bool eof, leaving;
 } async;
@@ -43,9 +47,22 @@ static void flush_task(void *arg)
         finish();
 }
 
-static void answered(token *t)
+/* Its coroutine is no call's any more. */
+static void forget_coroutine(lua_State *L, token *t)
+{
+    if (!t->co)
+        return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
+    lua_pushnil(L);
+    lua_rawsetp(L, -2, t->co);
+    lua_pop(L, 1);
+    t->co = NULL;
+}
+
+static void answered(lua_State *L, token *t)
 {
     t->answered = true;
+    forget_coroutine(L, t);
     async.open--;
     tine__host_post(async.link->host, &async.flush_task);
 }
@@ -56,18 +73,19 @@ static void times_of(const token *t, uint64_t times[2])
     times[1] = tine__clock_ns() - t->started_ns;
 }
 
-static void answer_error(token *t, const tine__failure *f)
+static void answer_error(lua_State *L, token *t, const tine__failure *f)
 {
     uint64_t times[2];
     times_of(t, times);
     tine__answer_failure(t->serial, times, f);
-    answered(t);
+    answered(L, t);
 }
 
-static void answer_text(token *t, tine_kind kind, const char *text, size_t len)
+static void answer_text(lua_State *L, token *t, tine_kind kind, const char *text,
+                        size_t len)
 {
     tine__failure f = {kind, {text, len}, {"", 0}};
-    answer_error(t, &f);
+    answer_error(L, t, &f);
 }
 
 /* done(...): the call's results. Returns whether anybody still wanted them. */
@@ -87,11 +105,11 @@ static int done(lua_State *L)
         times_of(t, times);
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
         tine__answer_put(TINE__RESULT, t->serial, parts, 2);
-        answered(t);
+        answered(L, t);
     } else {
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
-        answer_text(t, TINE_KIND_ENCODE, text, len);
+        answer_text(L, t, TINE_KIND_ENCODE, text, len);
     }
     tine__answer_arm();
     lua_pushboolean(L, 1);
@@ -104,8 +122,49 @@ static int token_gc(lua_State *L)
     static const char text[] = "the worker dropped this call's done without an answer";
     token *t = lua_touserdata(L, 1);
     if (!t->answered && !async.leaving)
-        answer_text(t, TINE_KIND_EXCEPTION, text, sizeof text - 1);
+        answer_text(L, t, TINE_KIND_EXCEPTION, text, sizeof text - 1);
     return 0;
+}
+
+/* That of a done at index 1. */
+static token *push_token(lua_State *L)
+{
+    lua_getupvalue(L, 1, 1);
+    return lua_touserdata(L, -1);
+}
+
+/* enter(done): the call's function begins, in the coroutine that runs. */
+static int enter(lua_State *L)
+{
+    token *t = push_token(L);
+    lua_pushthread(L);
+    lua_setiuservalue(L, -2, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
+    lua_pushinteger(L, (lua_Integer)t->serial);
+    lua_rawsetp(L, -2, L);
+    t->co = L;
+    return 0;
+}
+
+/* leave(done): it has ended. */
+static int leave(lua_State *L)
+{
+    token *t = push_token(L);
+    forget_coroutine(L, t);
+    lua_pushnil(L);
+    lua_setiuservalue(L, -2, 1);
+    return 0;
+}
+
+uint64_t tine__async_call_of(lua_State *L, const lua_State *co)
+{
+    if (!async.open)
+        return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
+    lua_rawgetp(L, -1, co);
+    lua_Integer serial = lua_tointeger(L, -1);
+    lua_pop(L, 2);
+    return (uint64_t)serial;
 }
 
 /* fail(done, failure): the call's function raised. */
@@ -113,17 +172,98 @@ static int fail(lua_State *L)
 {
     tine__failure f;
     lua_settop(L, 2);
-    lua_getupvalue(L, 1, 1);
-    token *t = lua_touserdata(L, -1);
+    token *t = push_token(L);
     lua_pop(L, 1);
     tine__failure_from(L, LUA_ERRRUN, TINE_KIND_EXCEPTION, &f);
     if (!t->answered)
-        answer_error(t, &f);
+        answer_error(L, t, &f);
     else if (!t->stopped)
         fprintf(stderr, "tine: after its call was answered: %.*s\n%.*s\n",
                 (int)f.message.len, (const char *)f.message.data, (int)f.traceback.len,
                 (const char *)f.traceback.data);
     return 0;
+}
+
+/* ------------------------------------------------------------- what they wait for */
+
+bool tine__async_in_callback(void)
+{
+    return async.link && async.link->entered > 0;
+}
+
+static int by_serial(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Pushes where the call's function waits. */
+static void push_place(lua_State *L, const token *t)
+{
+    if (t->co && lua_status(t->co) == LUA_YIELD)
+        luaL_traceback(L, t->co, NULL, 0);
+    else
+        lua_pushliteral(L, "its function has returned, its done was not called yet");
+}
+
+typedef struct waits {
+    tine__buf text, calls;
+} waits;
+
+/* The oldest first, as many as there is room for. */
+static int list_waits(lua_State *L)
+{
+    waits *w = lua_touserdata(L, 1);
+    size_t n = 0, shown = 0, len, most = async.open;
+    uint64_t *serials = lua_newuserdatauv(L, (most + 1) * sizeof *serials, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
+    int tokens = lua_gettop(L);
+    for (lua_pushnil(L); n < most && lua_next(L, tokens); lua_pop(L, 1)) {
+        const token *t = lua_touserdata(L, -1);
+        if (!t->answered)
+            serials[n++] = t->serial;
+    }
+    qsort(serials, n, sizeof *serials, by_serial);
+    for (; shown < n && w->calls.len < TRACES_MAX; shown++) {
+        lua_settop(L, tokens);
+        lua_rawgeti(L, tokens, (lua_Integer)serials[shown]);
+        const token *t = lua_touserdata(L, -1);
+        if (!t)
+            continue; /* collected just now */
+        push_place(L, t);
+        const char *text = lua_tolstring(L, -1, &len);
+        tine__buf_u64(&w->calls, t->serial);
+        tine__buf_str(&w->calls, text, len);
+    }
+    const char *head = lua_pushfstring(
+        L, "nothing runs: %I %s%s", (LUAI_UACINT)n,
+        n == 1 ? "call waits" : "calls wait",
+        shown < n ? lua_pushfstring(L, "; the first %I:", (LUAI_UACINT)shown) : "");
+    tine__buf_str(&w->text, head, strlen(head));
+    return 0;
+}
+
+void tine__async_tell(uint64_t number)
+{
+    static const char some[] = "nothing runs: calls wait";
+    lua_State *L = async.serving->L;
+    waits w = {{0}, {0}};
+    int top = lua_gettop(L);
+    bool listed = false;
+    if (lua_checkstack(L, LUA_MINSTACK)) {
+        lua_pushcfunction(L, list_waits);
+        lua_pushlightuserdata(L, &w);
+        listed = lua_pcall(L, 1, 0, 0) == LUA_OK && !w.text.failed && !w.calls.failed;
+        lua_settop(L, top);
+    }
+    tine__buf plain = {0};
+    tine__buf_str(&plain, some, sizeof some - 1);
+    const tine__buf *text = listed ? &w.text : &plain;
+    tine_str parts[] = {{text->data, text->len}, {w.calls.data, w.calls.len}};
+    tine__interrupt_tell(number, parts, listed ? 2 : 1);
+    tine__buf_free(&plain);
+    tine__buf_free(&w.text);
+    tine__buf_free(&w.calls);
 }
 
 /* ------------------------------------------------------------------- requests */
@@ -139,7 +279,7 @@ static int start_call(lua_State *L)
     request *r = lua_touserdata(L, 1);
     tine__serving *s = async.serving;
     lua_settop(L, 0);
-    token *t = lua_newuserdatauv(L, sizeof *t, 0);
+    token *t = lua_newuserdatauv(L, sizeof *t, 1);
     *t = (token){.serial = r->head.serial, .answered = true};
     luaL_setmetatable(L, "tine.done");
     lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
@@ -157,11 +297,11 @@ static int start_call(lua_State *L)
     if (n < 0) {
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
-        answer_text(t, TINE_KIND_DECODE, text, len);
+        answer_text(L, t, TINE_KIND_DECODE, text, len);
         return 0;
     }
     tine__answer_arm();
-    s->serial = t->serial;
+    tine__serving_switch(t->serial);
     lua_call(L, n + 1, 0);
     return 0;
 }
@@ -171,20 +311,23 @@ static void on_call(lua_State *L, request *r)
     tine__page *page = tine__answer_page();
     tine__failure f;
     int top = lua_gettop(L);
-    atomic_store(&page->started_ns, tine__clock_ns());
+    uint64_t now = tine__clock_ns();
+    atomic_store_explicit(&page->started_ns, now, memory_order_relaxed);
+    atomic_store_explicit(&page->starts[r->head.serial % TINE__WINDOW], now,
+                          memory_order_relaxed);
     atomic_store(&page->started, r->head.serial);
     lua_pushcfunction(L, tine__on_error);
     lua_pushcfunction(L, start_call);
     lua_pushlightuserdata(L, r);
     int status = lua_pcall(L, 1, 0, top + 1);
-    async.serving->serial = 0;
+    tine__serving_switch(0);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
         if (!r->token) {
             uint64_t times[2] = {tine__clock_ns(), 0};
             tine__answer_failure(r->head.serial, times, &f);
         } else if (!r->token->answered) {
-            answer_error(r->token, &f);
+            answer_error(L, r->token, &f);
         }
     }
     lua_settop(L, top);
@@ -200,7 +343,7 @@ static void on_cancel(lua_State *L, const request *r)
         bool timeout = r->body[0] == TINE__REASON_TIMEOUT;
         const char *text = timeout ? "the job took too long" : "the job was cancelled";
         t->stopped = true;
-        answer_text(t, timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED, text,
+        answer_text(L, t, timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED, text,
                     strlen(text));
     }
     lua_pop(L, 2);
@@ -296,8 +439,10 @@ static void push_template(lua_State *L)
     tine__push_embedded(L, "tine.template.async");
     lua_rawgeti(L, LUA_REGISTRYINDEX, async.serving->func);
     lua_pushcfunction(L, tine__on_error);
+    lua_pushcfunction(L, enter);
+    lua_pushcfunction(L, leave);
     lua_pushcfunction(L, fail);
-    lua_call(L, 3, 1);
+    lua_call(L, 5, 1);
     async.start = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
@@ -319,6 +464,8 @@ static int run_loop(lua_State *L)
     lua_setfield(L, -2, "__mode");
     lua_setmetatable(L, -2);
     async.tokens = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_newtable(L);
+    async.calls = luaL_ref(L, LUA_REGISTRYINDEX);
     push_template(L);
     async.flush_task = (tine__task){.run = flush_task};
     int err = tine_io_new(async.link->host, &async.io, tine__answer_fd(), TINE_READ,

@@ -65,7 +65,7 @@ static void uninstall(lua_State *L)
 static bool wants_stop(const tine__page *page)
 {
     uint64_t serial = tine__service.serial;
-    return serial && serial != stopped && atomic_load(&page->stop_serial) == serial;
+    return serial && serial != stopped && atomic_load(&page->stop) / 2 == serial;
 }
 
 static bool wants_trace(const tine__page *page)
@@ -73,17 +73,22 @@ static bool wants_trace(const tine__page *page)
     return atomic_load(&page->trace_asked) != atomic_load(&page->trace_told);
 }
 
-static void tell_trace(uint64_t number, const char *text, size_t len)
+void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts)
 {
-    tine__page *page = tine__answer_page();
-    unsigned char length[4];
-    for (int i = 0; i < 4; i++)
-        length[i] = (unsigned char)(len >> 8 * i);
-    tine_str parts[] = {{length, 4}, {text, len}};
-    atomic_store(&page->trace_told, number);
-    tine__answer_put(TINE__TRACE, number, parts, 2);
+    atomic_store(&tine__answer_page()->trace_told, number);
+    tine__answer_put(TINE__TRACE, number, parts, nparts);
     tine__answer_flush(false);
     tine__answer_arm();
+}
+
+static void tell_trace(uint64_t number, const char *text, size_t len)
+{
+    static const uint32_t no_text = 0;
+    uint64_t serial = tine__service.serial;
+    uint32_t length = (uint32_t)len;
+    tine_str parts[] = {{&no_text, 4}, {&serial, 8}, {&length, 4}, {text, len}};
+    bool of_call = tine__service.async && serial;
+    tine__interrupt_tell(number, of_call ? parts : parts + 2, of_call ? 4 : 2);
 }
 
 static void trace(lua_State *L)
@@ -106,7 +111,7 @@ static void trace(lua_State *L)
 static int stop(lua_State *L)
 {
     tine__page *page = tine__answer_page();
-    bool cancel = atomic_load(&page->stop_reason) == TINE__REASON_CANCEL;
+    bool cancel = atomic_load(&page->stop) % 2 != 0;
     const char *text = cancel ? "the job was cancelled" : "the job took too long";
     stopped = tine__service.serial;
     bind_push_error(L, cancel ? "cancelled" : "timeout", text, strlen(text));
@@ -118,12 +123,15 @@ static int stop(lua_State *L)
 static void on_hook(lua_State *L, lua_Debug *ar)
 {
     const tine__page *page = tine__answer_page();
-    (void)ar;
+    bool called = !tine__service.serial && tine__async_in_callback();
+    /* That of the loop's which reads requests answers by itself. */
+    if (called && lua_getinfo(L, "S", ar) && *ar->what == 'C')
+        return;
     uninstall(L);
     if (!page)
         return;
     pending = 0;
-    if (wants_trace(page))
+    if (wants_trace(page) && (called || tine__service.serial))
         trace(L);
     if (wants_stop(page)) {
         luaL_checkstack(L, 8, "stop");
@@ -136,7 +144,8 @@ static void on_signal(int signo)
     (void)signo;
     tine__answer_on_signal();
     const tine__page *page = tine__answer_page();
-    if (!page || !tine__service.serial || (!wants_stop(page) && !wants_trace(page)))
+    bool runs = tine__service.serial || tine__async_in_callback();
+    if (!page || !runs || (!wants_stop(page) && !wants_trace(page)))
         return;
     pending = 1;
     install(running);
@@ -150,6 +159,7 @@ void tine__interrupt_serve(lua_State *L)
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
     running = L;
+    stopped = 0; /* of an ancestor, whose serials began at 1 as ours do */
     sigaction(TINE__SIGNAL, &action, NULL);
     sigemptyset(&set);
     sigaddset(&set, TINE__SIGNAL);
@@ -169,27 +179,50 @@ void tine__interrupt_settle(void)
 {
     static const char idle[] = "nothing runs: the worker waits for calls";
     const tine__page *page = tine__answer_page();
-    if (wants_trace(page))
-        tell_trace(atomic_load(&page->trace_asked), idle, sizeof idle - 1);
+    if (!wants_trace(page))
+        return;
+    uint64_t number = atomic_load(&page->trace_asked);
+    if (tine__service.async)
+        tine__async_tell(number);
+    else
+        tell_trace(number, idle, sizeof idle - 1);
 }
 
 /* ------------------------------------------------------------------ coroutines */
+
+/* Async: goes on with the call that co is of, if any. */
+static void enter_call(lua_State *L, const lua_State *co)
+{
+    const tine__page *page = tine__answer_page();
+    uint64_t serial = tine__async_call_of(L, co);
+    if (!serial || !page)
+        return;
+    tine__serving_switch(serial);
+    if (wants_stop(page)) /* the signal came when it waited */
+        pending = 1;
+}
 
 /* The results of a resume, moved to L: their number, or -1 with the error. */
 static int resume(lua_State *L, lua_State *co, int nargs)
 {
     int nresults;
     lua_State *before = running;
+    uint64_t call = tine__service.serial;
+    bool async = tine__service.async;
     if (!lua_checkstack(co, nargs)) {
         lua_pushliteral(L, "too many arguments to resume");
         return -1;
     }
+    if (async)
+        enter_call(L, co);
     lua_xmove(L, co, nargs);
     running = co;
     if (pending)
         install(co);
     int status = lua_resume(co, L, nargs, &nresults);
     running = before;
+    if (async)
+        tine__serving_switch(call);
     if (pending && before)
         install(before);
     if (status != LUA_OK && status != LUA_YIELD) {

@@ -41,6 +41,19 @@ void tine__mark(uint64_t serial)
     }
 }
 
+/* The page second: the host that reads it points to a call that we know to run. */
+void tine__serving_switch(uint64_t serial)
+{
+    tine__page *page = tine__answer_page();
+    if (tine__service.serial == serial)
+        return;
+    tine__service.serial = serial;
+    if (page)
+        atomic_store(&page->running, serial);
+    if (tine__service.marks)
+        tine__mark(serial);
+}
+
 /* ------------------------------------------------------- what a worker can call */
 
 static tine__serving *check_serving(lua_State *L, const char *name)

@@ -28,6 +28,8 @@ uint64_t tine__clock_ns(void);
 /* Answers a call with an error. */
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f);
+/* Async: whose code runs from now on; 0: no call's. */
+void tine__serving_switch(uint64_t serial);
 /* Writes the marks to stdout and stderr. */
 void tine__mark(uint64_t serial);
 
@@ -37,6 +39,13 @@ void tine__serving_functions(lua_State *L);
 /* Returns when the worker is to become a template. */
 void tine__sync_run(tine__serving *s);
 void tine__async_run(tine__serving *s) __attribute__((noreturn));
+/* The open call in whose coroutine its function runs, or 0. */
+uint64_t tine__async_call_of(lua_State *L, const lua_State *co);
+
+/* Whether a callback of the loop runs. In a signal handler, too. */
+bool tine__async_in_callback(void);
+/* Answers a question for a traceback: no call's code runs. */
+void tine__async_tell(uint64_t number);
 
 /* interrupt.c */
 /* Puts resume and wrap in the place of the coroutine library's, to know which one runs. */
@@ -45,6 +54,8 @@ void tine__interrupt_open(lua_State *L);
 void tine__interrupt_serve(lua_State *L);
 /* Undoes that. */
 void tine__interrupt_end(void);
+/* Answers the question for a traceback with that number by the body of a TRACE. */
+void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts);
 /* Answers a question for a traceback that has not been answered, when nothing runs. */
 void tine__interrupt_settle(void);
 

@@ -395,7 +395,8 @@ typedef void (*tine_output_cb)(void *arg, pid_t pid, uint64_t job, int stream,
 typedef void (*tine_fault_cb)(void *arg, const tine_error *err);
 /* Everything is done; the object is freed when it returns. */
 typedef void (*tine_gone_cb)(void *arg);
-/* The traceback of what a worker runs now, or err. Called exactly once. */
+/* The traceback of what a worker runs now, or err; of an async one that runs nothing, those of
+ * its open calls, each by the number of its job. Called exactly once. */
 typedef void (*tine_text_cb)(void *arg, const tine_error *err, const char *text,
                              size_t len);
 
@@ -413,7 +414,8 @@ typedef struct tine_rpc_options {
     int64_t spawn_timeout_usec;
     tine_event_cb on_event;
     tine_fault_cb on_error; /* NULL: the host's on_error */
-    /* Pools only: workers' output; NULL: it goes where the template's goes. */
+    /* Pools only: workers' output; NULL: it goes where the template's goes. Async: the job is the
+     * one whose function runs; what the loop calls has none. */
     tine_output_cb on_output;
     void *arg; /* of these */
 } tine_rpc_options;

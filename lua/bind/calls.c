@@ -1,6 +1,7 @@
 /* Calls from Lua and their answers: the hot path. The callback of a call lies in a table, at the
  * number of its slot; the core gets the slot's record as its argument. A job is the slot and
  * its generation, so that it can be dropped and kept as its user likes. */
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,30 +125,28 @@ static int decode_results(lua_State *L)
 {
     const answer *a = lua_touserdata(L, 1);
     int n = bind_service_values(L, a->service, a->results, a->n);
-    if (n < 0) {
-        size_t len;
-        const char *text = lua_tolstring(L, -1, &len);
-        bind_push_error(L, "decode", text, len);
+    if (n < 0)
         return lua_error(L);
-    }
+    luaL_checkstack(L, BIND_CALL_ROOM, "too many values");
     return n;
 }
 
-/* Pushes nil and the results; or an err, also where the memory is short for them. Returns how
- * many values that are. */
+/* Pushes nil and the results; or an err, also where memory or stack are short for them. Returns
+ * how many values that are. */
 static int push_results(lua_State *L, answer *a)
 {
     int top = lua_gettop(L);
     lua_pushnil(L);
-    if (a->service->strings)
-        return 1 + bind_service_values(L, a->service, a->results, a->n);
     lua_pushcfunction(L, decode_results);
     lua_pushlightuserdata(L, a);
     int status = lua_pcall(L, 1, LUA_MULTRET, 0);
     if (status == LUA_OK)
         return lua_gettop(L) - top;
-    if (status == LUA_ERRMEM)
-        bind_push_error(L, "decode", "not enough memory", 17);
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+    if (status == LUA_ERRMEM || !text)
+        text = "not enough memory", len = strlen(text);
+    bind_push_error(L, "decode", text, len);
     lua_replace(L, top + 1);
     lua_settop(L, top + 1);
     return 1;
@@ -363,11 +362,22 @@ static int service_call(lua_State *L)
     return after_wait(L, LUA_OK, 0);
 }
 
-/* call_with(pool, options, callback, event or nil, ...): options are checked. */
+/* As tine_call_options have them; math.huge and what else is more than an int holds: very many. */
+static int retries_at(lua_State *L, int idx)
+{
+    lua_Number n = lua_tonumber(L, idx);
+    if (n <= 0)
+        return -1;
+    return n < INT_MAX ? (int)n : INT_MAX;
+}
+
+/* call_with(pool, options, callback, event or nil, args, n): options are checked. */
 static int service_call_with(lua_State *L)
 {
     bind_service *b = bind_service_self(L);
     tine_call_options o;
+    lua_Integer n = luaL_checkinteger(L, 6);
+    lua_settop(L, 6);
     memset(&o, 0, sizeof o);
     lua_getfield(L, 2, "timeout");
     if (!lua_isnil(L, -1))
@@ -376,15 +386,23 @@ static int service_call_with(lua_State *L)
     o.priority = (int)lua_tointeger(L, -1);
     lua_getfield(L, 2, "retries");
     if (!lua_isnil(L, -1))
-        o.retries = lua_tointeger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
+        o.retries = retries_at(L, -1);
     lua_getfield(L, 2, "key");
     if (!lua_isnil(L, -1))
         o.key.data = lua_tolstring(L, -1, &o.key.len);
     /* The key stays on the stack, below the values. */
-    lua_insert(L, 5);
-    lua_pop(L, 3);
+    lua_replace(L, 6);
+    lua_settop(L, 6);
+    if (n >= INT_MAX / 2 || !lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
+        static const char text[] = "args: too many values for the stack";
+        lua_pushnil(L);
+        bind_push_error(L, "encode", text, sizeof text - 1);
+        return 2;
+    }
+    for (lua_Integer i = 1; i <= n; i++)
+        lua_geti(L, 5, i);
     how h = {.callback = 3, .event = lua_isnil(L, 4) ? 0 : 4, .options = &o};
-    return make_call(L, b, 6, lua_gettop(L), &h);
+    return make_call(L, b, 7, lua_gettop(L), &h);
 }
 
 /* ------------------------------------------------------------------------ job */
@@ -424,6 +442,34 @@ static int job_text(lua_State *L)
     const job *j = luaL_checkudata(L, 1, JOB_TYPE);
     lua_pushfstring(L, "tine.job (%I%s)", (LUAI_UACINT)j->id,
                     live(L, j) ? "" : ", ended");
+    return 1;
+}
+
+/* What guard returns. */
+static int call_guarded(lua_State *L)
+{
+    enum { FEW = 100, COPIES = 3 };
+    int n = lua_gettop(L), most = COPIES * n + BIND_CALL_ROOM;
+    lua_State *co = lua_tothread(L, lua_upvalueindex(2));
+    if (n > FEW && (!lua_checkstack(L, most) || !lua_checkstack(co, most))) {
+        static const char text[] = "too many values for the coroutine's stack";
+        lua_settop(L, 0);
+        bind_push_error(L, "decode", text, sizeof text - 1);
+        n = 1;
+    }
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, n, 0);
+    return 0;
+}
+
+/* guard(waker, coroutine): a callback of a call that ends the wait of the coroutine: with an err
+ * in the place of more values than can be handed on. */
+static int guard(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TTHREAD);
+    lua_settop(L, 2);
+    lua_pushcclosure(L, call_guarded, 2);
     return 1;
 }
 
@@ -475,8 +521,10 @@ static int new_caller(lua_State *L)
 
 void bind_calls_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"caller", new_caller}, {"ended_job", ended_job}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"caller", new_caller},
+                                         {"ended_job", ended_job},
+                                         {"guard", guard},
+                                         {NULL, NULL}};
     static const luaL_Reg methods[] = {
         {"cancel", job_cancel}, {"id", job_id}, {NULL, NULL}};
     if (!get_calls(L))

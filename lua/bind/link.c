@@ -41,6 +41,7 @@ static tine_host *forget_host(bind_link *link)
     }
     link->watchers = 0;
     link->depth = 0;
+    link->entered = 0;
     link->host = NULL;
     return host;
 }
@@ -252,10 +253,13 @@ int bind_enter(bind_link *link, lua_CFunction f, void *arg)
     if (!lua_checkstack(L, LUA_MINSTACK))
         return 0;
     link->calls++;
+    link->entered++;
     lua_pushcfunction(L, f);
     lua_pushlightuserdata(L, arg);
+    int status = lua_pcall(L, 1, 0, 0);
+    link->entered--;
     /* f calls the user only through bind_call, so memory is what it lacked. */
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+    if (status != LUA_OK) {
         if (link->nerrors < ERROR_ROOM)
             bind_keep_error(L, link);
         else
@@ -278,10 +282,13 @@ int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
     if (!lua_checkstack(L, LUA_MINSTACK))
         return 0;
     link->calls++;
+    link->entered++;
     lua_pushcfunction(L, with_traceback);
     lua_pushcfunction(L, f);
     lua_pushlightuserdata(L, arg);
-    if (lua_pcall(L, 1, 0, top + 1) != LUA_OK) {
+    int status = lua_pcall(L, 1, 0, top + 1);
+    link->entered--;
+    if (status != LUA_OK) {
         if (link->nerrors < ERROR_ROOM) {
             bind_keep_error(L, link);
         } else {

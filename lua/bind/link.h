@@ -27,6 +27,7 @@ struct bind_link {
     bind_object *objects; /* all with a core */
     size_t watchers;      /* active timers and descriptors */
     lua_Unsigned calls;   /* from the core so far */
+    volatile int entered; /* of them, under way */
     int depth;            /* polls under way */
     void *call_records;   /* of calls.c; valid for as long as the host is */
     int stopping;         /* the poll under way is to return */

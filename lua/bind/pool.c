@@ -368,11 +368,26 @@ static int pool_stats(lua_State *L)
     return 1;
 }
 
+/* queued(pool): how many calls wait; nil when it is closed. */
+static int pool_queued(lua_State *L)
+{
+    const bind_service *b = check_pool(L);
+    tine_pool_stats s;
+    if (!b->object.core)
+        return 0;
+    tine_pool_get_stats(b->object.core, &s);
+    lua_pushinteger(L, (lua_Integer)s.queued);
+    return 1;
+}
+
 void bind_pool_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"broadcast", pool_broadcast}, {"resize", pool_resize},
-        {"reload", pool_reload},       {"stats", pool_stats},
-        {"promote", pool_promote},     {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"broadcast", pool_broadcast},
+                                         {"resize", pool_resize},
+                                         {"reload", pool_reload},
+                                         {"stats", pool_stats},
+                                         {"promote", pool_promote},
+                                         {"queued", pool_queued},
+                                         {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
 }

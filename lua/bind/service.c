@@ -4,6 +4,7 @@
 #include "service.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,7 +71,10 @@ int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, s
     if (!b->strings)
         return bind_codec_decode(b->codec, L, n ? values->data : "",
                                  n ? values->len : 0);
-    luaL_checkstack(L, (int)n + LUA_MINSTACK, "too many values");
+    if (n > INT_MAX / 2 || !lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
+        lua_pushliteral(L, "too many values for the stack");
+        return -1;
+    }
     for (size_t i = 0; i < n; i++)
         lua_pushlstring(L, values[i].data, values[i].len);
     return (int)n;

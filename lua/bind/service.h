@@ -36,6 +36,8 @@ void bind_service_paid(bind_service *b);
 int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc);
 /* Pushes a handler of b, by name; returns whether it is a function. Pushes nothing otherwise. */
 int bind_service_handler(lua_State *L, bind_service *b, const char *name);
+/* Stack that is left above values, so that a function can be called with them. */
+#define BIND_CALL_ROOM 1000
 /* Pushes the values, decoded; returns how many, or -1 with a message. */
 int bind_service_values(lua_State *L, bind_service *b, const tine_str *values,
                         size_t n);

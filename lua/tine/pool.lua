@@ -10,10 +10,14 @@ local task = require "tine.task"
 local methods = {}
 local bounds_of = setmetatable({}, { __mode = "k" }) -- pool -> max and idle
 
+local function check(self, what)
+  service.check_self(what, self, rpc.kinds[self] == methods, "a pool")
+end
+
 local function call_with(self, options, cb)
   local args = options.args or {}
-  local job, err = core.service.call_with(self, options, cb, options.on_event,
-    table.unpack(args, 1, args.n or #args))
+  local job, err = core.service.call_with(self, options, cb, options.on_event, args,
+    service.count(args))
   return job or service.fail_later(cb, err)
 end
 
@@ -25,6 +29,7 @@ end
 -- @treturn job with `cancel()` and `id()`; without a callback, inside of tine.go: what it would
 -- have got
 function methods:call(...)
+  check(self, "call")
   local options = ...
   local n = select("#", ...)
   if n ~= 1 or type(options) ~= "table" then
@@ -37,7 +42,7 @@ function methods:call(...)
   if options.cb then
     return call_with(self, options, options.cb)
   end
-  local wake = task.waker()
+  local wake = service.waker()
   if not wake then
     error("call: a callback is needed outside of tine.go", 2)
   end
@@ -47,39 +52,65 @@ end
 
 -------------------------------------------------------------------------------------- map
 
--- An iterator over the argument lists of the jobs.
-local function source_of(list, level)
+-- An iterator over what is to be done: one table.pack for each job.
+local function items_of(list, level)
   if type(list) == "function" then
     return function()
       local args = table.pack(list())
       return args[1] ~= nil and args or nil
     end
-  elseif type(list) == "table" then
-    local i, n = 0, list.n or #list
-    return function()
-      i = i + 1
-      if i > n then
-        return nil
-      end
-      local item = list[i]
-      local several = type(item) == "table" and math.tointeger(rawget(item, "n"))
-      return several and item or { item, n = 1 }
-    end
   end
-  error("map: a list or an iterator expected, got " .. type(list), level)
+  local ok, expected, got = service.list(list)
+  if not ok and got == nil then
+    error("map: a list or an iterator expected, got " .. type(list), level)
+  elseif not ok then
+    error(("map: %s expected, got %s"):format(expected, tostring(got)), level)
+  end
+  local i, n = 0, service.count(list)
+  return function()
+    i = i + 1
+    return i <= n and { list[i], n = 1 } or nil
+  end
+end
+
+-- The same where each item is itself the list of a job's arguments.
+local function unpacked(items)
+  return function()
+    local args = items()
+    if args and not service.list(args[1]) then
+      error("map: packed: a list of arguments expected in each place, got " .. type(args[1]), 4)
+    end
+    return args and args[1]
+  end
 end
 
 local Map = {}
 Map.__index = Map
 
--- Keeps the window full.
+-- Whether the pool's queue takes one more; one that is closed takes any, and fails it.
+function Map:has_room()
+  local queue = service.queues[self.pool]
+  if not queue or queue.closed then
+    return true
+  end
+  local queued = core.service.queued(self.pool)
+  return not queued or queued < queue.most
+end
+
+-- Keeps the window full, but no call waits in it that the queue has no room for. What the source
+-- gave last may have to be kept: it may have made calls itself.
 function Map:fill()
-  while not self.exhausted and self.made - self.given < self.window do
-    local args = self.source()
+  while not self.exhausted and self.made - self.given < self.window and self:has_room() do
+    local args = self.kept or self.source()
+    self.kept = args
     if not args then
       self.exhausted = true
       return
     end
+    if not self:has_room() then
+      return
+    end
+    self.kept = nil
     self.made = self.made + 1
     local i = self.made
     self.jobs[i] = call_with(self.pool, {
@@ -96,6 +127,11 @@ function Map:ended(i, ...)
   self.results[i] = table.pack(...)
   self.last = self.last + 1
   self.order[self.last] = i
+  self:stir()
+end
+
+-- Something that it may wait for has happened.
+function Map:stir()
   local wake = self.wake
   self.wake = nil
   if wake then
@@ -111,6 +147,10 @@ function Map:ready()
 end
 
 function Map:wait()
+  local queue = service.queues[self.pool]
+  if queue and not self.exhausted then
+    queue.waiting[self.drained] = true
+  end
   if task.current() then
     self.wake = task.waker()
     task.suspend()
@@ -123,8 +163,11 @@ function Map:wait()
 end
 
 function Map:next()
+  if not task.current() and core.loop.running() then
+    error("map: in a callback of the loop only inside of tine.go", 2)
+  end
   self:fill()
-  while self.given < self.made do
+  while self.given < self.made or not self.exhausted do
     local i = self:ready()
     if i then
       local result = self.results[i]
@@ -141,7 +184,11 @@ function Map:next()
 end
 
 function Map:close()
+  local queue = service.queues[self.pool]
   self.closed = true
+  if queue then
+    queue.waiting[self.drained] = nil
+  end
   for _, job in pairs(self.jobs) do
     job:cancel()
   end
@@ -149,24 +196,30 @@ end
 
 --- Calls for each of a list, and iterates over the results: `for i, ok, result in pool:map(list)`.
 -- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the
--- iteration early cancels the jobs made ahead.
+-- iteration early cancels the jobs made ahead. Where the pool's queue has a bound, it makes no more
+-- calls than that has room for, and waits.
 -- @function pool:map
--- @tparam table|function list of arguments, one for each job, or several as table.pack makes them;
--- or a function that returns the arguments of the next job, and nil at the end
+-- @tparam table|function list of arguments, one for each job, whatever it is; or a function that
+-- returns the arguments of the next job, and nil at the end
 -- @tparam[opt] table options `ordered` (default: true), `window` (most jobs made ahead, default
--- 64); `timeout`, `priority`, `retries` as in `pool:call`
+-- 64), `packed` (each item is the list of a job's arguments, as table.pack makes them);
+-- `timeout`, `priority`, `retries` as in `pool:call`
 -- @return an iterator that gives the number of the job, true and its results, or false and err
 function methods:map(list, options)
+  check(self, "map")
   if options ~= nil and type(options) ~= "table" then
     error("map: a table of options expected, got " .. type(options), 2)
   end
   options = options or {}
   service.check("map", options, service.map_options, 3)
+  local items = items_of(list, 3)
   local map = setmetatable({
-    pool = self, source = source_of(list, 3), ordered = options.ordered ~= false,
-    window = options.window or 64, timeout = options.timeout, priority = options.priority,
-    retries = options.retries, made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
+    pool = self, source = options.packed and unpacked(items) or items,
+    ordered = options.ordered ~= false, window = options.window or 64,
+    timeout = options.timeout, priority = options.priority, retries = options.retries,
+    made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
   }, Map)
+  map.drained = function() map:stir() end
   local guard = setmetatable({}, { __close = function() map:close() end })
   return function() return map:next() end, nil, nil, guard
 end
@@ -189,6 +242,7 @@ end
 -- @tparam[opt] function cb `cb(err, list)`: a table for each worker, with the results from 1 to
 -- `n`, or with `err`
 function methods:broadcast(...)
+  check(self, "broadcast")
   local n = select("#", ...)
   local cb = n > 0 and select(n, ...) or nil
   if type(cb) == "function" then
@@ -214,6 +268,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] err
 function methods:resize(bounds)
+  check(self, "resize")
   if type(bounds) ~= "table" then
     error("resize: a table expected, got " .. type(bounds), 2)
   end
@@ -234,6 +289,7 @@ end
 -- @tparam process template is consumed
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:reload(template, cb)
+  check(self, "reload")
   local listen = service.listener(cb, "reload")
   return answer(cb, listen, core.service.reload(template, self, listen))
 end
@@ -245,15 +301,18 @@ end
 -- @function pool:promote
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:promote(cb)
+  check(self, "promote")
   local listen = service.listener(cb, "promote")
   return answer(cb, listen, core.service.promote(self, listen))
 end
 
---- Asks what a worker runs now.
+--- Asks what a worker runs now. Of an async worker that runs nothing: where its open calls wait,
+-- each by the number of its job.
 -- @function pool:traceback
 -- @tparam integer pid of the worker
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`
 function methods:traceback(pid, cb)
+  check(self, "traceback")
   if math.type(pid) ~= "integer" then
     error("traceback: a process id expected, got " .. type(pid), 2)
   end
@@ -277,6 +336,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] err
 function methods:stats(options)
+  check(self, "stats")
   if options ~= nil and type(options) ~= "table" then
     error("stats: a table of options expected, got " .. type(options), 2)
   end
@@ -290,23 +350,33 @@ end
 -- @tparam[opt] function cb called when all is done
 -- @tparam[opt] number seconds after which what still runs is killed
 function methods:close(cb, seconds)
+  check(self, "close")
   if cb ~= nil and type(cb) ~= "function" then
     error("close: a function expected, got " .. type(cb), 2)
   end
   if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
     error("close: a time of 0 or more seconds expected", 2)
   end
-  local wake = not cb and task.waker()
-  local listen = cb or wake or nil
-  if not core.service.close(self, listen, seconds) then
-    loop.timer(0, listen)
-  end
-  if wake then
-    task.suspend()
-  end
+  service.close(self, cb, seconds)
 end
 
 -------------------------------------------------------------------------------------- new
+
+-- Has those that wait for room in the queue told when there is some, after the user, even if that
+-- one raises. Returns what there is to know of the queue, or nil for one without a bound.
+local function bound_queue(options)
+  if not options.queue or options.queue == math.huge then
+    return nil
+  end
+  local queue, on_drain = { most = options.queue, waiting = {} }, options.on_drain
+  options.on_drain = function()
+    local _ <close> = setmetatable({}, { __close = function() service.drained(queue) end })
+    if on_drain then
+      on_drain()
+    end
+  end
+  return queue
+end
 
 --- Makes a pool of workers forked from the process. Consumes the handle.
 -- @function process:pool
@@ -323,7 +393,9 @@ end
 -- - `max_jobs`, `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
 -- - `promote`: bytes of Lua's: when two workers, and half of all, have each that many of their
 --   own, one of them becomes the template; see `pool:promote`
--- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`
+-- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`. Under
+--   `async`, `info.job` is the job whose function wrote the line, also after a wait; what callbacks
+--   of the loop write has none. A line ends where its job ends or waits
 -- @treturn[1] pool
 -- @treturn[2] nil
 -- @treturn[2] err
@@ -333,11 +405,13 @@ function process.methods:pool(func, options)
   if checked.idle > checked.max then
     error("pool: idle is more than max", 2)
   end
+  local queue = bound_queue(checked)
   local pool, err = core.service.new(self, true, checked)
   if not pool then
     return nil, err
   end
   rpc.kinds[pool] = methods
+  service.queues[pool] = queue
   bounds_of[pool] = { max = checked.max, idle = checked.idle }
   return pool
 end

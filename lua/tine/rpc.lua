@@ -25,6 +25,10 @@ function meta.__tostring(self)
   return kinds[self] and "tine.pool" or pid and ("tine.rpc (process %d)"):format(pid) or "tine.rpc"
 end
 
+local function check(self, what)
+  service.check_self(what, self, core.service.is(self), "an rpc or a pool")
+end
+
 --- Calls the function in the worker.
 -- @function rpc:call
 -- @param ... its arguments
@@ -40,25 +44,27 @@ methods.call = meta.__call
 -- @return the results
 -- @raise err
 function methods:await(...)
+  check(self, "await")
   if not task.current() then
     error("await: only inside of tine.go", 2)
   end
   return service.results(service.call_and_wait(self, ...))
 end
 
---- Ends it: queued calls are still carried out, then the worker exits.
+--- Ends it: queued calls are still carried out, then the worker exits. Without a callback, inside
+-- of tine.go: waits for that.
 -- @function rpc:close
 -- @tparam[opt] function cb called when all is done
 function methods:close(cb)
+  check(self, "close")
   if cb ~= nil then
     service.listener(cb, "close")
   end
-  if not core.service.close(self, cb) then
-    require("tine.loop").timer(0, cb)
-  end
+  service.close(self, cb)
 end
 
 meta.__close = function(self)
+  service.closing(self)
   core.service.close(self)
 end
 
@@ -66,6 +72,7 @@ end
 -- @function rpc:traceback
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`; see `rpc:call`
 function methods:traceback(cb)
+  check(self, "traceback")
   local listen = service.listener(cb, "traceback")
   local ok, err = core.service.traceback(self, listen)
   if not ok then
@@ -80,6 +87,7 @@ end
 -- @function rpc:pid
 -- @treturn ?integer nil while it is not known
 function methods:pid()
+  check(self, "pid")
   return core.service.pid(self)
 end
 

@@ -8,7 +8,8 @@ local service = {}
 
 local serialisers <const> = { string = 0, msgpack = 1, lua = 2, json = 3, source = 4 }
 
--- What options are checked by: each returns whether a value will do, and what would have done.
+-- What options are checked by: each returns whether a value will do, what would have done, and
+-- what of it would not, if not all.
 
 local function number(least)
   return function(value)
@@ -62,6 +63,20 @@ local function any()
   return true
 end
 
+--- Whether it is a list of values, of which `n` is how many, if it is there.
+-- @treturn boolean
+-- @treturn string what was expected
+-- @return what there is instead, where that is not the value
+function service.list(value)
+  if type(value) ~= "table" then
+    return false, "a list"
+  end
+  local n = value.n
+  local most <const> = 1e6 -- Lua's stacks take no more
+  return n == nil or is_whole(n) and n >= 0 and n <= most,
+    ("a whole number from 0 to %d as n"):format(most), n
+end
+
 local callback <const> = of_type("function")
 
 service.rpc_options = {
@@ -81,13 +96,13 @@ for name, check in pairs(service.rpc_options) do
 end
 
 service.call_options = {
-  args = of_type("table"), cb = callback, timeout = above(0), priority = priority,
+  args = service.list, cb = callback, timeout = above(0), priority = priority,
   retries = whole(0), key = key, on_event = callback,
 }
 
 service.map_options = {
-  ordered = of_type("boolean"), window = whole(1), timeout = above(0), priority = priority,
-  retries = whole(0),
+  ordered = of_type("boolean"), packed = of_type("boolean"), window = whole(1),
+  timeout = above(0), priority = priority, retries = whole(0),
 }
 
 service.stats_options = { memory = of_type("boolean") }
@@ -105,10 +120,11 @@ function service.check(what, given, known, level)
     if not check then
       error(("%s: unknown option '%s'"):format(what, tostring(name)), level)
     end
-    local ok, expected = check(value)
+    local ok, expected, got = check(value)
     if not ok then
+      got = got == nil and value or got
       error(("%s: %s: %s expected, got %s"):format(what, name, expected,
-        type(value) == "number" and tostring(value) or type(value)), level)
+        type(got) == "number" and tostring(got) or type(got)), level)
     end
   end
 end
@@ -126,6 +142,23 @@ local function serialiser(what, value, level)
   end
   error(what .. ": serialiser: \"string\", \"json\", \"msgpack\", \"lua\" or {freeze = SOURCE, "
     .. "thaw = SOURCE} expected", level)
+end
+
+--- Checks the object of a method, for those who call it with a dot.
+-- @tparam string what names the caller's method
+-- @param self
+-- @tparam boolean will whether it will do
+-- @tparam string expected what would
+function service.check_self(what, self, will, expected)
+  if not will then
+    error(("%s: %s expected, got %s; call it as object:%s(...)"):format(what, expected, type(self),
+      what), 4)
+  end
+end
+
+--- How many values a checked list has.
+function service.count(args)
+  return math.tointeger(args.n or #args)
 end
 
 --- Checks options, and fills defaults in.
@@ -163,12 +196,19 @@ function service.fail_later(cb, err)
   return core.service.ended_job()
 end
 
+--- A callback for a call that ends the next wait of the running task.
+-- @treturn ?function nil outside of one
+function service.waker()
+  local wake = task.waker()
+  return wake and core.service.guard(wake, (coroutine.running()))
+end
+
 --- Calls, and waits for the answer, inside of a task.
 -- @return err, or nil and the results
 function service.call_and_wait(self, ...)
   local n = select("#", ...)
   local args = table.pack(...)
-  args[n + 1] = task.waker()
+  args[n + 1] = service.waker()
   service.call(self, table.unpack(args, 1, n + 1))
   return task.suspend()
 end
@@ -201,6 +241,41 @@ function service.results(err, ...)
     error(err, 0)
   end
   return ...
+end
+
+--- Queues with a bound: pool -> `most`, the bound; `closed`; `waiting`, a set of functions to be
+-- called when there is room, or none will ever be.
+service.queues = setmetatable({}, { __mode = "k" })
+
+--- Calls those that wait for room in a queue, once.
+function service.drained(queue)
+  local waiting = queue.waiting
+  queue.waiting = {}
+  for wake in pairs(waiting) do
+    wake()
+  end
+end
+
+--- It is about to be closed: calls do not wait for room in its queue any more, they fail.
+function service.closing(self)
+  local queue = service.queues[self]
+  if queue and not queue.closed then
+    queue.closed = true
+    loop.timer(0, function() service.drained(queue) end)
+  end
+end
+
+--- Ends an rpc or a pool; see their `close`. Without a callback, inside of tine.go: waits.
+function service.close(self, cb, seconds)
+  service.closing(self)
+  local wake = not cb and task.waker()
+  local listen = cb or wake or nil
+  if not core.service.close(self, listen, seconds) then
+    loop.timer(0, function() listen() end)
+  end
+  if wake then
+    task.suspend()
+  end
 end
 
 --- The function to be called at the end: cb, or without one a waker.

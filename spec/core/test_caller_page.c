@@ -110,17 +110,20 @@ static void never_old(peer *p, const void *arg)
     peer_frame(p, TINE__READY, 0, NULL, 0);
     peer_send_all(p);
     peer_start(p);
-    for (;;)
-        atomic_store(&p->page->started_ns, ns ? ns : (uint64_t)test_usec() * 1000);
+    for (;;) {
+        uint64_t now = ns ? ns : (uint64_t)test_usec() * 1000;
+        atomic_store(&p->page->started_ns, now);
+        atomic_store(&p->page->starts[1], now);
+    }
 }
 
 static void deadlines_in_spite_of_the_page(tine_host *host)
 {
     static const uint64_t times[] = {0, UINT64_MAX, 1};
-    static const tine_rpc_options options = {.timeout_usec = 50000,
-                                             .grace_usec = 10000};
-    for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
-        session_begin(&s, host, never_old, &times[i], &options);
+    for (size_t i = 0; i < 2 * sizeof times / sizeof *times; i++) {
+        tine_rpc_options options = {
+            .async = i % 2, .timeout_usec = 50000, .grace_usec = 10000};
+        session_begin(&s, host, never_old, &times[i / 2], &options);
         session_call(&s, 2);
         await(host, &s.ended, 1);
         session_end(&s);
@@ -368,6 +371,54 @@ static void questions_in_callbacks(tine_host *host)
     CHECK_INT(most_again, 0);
 }
 
+static char told[100];
+static tine_kind refused;
+
+static void on_told(void *arg, const tine_error *err, const char *text, size_t len)
+{
+    (void)arg;
+    CHECK(len < sizeof told);
+    if (len)
+        memcpy(told, text, len);
+    told[len] = '\0';
+    refused = err ? err->kind : TINE_KIND_EXCEPTION;
+}
+
+/* Of a call that is open, and of one that is not; less the octets that arg says. */
+static void tell_of_calls(peer *p, const void *arg)
+{
+    tine__buf b = {0};
+    peer_frame(p, TINE__READY, 0, NULL, 0);
+    peer_send_all(p);
+    peer_start(p);
+    while (!atomic_load(&p->page->trace_asked))
+        sched_yield();
+    tine__buf_str(&b, "here", 4);
+    tine__buf_u64(&b, 1);
+    tine__buf_str(&b, "waits", 5);
+    tine__buf_u64(&b, 77);
+    tine__buf_str(&b, "is not", 6);
+    peer_frame(p, TINE__TRACE, 1, b.data, b.len - *(const size_t *)arg);
+    tine__buf_free(&b);
+    peer_send_all(p);
+    peer_await_read(p);
+    peer_die();
+}
+
+static void traces_of_many_calls(tine_host *host)
+{
+    static const tine_rpc_options options = {.async = true};
+    for (size_t less = 0; less < 43; less++) {
+        session_begin(&s, host, tell_of_calls, &less, &options);
+        session_call(&s, 1);
+        CHECK_INT(tine_rpc_traceback(s.rpc, on_told, NULL), 0);
+        session_end(&s);
+        bool whole = !strcmp(told, "here\njob 1: waits") || !strcmp(told, "here");
+        CHECK(less == 0 || less == 18 || less == 35 ? whole
+                                                    : refused != TINE_KIND_EXCEPTION);
+    }
+}
+
 int main(void)
 {
     HOST(pages_of_nonsense);
@@ -379,5 +430,6 @@ int main(void)
     HOST(cancels_at_the_end);
     RUN(cancels_at_teardown);
     HOST(questions_in_callbacks);
+    HOST(traces_of_many_calls);
     return 0;
 }

@@ -1,0 +1,192 @@
+-- Async workers whose jobs are stopped, asked about, and print, while others wait.
+local pools = require "spec.pools"
+local proc = require "spec.proc"
+local tine = require "tine"
+
+local case = proc.case(it)
+local new_pool, results, finish = pools.new, pools.results, pools.finish
+
+-- What a job here may do beside those of pools.prepare: each says so in an event first.
+local function prepare()
+  local worker = require "tine"
+  local before = async -- luacheck: globals async
+
+  local function spin()
+    while true do end
+  end
+
+  local function say(name)
+    worker.event(name)
+    worker.flush()
+  end
+
+  function async(done, name, ...) -- luacheck: globals async
+    if name == "spin loudly" then
+      say(name)
+      spin()
+    elseif name == "print" then
+      local text, n, seconds = ...
+      for i = 1, n do
+        print(text, i)
+        io.stderr:write(text, "\terr")
+        worker.loop.sleep(tonumber(seconds))
+      end
+      worker.loop.timer(0, function()
+        print("callback")
+        done(text)
+      end)
+    elseif name == "nap" then
+      local function napping() worker.loop.sleep(60) end
+      napping()
+    elseif name == "callback" then
+      worker.loop.timer(0, function()
+        say(name)
+        spin()
+      end)
+      done()
+    elseif name == "sleep, then spin" then
+      worker.loop.sleep(0.01)
+      say(name)
+      spin()
+    else
+      before(done, name, ...)
+    end
+  end
+end
+
+local function new_async(options)
+  local seen = {}
+  options.async, options.max, options.load = true, 1, options.load or 100
+  options.on_event = function(name) seen[name] = true end
+  local pool, faults = new_pool(options, "async", tine.new():eval(pools.prepare):eval(prepare))
+  return pool, seen, faults
+end
+
+describe("stopping jobs of an async worker #proc", function()
+  for _, name in ipairs { "spin loudly", "sleep, then spin" } do
+    case("interrupts the one whose code runs, whatever else is stopped: " .. name, function()
+      local pool, seen = new_async { grace = 20 }
+      local pid = pool:await("pid")
+      local r = results()
+      pool("later", 0.5, "x", r.cb(1))
+      local later = pool("later", 60, "y", r.cb(2))
+      local spin = pool(name, r.cb(3))
+      proc.wait_for(function() return seen[name] end)
+      local began = tine.loop.now()
+      spin:cancel()
+      later:cancel()
+      r.wait(3)
+      assert.is_true(tine.loop.now() - began < 10)
+      assert.are.same({ "fine", "cancelled", "cancelled" }, r.kinds)
+      assert.matches("spin", r.errs[3].traceback)
+      assert.are.equal(pid, pool:await("pid"))
+      finish(pool)
+    end)
+  end
+
+  case("interrupts one that goes on after it was stopped", function()
+    local pool, seen = new_async { grace = 20 }
+    local r, jobs = results(), {}
+    local pid = pool:await("pid")
+    -- The first keeps the loop, so that the others cannot be told; then they go on.
+    for i = 1, 3 do jobs[i] = pool("sleep, then spin", r.cb(i)) end
+    proc.wait_for(function() return seen["sleep, then spin"] end)
+    for i = 3, 1, -1 do jobs[i]:cancel() end
+    r.wait(3)
+    assert.are.same({ "cancelled", "cancelled", "cancelled" }, r.kinds)
+    assert.are.equal(pid, pool:await("pid"))
+    finish(pool)
+  end)
+end)
+
+describe("lines of an async worker #proc", function()
+  case("have the job whose function wrote them, also after a wait", function()
+    local lines, ids, r = {}, {}, results()
+    local pool = new_async { on_line = function(line, info)
+      lines[#lines + 1] = { line, info.job, info.stream }
+    end }
+    for i = 1, 20 do ids[i] = pool("print", "job" .. i, 3, 0.001 * (i % 3), r.cb(i)):id() end
+    r.wait(20)
+    finish(pool)
+    local count, callbacks = 0, 0
+    for _, entry in ipairs(lines) do
+      local i, rest = entry[1]:match("^job(%d+)\t(%w+)$")
+      if i then
+        count = count + 1
+        assert.are.equal(ids[tonumber(i)], entry[2], entry[1])
+        assert.are.equal(rest == "err" and "stderr" or "stdout", entry[3])
+      else
+        assert.are.equal("callback", entry[1])
+        assert.is_nil(entry[2])
+        callbacks = callbacks + 1
+      end
+    end
+    assert.are.equal(20 * 3 * 2, count)
+    assert.are.equal(20, callbacks)
+  end)
+
+  -- The host knows the last 256 calls of a worker by heart, and those that are open.
+  case("have the job that is open, however many have ended since", function()
+    local lines, r = {}, results()
+    local pool = new_async { on_line = function(line, info) lines[line] = info.job end }
+    local old = pool("print", "old", 2, 0.3, r.cb(1))
+    for i = 2, 601 do pool("echo", i, r.cb(i)) end
+    r.wait(601)
+    finish(pool)
+    assert.are.equal(old:id(), lines["old\t1"])
+    assert.are.equal(old:id(), lines["old\t2"])
+  end)
+end)
+
+describe("the traceback of an async worker #proc", function()
+  case("tells where each open call waits, by its job", function()
+    local pool = new_async { grace = 5 }
+    local pid = tonumber(pool:await("pid"))
+    assert.matches("nothing runs", pool:traceback(pid))
+    local r = results()
+    local nap, never = pool("nap", r.cb(1)), pool("never", r.cb(2))
+    pool:await("pid") -- they have started
+    local text = assert(pool:traceback(pid))
+    assert.matches("^nothing runs: 2 calls wait\n", text)
+    assert.matches("\njob " .. nap:id() .. ": .*napping.*\njob " .. never:id() .. ": .*returned",
+      text)
+    assert.is_nil(text:find("job " .. nap:id() .. ": .*napping.*napping.*job"))
+    never:cancel()
+    r.wait(1)
+    assert.matches("^nothing runs: 1 call waits\n.*napping", assert(pool:traceback(pid)))
+    nap:cancel()
+    r.wait(2)
+    assert.matches("^nothing runs: the worker waits", assert(pool:traceback(pid)))
+    finish(pool)
+  end)
+
+  case("shows the oldest of very many", function()
+    local pool = new_async { load = 5000, grace = 5 }
+    local pid = tonumber(pool:await("pid"))
+    local r = results()
+    for i = 1, 3000 do pool("nap", r.cb(i)) end
+    pool:await("pid")
+    local text = assert(pool:traceback(pid))
+    assert.matches("^nothing runs: 3000 calls wait; the first %d+:\njob 2: .*\njob 3: ", text)
+    assert.is_true(#text < 200000, #text)
+    pools.kill(pid)
+    r.wait(3000)
+    finish(pool)
+  end)
+
+  case("shows what runs: a job, or a callback", function()
+    for _, name in ipairs { "spin loudly", "sleep, then spin", "callback" } do
+      local pool, seen = new_async { grace = 0.1 }
+      local pid = tonumber(pool:await("pid"))
+      local r = results()
+      pool("nap", r.cb(1))
+      local job = pool(name, r.cb(2))
+      proc.wait_for(function() return seen[name] end)
+      local text = assert(pool:traceback(pid))
+      assert.matches("'spin'", text)
+      assert.is_nil(text:find("napping"))
+      if name ~= "callback" then assert.matches("^job " .. job:id() .. ": ", text) end
+      finish(pool, 0)
+    end
+  end)
+end)
