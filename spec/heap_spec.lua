@@ -130,6 +130,45 @@ describe("the heap #proc", function()
     p:close()
   end)
 
+  it("copies nothing where a look would write: list ends, hashes, absent metamethods", function()
+    local p = template(LOAD .. [[
+      lists, keys, objects = {}, {}, {}
+      for i = 1, 4000 do
+        local list = {}
+        for j = 1, 5 do list[#list + 1] = j end
+        lists[i], keys[i] = list, ("long "):rep(12) .. i
+        objects[i] = setmetatable({}, { name = i })
+      end]])
+    local lists, keys, objects, sum = ask(p, [[
+      local function pages(f)
+        local before = stats().written
+        f()
+        return (stats().written - before) // 4096
+      end
+      local sum, t = 0, {}
+      local lists = pages(function()
+        for i = 1, #lists do
+          sum = sum + #lists[i]
+          for _, v in ipairs(lists[i]) do sum = sum + v end
+        end
+      end)
+      local keys = pages(function() for i = 1, #keys do sum = sum + (t[ keys[i] ] or 1) end end)
+      local objects = pages(function()
+        for i = 1, #objects do sum = sum + (objects[i].absent or 1) end
+      end)
+      return lists, keys, objects, sum]])
+    for _, pages in ipairs { lists, keys, objects } do
+      assert.is_true(tonumber(pages) < 10, pages)
+    end
+    assert.are.equal(tostring(4000 * (5 + 15 + 1 + 1)), sum)
+    -- They are whole: they grow where they ended.
+    assert.are.equal("6 9 nil", (ask(p, [[
+      local list = lists[1]
+      list[#list + 1] = 9
+      return #list .. " " .. list[6] .. " " .. tostring(list[7])]])))
+    p:close()
+  end)
+
   it("collects everything when told to", function()
     local p = template(LOAD)
     assert.are.equal("1 true", (ask(p, [[
