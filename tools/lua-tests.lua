@@ -75,7 +75,7 @@ local function in_workers()
   for _, file in ipairs(FILES) do
     local w, why = p:fork { stdout = "null", stderr = "null" }, nil
     w:on_error(function(err) why = err end)
-    w:send_arg(file, COLLECTS[file] and "yes" or "no"):run(function(_, ...) run(...) end)
+    w:send_arg(file, COLLECTS[file] and "yes" or "no"):run(function(_, ...) _G.run(...) end)
     local err = w:on_exit()
     tell("worker: " .. file, why or err)
   end
