@@ -160,15 +160,22 @@ uint32_t tine__arena_take(tine__arena *a, uint32_t n)
     return u;
 }
 
+/* Not one that was retired. */
+static bool is_free(const tine__arena *a, uint32_t u)
+{
+    return a->runs[u].kind == TINE__RUN_FREE && !a->runs[u].sealed;
+}
+
 void tine__arena_give(tine__arena *a, uint32_t u)
 {
     uint32_t n = a->runs[u].units;
     a->taken -= n;
-    if (u + n < a->top && a->runs[u + n].kind == TINE__RUN_FREE) {
+    if (u + n < a->top && is_free(a, u + n)) {
         unlink_run(a, u + n);
         n += a->runs[u + n].units;
     }
-    if (u > 1 && a->runs[u - 1].kind == TINE__RUN_FREE) {
+    if (u > 1 && a->runs[u - 1].kind == TINE__RUN_FREE &&
+        is_free(a, a->runs[u - 1].first)) {
         u = a->runs[u - 1].first;
         unlink_run(a, u);
         n += a->runs[u].units;
@@ -193,7 +200,7 @@ bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n)
         mark(a, u, n, TINE__RUN_LARGE);
     } else if (n > old) {
         tine__run *r = &a->runs[after];
-        if (r->kind != TINE__RUN_FREE || r->units < n - old)
+        if (!is_free(a, after) || r->units < n - old)
             return false;
         uint32_t rest = r->units - (n - old);
         unlink_run(a, after);

@@ -309,6 +309,29 @@ static void collect_all(lua_State *L, tine__heap *h)
     lua_pop(L, 1);
 }
 
+/* No step, which runs finalizers, until one is asked for. */
+static void put_off(tine__heap *h)
+{
+    enum { FAR = 64 << 20 };
+    if (!h->accounts)
+        return;
+    h->accounts->total += h->accounts->debt + FAR;
+    h->accounts->debt = -FAR;
+    h->wake = INT64_MAX; /* gc_arm sets it */
+}
+
+/* What finalizers have touched since: sealed as touched, it would be in a list that a collection
+ * of our own drops. As in an emergency, so that they do not run again. */
+static void finish_touched(lua_State *L, tine__heap *h)
+{
+    if (!h->own.fenced)
+        return;
+    h->accounts->emergency = 1;
+    for (int i = 0; i < 3; i++)
+        lua_gc(L, LUA_GCSTEP, 0); /* raises no errors */
+    h->accounts->emergency = 0;
+}
+
 void tine__gc_prepare(lua_State *L, tine__heap *h)
 {
     luaL_checkstack(L, 10, NULL);
@@ -317,6 +340,7 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
         return;
     if (h->accounts && !h->stats.sealed)
         size_strings(L, h->accounts);
+    put_off(h);
     h->hot = true;
     tine__own_fence(L, h);
     move_hot(L, h);
@@ -326,6 +350,7 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
     for (int i = 0; i < 3; i++)
         lua_gc(L, LUA_GCSTEP, 0);
     tine__settle(L, h);
+    finish_touched(L, h);
     if (h->accounts)
         hide_strings(h);
 }
@@ -335,6 +360,9 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
 
 static int collect_full(lua_State *L, tine__heap *h)
 {
+    enum { BY_ITSELF = 1 << 1 };
+    if (h->accounts && h->accounts->stopped & BY_ITSELF)
+        return -1; /* in a finalizer nothing is collected */
     reveal_strings(h);
     int result = lua_gc(L, LUA_GCCOLLECT);
     h->stats.majors++;

@@ -75,7 +75,7 @@ static void poison_run(const tine__heap *h, const tine__run *r)
 
 /* ------------------------------------------------------------------- what is held */
 
-enum { HOLDS_SHIFT = 6, CLASS_MASK = 63 };
+enum { HOLDS_SHIFT = 6, CLASS_MASK = 63, OBJECT_MIN = 24 };
 
 tine__holds tine__heap_holds(const tine__run *r)
 {
@@ -88,22 +88,24 @@ static unsigned class_in(const tine__run *r)
 }
 
 /* By what Lua says of a new block; numbers without a name in lua.h: upvalue, prototype. */
-static inline tine__holds holds_of(size_t tag)
+static inline tine__holds holds_of(size_t tag, size_t size)
 {
     enum { UPVALUE = LUA_NUMTYPES, PROTOTYPE };
     static const uint8_t holds[] = {
-        [LUA_TTABLE] = TINE__OBJECTS,    [LUA_TFUNCTION] = TINE__OBJECTS,
-        [LUA_TUSERDATA] = TINE__OBJECTS, [LUA_TTHREAD] = TINE__THREADS,
-        [UPVALUE] = TINE__OBJECTS,       [PROTOTYPE] = TINE__OBJECTS};
-    return tag < sizeof holds ? (tine__holds)holds[tag] : TINE__RAW;
+        [LUA_TSTRING] = TINE__STRINGS,   [LUA_TTABLE] = TINE__OBJECTS,
+        [LUA_TFUNCTION] = TINE__OBJECTS, [LUA_TUSERDATA] = TINE__OBJECTS,
+        [LUA_TTHREAD] = TINE__THREADS,   [UPVALUE] = TINE__OBJECTS,
+        [PROTOTYPE] = TINE__OBJECTS};
+    return tag < sizeof holds && size >= OBJECT_MIN ? (tine__holds)holds[tag]
+                                                    : TINE__RAW;
 }
 
 /* A free block must not look like an object: neither with a header at its start nor behind
- * LUA_EXTRASPACE. Objects have 24 octets at least. */
+ * LUA_EXTRASPACE. */
 static inline void unmake_object(void *p)
 {
     static const uint64_t none[2] = {0, 0};
-    ASAN_UNPOISON_MEMORY_REGION(p, 24);
+    ASAN_UNPOISON_MEMORY_REGION(p, OBJECT_MIN);
     memcpy((char *)p + 8, none, sizeof none);
 }
 
@@ -254,10 +256,10 @@ static void *resize_large(tine__heap *h, tine__run *r, size_t size)
 /* ------------------------------------------------------------------------ any
  * blocks */
 
-static void *take_foreign(tine__heap *h, size_t size, tine__holds holds)
+static void *take_foreign(tine__heap *h, size_t size)
 {
     void *p = malloc(size);
-    h->own.astray += holds != TINE__RAW && !h->hot;
+    h->own.astray += !h->hot;
     h->foreign += p ? (int64_t)size : 0;
     h->foreign_blocks++;
     return p;
@@ -279,7 +281,7 @@ static inline void *take(tine__heap *h, size_t size, tine__holds holds)
             ASAN_UNPOISON_MEMORY_REGION(p, size);
         h->own.threads += p && holds == TINE__THREADS;
     }
-    return p ? p : take_foreign(h, size, holds);
+    return p ? p : take_foreign(h, size);
 }
 
 static inline void give(tine__heap *h, void *p, size_t size)
@@ -370,7 +372,7 @@ void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
         p = resize(h, p, old, size);
     } else if (h->own.state > TINE__OWN_IDLE && tine__own_turn(h, old)) {
         return NULL; /* which has Lua collect, and ask again */
-    } else if ((p = take(h, size, holds_of(old)))) {
+    } else if ((p = take(h, size, holds_of(old, size)))) {
         h->stats.own += (int64_t)size;
     }
     if (h->stats.own > h->wake)
@@ -410,6 +412,20 @@ void tine__heap_blocks_in(const tine__heap *h, const tine__run *r, const char *p
     size_t size = class_size[class_in(r)], at = (size_t)(page - begin);
     for (size_t i = at / size; i < r->fresh && i * size < at + PAGE; i++)
         f(arg, begin + i * size);
+}
+
+bool tine__heap_is_block(const tine__heap *h, const tine__run *first, const char *p)
+{
+    tine__holds holds = tine__heap_holds(first);
+    if (first->sealed || first->kind == TINE__RUN_FREE || holds == TINE__RAW)
+        return false;
+    size_t at = (size_t)(p - start(h, first));
+    if (holds == TINE__THREADS)
+        at -= LUA_EXTRASPACE;
+    if (first->kind == TINE__RUN_LARGE)
+        return at == 0;
+    size_t size = class_size[class_in(first)];
+    return at % size == 0 && at / size < first->fresh;
 }
 
 size_t tine__heap_extent(const tine__run *r)

@@ -19,11 +19,12 @@ enum { TINE__SIZE_CLASSES = 51, TINE__SEAL_WORTH = 1 << 20 };
  * tables for after a write. PIECES of them are told apart. */
 enum { TINE__PIECE = 16384, TINE__PIECES = 1024 };
 
-/* What blocks hold. Lua's objects that refer to others are kept apart, so that those in a
- * page are found: see own.c. Strings refer to nothing. */
+/* What blocks hold. Lua's objects are kept apart, so that those in a page are found, and
+ * whether an address is that of one: see own.c. */
 typedef enum tine__holds {
-    TINE__RAW,
-    TINE__OBJECTS,
+    TINE__RAW, /* parts of objects: arrays, fields, stacks */
+    TINE__STRINGS,
+    TINE__OBJECTS, /* that refer to others */
     TINE__THREADS, /* objects, behind LUA_EXTRASPACE */
     TINE__HOLDS
 } tine__holds;
@@ -58,9 +59,11 @@ typedef struct tine__own {
     struct tine__object *beyond[2]; /* what is cut off while one is under way */
     void *roots, *probes;           /* likewise: arrays of values */
     size_t nroots, room;
+    size_t nsealed;   /* of roots: those that are sealed; they come first */
+    uint32_t *run_of; /* likewise: the run that each unit lies in */
     bool fenced; /* the marks are good: once what is beyond is sealed, it can be done */
     unsigned threads; /* in the arena, not sealed */
-    unsigned astray;  /* objects for which the arena had no room */
+    unsigned astray;  /* blocks for which the arena had no room */
 } tine__own;
 
 typedef struct tine__heap {
@@ -108,6 +111,9 @@ tine__holds tine__heap_holds(const tine__run *r);
 /* Calls f for each block of r, a sealed run, of which some octet lies in the page. */
 void tine__heap_blocks_in(const tine__heap *h, const tine__run *r, const char *page,
                           void (*f)(void *arg, char *block), void *arg);
+/* Whether p is where an object or a string begins, or would, in a run that is not sealed; first: the
+ * run that p lies in. */
+bool tine__heap_is_block(const tine__heap *h, const tine__run *first, const char *p);
 /* For tests, as a heap without an interpreter is. Returns 0 or a negative errno. */
 int tine__heap_open(tine__heap *h);
 

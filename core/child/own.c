@@ -3,7 +3,8 @@
  * Lua's lists of objects begin with the newest, so what is sealed is their end. It is cut off,
  * and then Lua does a full collection: what is sealed is black and old, and so neither
  * marked nor swept. What refers from there to objects of our own lies in pages that were written
- * to since, which the kernel knows; all objects in them are made roots.
+ * to since, which the kernel knows: all objects in them are made roots, and all that their parts
+ * there refer to, since a value that is old is stored into a table without a mark in its head.
  *
  * A full collection that runs no code of the user's while the lists are cut is Lua's emergency
  * collection: it comes when the allocator fails, after which Lua asks the allocator again. So we
@@ -19,7 +20,7 @@
 typedef tine__object object;
 
 /* Of an object's mark; old: an age. FINALIZED is kept. */
-enum { OLD = 4, WHITE = 1 << 3, FINALIZED = 1 << 6 };
+enum { OLD = 4, WHITE = 1 << 3, BLACK = 1 << 5, FINALIZED = 1 << 6 };
 enum { PLAIN, FINALIZABLE, LISTS };
 enum { PROBES = 4 };
 
@@ -164,7 +165,6 @@ void tine__own_fence(lua_State *L, tine__heap *h)
         own->fenced = move_on(edge[list], old[list], head[list]);
     memcpy(own->stop, stop, sizeof stop);
     own->until = old[PLAIN];
-    own->threads = 0;
 }
 
 void tine__own_ready(lua_State *L, tine__heap *h)
@@ -173,6 +173,7 @@ void tine__own_ready(lua_State *L, tine__heap *h)
     object *edge[LISTS];
     if (!own->fenced || own->astray)
         return;
+    own->threads = 0; /* all are sealed; not before: some may yet be freed */
     h->hot = true;
     for (int list = LISTS; list-- > 0;)
         edge[list] = make_mark(L, list, EDGE);
@@ -248,7 +249,7 @@ static void drop_roots(tine__own *own)
     if (own->room)
         munmap(own->roots, own->room * sizeof(value));
     own->roots = NULL;
-    own->room = own->nroots = 0;
+    own->room = own->nroots = own->nsealed = 0;
 }
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -270,11 +271,64 @@ RAW_ACCESS static void add_root(void *arg, char *block)
     ((value *)own->roots)[own->nroots++] = (value){block, o->type | TINE__COLLECTABLE};
 }
 
+/* What looks like a reference is one, or else it keeps garbage. */
+RAW_ACCESS static void add_referred(tine__heap *h, const char *page)
+{
+    enum { PAGE = 4096 };
+    const char *const *words = (const char *const *)(const void *)page;
+    const tine__arena *a = &h->arena;
+    for (size_t i = 0; i < PAGE / sizeof *words; i++) {
+        const char *p = words[i];
+        if (!tine__arena_has(a, p) || (uintptr_t)p % 8)
+            continue;
+        uint32_t u = (uint32_t)((size_t)(p - a->base) >> TINE__UNIT_SHIFT);
+        if (tine__heap_is_block(h, &a->runs[h->own.run_of[u]], p))
+            add_root(&h->own, (char *)(uintptr_t)p);
+    }
+}
+
 static void add_roots(void *arg, const tine__run *r, char *page)
 {
     tine__heap *h = arg;
     if (tine__heap_holds(r) == TINE__OBJECTS)
         tine__heap_blocks_in(h, r, page, add_root, &h->own);
+}
+
+static void add_parts(void *arg, const tine__run *r, char *page)
+{
+    if (tine__heap_holds(r) == TINE__RAW)
+        add_referred(arg, page);
+}
+
+static size_t size_of_run_of(const tine__heap *h)
+{
+    return h->arena.top * sizeof *h->own.run_of;
+}
+
+static bool find_runs(tine__heap *h)
+{
+    const tine__arena *a = &h->arena;
+    void *p = mmap(NULL, size_of_run_of(h), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return false;
+    h->own.run_of = p;
+    for (uint32_t u = 1; u < a->top; u += a->runs[u].units)
+        for (uint32_t i = 0; i < a->runs[u].units; i++)
+            h->own.run_of[u + i] = u;
+    return true;
+}
+
+static bool find_roots_in_written(tine__heap *h)
+{
+    tine__own *own = &h->own;
+    if (!find_runs(h))
+        return false;
+    bool good = tine__heap_each_written(h, add_roots, h);
+    own->nsealed = own->nroots;
+    good = good && tine__heap_each_written(h, add_parts, h);
+    munmap(own->run_of, size_of_run_of(h));
+    return good;
 }
 
 /* Sealed objects may be all that refers to what is between the marks. */
@@ -284,13 +338,25 @@ static void add_between(tine__own *own, int list)
         add_root(own, (char *)o);
 }
 
-/* Those between the marks Lua whitens itself. */
-RAW_ACCESS static void whiten(const tine__own *own, size_t n)
+/* Those that are not sealed Lua whitens itself. */
+RAW_ACCESS static void whiten(const tine__own *own, uint8_t white)
 {
     const value *roots = own->roots;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < own->nsealed; i++) {
         object *o = roots[i].object;
-        o->marked = (uint8_t)((o->marked & FINALIZED) | WHITE | OLD);
+        o->marked = (uint8_t)((o->marked & FINALIZED) | white | OLD);
+    }
+}
+
+/* What is cut off Lua does not sweep, and so leaves weak tables as they stood in its lists, gray:
+ * no barrier would act for them any more. */
+RAW_ACCESS static void blacken(const tine__own *own)
+{
+    const value *roots = own->roots;
+    for (size_t i = 0; i < own->nsealed; i++) {
+        object *o = roots[i].object;
+        if (o->type == LUA_TTABLE)
+            o->marked = (uint8_t)((o->marked & FINALIZED) | BLACK | OLD);
     }
 }
 
@@ -307,8 +373,7 @@ static bool begin(tine__heap *h)
     tine__own *own = &h->own;
     if (!is_quiet(h->accounts))
         return false;
-    bool known = tine__heap_each_written(h, add_roots, h);
-    size_t sealed = own->nroots;
+    bool known = find_roots_in_written(h);
     for (int list = 0; list < LISTS; list++)
         add_between(own, list);
     if (!known || own->nroots > UINT32_MAX) {
@@ -316,7 +381,7 @@ static bool begin(tine__heap *h)
         own->state = TINE__OWN_NEVER;
         return false;
     }
-    whiten(own, sealed);
+    whiten(own, h->accounts->white);
     table *t = (table *)(void *)own->stop[PLAIN];
     own->probes = t->u.array;
     t->u.array = own->nroots ? own->roots : own->probes;
@@ -335,6 +400,7 @@ static void end(tine__heap *h)
     table *t = (table *)(void *)own->stop[PLAIN];
     t->u.array = own->probes;
     t->size_of_array = PROBES;
+    blacken(own);
     for (int list = 0; list < LISTS; list++)
         own->stop[list]->next = own->beyond[list];
     drop_roots(own);

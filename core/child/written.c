@@ -32,6 +32,7 @@ typedef struct region {
 typedef struct scan {
     int pagemap;
     bool by_entries; /* the kernel has no ioctl for it */
+    bool failed;
     uint64_t at, end;
     int n, next;
     region regions[64];
@@ -72,8 +73,10 @@ static void scan_by_entries(scan *s)
     ssize_t got = pread(s->pagemap, entries, (left < ENTRIES ? left : ENTRIES) * 8,
                         (off_t)(s->at / PAGE * 8)) /
                   8;
-    if (got <= 0)
+    if (got <= 0) {
+        s->failed = true;
         s->at = s->end;
+    }
     for (ssize_t i = 0; i < got && s->n < 64; i++, s->at += PAGE) {
         region *last = s->n ? &s->regions[s->n - 1] : NULL;
         if (!(entries[i] & here) || (entries[i] & of_file))
@@ -208,7 +211,7 @@ bool tine__heap_each_written(const tine__heap *h,
         }
     }
     close(s.pagemap);
-    return true;
+    return !s.failed;
 }
 
 static void mark_one(const tine__heap *h, char *from, size_t pages, size_t written,

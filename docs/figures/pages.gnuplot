@@ -1,4 +1,4 @@
-set terminal svg size 820, 882 dynamic noenhanced background "#ffffff" font "DejaVu Sans,11"
+set terminal svg size 820, 806 dynamic noenhanced background "#ffffff" font "DejaVu Sans,11"
 set output 'pages.svg'
 set encoding utf8
 set border linewidth 0.8 linecolor "#444444"
@@ -7,70 +7,66 @@ set grid linetype 1 linecolor "#dddddd" linewidth 0.6
 set key Left reverse samplen 2 spacing 1.2
 set datafile separator tab
 set tmargin 3
-set label 1 "Pages that an operation in a worker copies, of 27632 sealed ones" at screen 0.5, graph 1 center offset 0, 1.2 font ",13"
+set label 1 "Pages that an operation in a worker copies, of 27776 sealed ones" at screen 0.5, graph 1 center offset 0, 1.2 font ",13"
 
 $bars << END
-42	3.0	being forked, and entered	3	0
-41	2.0	1 000 calls over RPC	2	0
-40	0.5	nothing	0	0
-39	0.5	calling the closure of each record	0	0
-38	0.5	reading all fields of each record	0	0
-37	0.5	pairs, ipairs over each record	0	0
-36	0.5	# of each record's list, from a constructor	0	0
-35	138.0	# of 10 000 lists, filled by append	138	0
-34	1.0	the same, # taken before the seal	1	0
-33	138.0	ipairs over these	138	0
-32	1.0	# and ipairs of the same, anew by table.pack	1	0
-31	138.0	# of 10 000 such lists with holes	138	0
-30	128.0	100 000 new short strings	128	0
-29	128.0	string.format, 100 000 times	128	0
-28	128.0	gsub and gmatch over each name	128	0
-27	0.5	table.concat, to long strings	0	0
-26	217.0	10 000 long strings, first time used as keys	217	0
-25	1.0	the same, looked up once before the seal	1	0
-24	275.0	absent field, objects of 10 000 metatables	275	0
-23	0.5	the same, read once before the seal	0	0
-22	1.0	absent field, 10 000 objects of one metatable	1	0
-21	0.5	10 000 coroutines made and run	0	0
-20	1.0	10 000 closures that read their upvalues	1	0
+38	3.0	being forked, and entered	3	0
+37	2.0	1 000 calls over RPC	2	0
+36	0.5	nothing	0	0
+35	0.5	calling the closure of each record	0	0
+34	0.5	reading all fields of each record	0	0
+33	0.5	pairs, ipairs over each record	0	0
+32	0.5	# of each record's list, from a constructor	0	0
+31	0.5	# of 10 000 lists, filled by append	0	0
+30	0.5	ipairs over these	0	0
+29	138.0	# of 10 000 such lists with holes	138	0
+28	261.0	100 000 new short strings	261	0
+27	257.0	string.format, 100 000 times	257	0
+26	257.0	gsub and gmatch over each name	257	0
+25	0.5	table.concat, to long strings	0	0
+24	0.5	10 000 long strings, first time used as keys	0	0
+23	0.5	absent field, objects of 10 000 metatables	0	0
+22	0.5	absent field, 10 000 objects of one metatable	0	0
+21	1.0	10 000 coroutines made and run	1	0
+20	0.5	10 000 closures that read their upvalues	0	0
 19	197.0	10 000 closures that write their upvalues	197	1
-18	0.5	100 000 errors caught by pcall	0	0
-17	128.0	10 000 errors with text and traceback	128	0
+18	1.0	100 000 errors caught by pcall	1	0
+17	257.0	10 000 errors with text and traceback	257	0
 16	0.5	a recursion of 10 000 calls	0	0
 15	0.5	require of a loaded module, 10 000 times	0	0
-14	128.0	load of new code, 1 000 times	128	0
-13	1.0	cjson: 10 000 records to text and back	1	0
-12	0.5	collectgarbage(), 10 times	0	0
-11	240.0	the same, 1 000 suspended coroutines loaded	240	0
-10	0.5	the same, 1 000 weak tables loaded	0	0
-9	128.0	a loop of pcalls that allocate, collections	128	0
-8	128.0	100 000 tables and strings in 10 rounds	128	0
-7	128.0	10 million tables and strings in 1 000 rounds	128	0
+14	253.0	load of new code, 1 000 times	253	0
+13	2.0	cjson: 10 000 records to text and back	2	0
+12	1.0	collectgarbage(), 10 times	1	0
+11	241.0	the same, 1 000 suspended coroutines loaded	241	0
+10	1.0	the same, 1 000 weak tables loaded	1	0
+9	257.0	a loop of pcalls that allocate, collections	257	0
+8	257.0	100 000 tables and strings in 10 rounds	257	0
+7	257.0	10 million tables and strings in 1 000 rounds	257	0
 6	359.0	a finalizer set for each 1000th record	359	1
 5	180.0	a field of each 1000th record set	180	1
-4	359.0	a new table put into each, 5 collections	359	1
-3	365.0	two fields added to each, 5 collections	365	1
+4	360.0	a new table put into each, 5 collections	360	1
+3	363.0	two fields added to each, 5 collections	363	1
 2	0.5	collectgarbage("step"), 10 times	0	0
-1	15124.0	collectgarbage("collect", "full")	15124	0
+1	15129.0	collectgarbage("collect", "full")	15129	0
 END
 
 set logscale x
 unset ytics
 set grid xtics noytics
-set xrange [0.5:165792]
-set yrange [0:43]
+set xrange [0.5:166656]
+set yrange [0:39]
 set format x '%.0f'
 set xtics 1, 10 nomirror
 set xlabel 'pages of 4 kB'
 set key top right samplen 1 width 1
 set lmargin at screen 0.45
-set label 2 'all that is sealed' at 27632, 38 right offset -0.5, 0
-set arrow from 27632, 0 to 27632, 43 nohead dashtype 3 linecolor '#444444'
+set label 2 'all that is sealed' at 27776, 34 right offset -0.5, 0
+set arrow from 27776, 0 to 27776, 39 nohead dashtype 3 linecolor '#444444'
 plot $bars using (0.5):($5 == 0 ? $1 : NaN):(0.5):2:($1 - 0.36):($1 + 0.36) with boxxyerror fillstyle solid 1 noborder linecolor "#0072b2" title "does not change what is loaded", \
   $bars using (0.5):($5 == 1 ? $1 : NaN):(0.5):2:($1 - 0.36):($1 + 0.36) with boxxyerror fillstyle solid 1 noborder linecolor "#d55e00" title "changes it", \
   $bars using (0.5):1:3:ytic(3) with labels right offset -1, 0 notitle, \
   $bars using 2:1:4 with labels left offset 0.5, 0 notitle
 
-set terminal pngcairo size 820, 882 noenhanced background "#ffffff" font "DejaVu Sans,11"
+set terminal pngcairo size 820, 806 noenhanced background "#ffffff" font "DejaVu Sans,11"
 set output 'pages.png'
 replot

@@ -28,6 +28,11 @@ static int seal(lua_State *L)
     return 1;
 }
 
+static int minor(lua_State *L)
+{
+    return lua_gc(L, LUA_GCSTEP, 0) * 0;
+}
+
 /* One at the next object that is made. */
 static void on_count(lua_State *L, lua_Debug *d)
 {
@@ -65,6 +70,7 @@ static lua_State *new_state(void)
     lua_register(L, "own", own);
     lua_register(L, "seal", seal);
     lua_register(L, "stress", stress);
+    lua_register(L, "minor", minor);
     CHECK(luaL_dostring(L, prelude) == LUA_OK);
     return L;
 }
@@ -165,6 +171,36 @@ static const struct {
      "for i = 20001, 40000 do data[i] = { id = i, name = 'item ' .. i, at = { i }, "
      "f = function() return i end } end "
      "assert(seal()) own() garbage() own() check()"},
+    {"own values that are old when they are stored where something was",
+     "for i = 1, 100 do data[i].x, data[i].s, data[i].l = false, false, false end "
+     "local list = { false, false } assert(seal()) "
+     "local x, s, l = { 'own' }, 'own string', ('long '):rep(20) .. #data "
+     "local y = x local f = function() return y end local c = "
+     "coroutine.wrap(function() "
+     "coroutine.yield() return 'alive' end) c() minor() minor() minor() "
+     "data[7].x, data[8].s, data[9].l, list[1], list[2] = x, s, l, f, c "
+     "x, s, l, f, c = nil, nil, nil, nil, nil own() garbage() own() garbage() "
+     "assert(data[7].x[1] == 'own' and data[8].s == 'own ' .. 'string') "
+     "assert(data[9].l == ('long '):rep(20) .. #data and list[1]() == data[7].x) "
+     "assert(list[2]() == 'alive')"},
+    {"sealed weak tables that are written to again after one",
+     "for _, mode in ipairs { 'v', 'kv', 'k' } do _G[mode] = setmetatable({}, "
+     "{ __mode = mode }) for i = 1, 64 do _G[mode][i] = false end end assert(seal()) "
+     "for i = 1, 64 do v[i], kv[i], k[i] = { i }, { i }, { i } end own() "
+     "for r = 1, 10 do for i = 1, 64 do v[i], kv[i], k[i] = { i }, { i }, { i } end "
+     "minor() garbage(2000) for i = 1, 64 do assert(not v[i] or v[i][1] == i) "
+     "assert(not kv[i] or kv[i][1] == i) assert(k[i][1] == i) end end"},
+    {"what finalizers touch while it is sealed",
+     "cache = { x = false } for i = 1, 200 do cache[i] = {} end local mt mt = { __gc = "
+     "function() cache.x = { 'x' } coroutine.wrap(function() end)() "
+     "if mt then setmetatable({}, mt) end end } setmetatable({}, mt) assert(seal()) "
+     "own() "
+     "for r = 1, 5 do cache.x = { 'mine' .. r } minor() garbage(2000) "
+     "assert(cache.x[1]) local c = coroutine.create(function(v) while true do "
+     "v = coroutine.yield(v) or v end end) coroutine.resume(c) "
+     "more = {} for i = 1, 30000 do more[i] = { i, 'm' .. i } end assert(seal()) "
+     "coroutine.resume(c, { r }) own() garbage(2000) "
+     "assert(select(2, coroutine.resume(c))[1] == r) end mt = nil"},
     {"one at every turn",
      "assert(seal()) stress(23) local t = {} for i = 1, 300 do t[i % 50] = { i, 'x' .. "
      "i, "
