@@ -473,7 +473,8 @@ tine__heap *tine__heap_of(lua_State *L)
 
 void tine__heap_adopt(lua_State *L)
 {
-    static tine__heap heap;
+    /* On one page: what a worker writes to is copied by pages. */
+    static tine__heap heap __attribute__((aligned(4096)));
     const char *wish = getenv("TINE_HEAP");
     if ((wish && strcmp(wish, "malloc") == 0) || tine__heap_open(&heap) < 0)
         return;
