@@ -214,6 +214,26 @@ static const struct {
      "for i = 1, 300 do data[i].extra = nil end stress(0)"},
 };
 
+/* own_model.lua, which lies beside this file. */
+static void run_model(int seed)
+{
+    char path[400] = __FILE__;
+    lua_State *L = new_state();
+    snprintf(strrchr(path, '/') + 1, 20, "own_model.lua");
+    if (luaL_loadfile(L, path) == LUA_OK) {
+        lua_pushinteger(L, seed);
+        lua_pushinteger(L, 10000);
+    }
+    if (lua_gettop(L) < 3 || lua_pcall(L, 2, 0, 0) != LUA_OK ||
+        luaL_dostring(L, "check()") != LUA_OK) {
+        fprintf(stderr, "seed %d: %s\n", seed, lua_tostring(L, -1));
+        exit(1);
+    }
+    CHECK(h->stats.owns > 0);
+    lua_close(L);
+    tine__arena_close(&h->arena);
+}
+
 /* Not db.lua, which has hooks of its own. */
 static void run_suite(const char *folder)
 {
@@ -244,6 +264,8 @@ int main(void)
 {
     for (size_t i = 0; i < sizeof plays / sizeof *plays; i++)
         play(plays[i].name, plays[i].code);
+    for (int seed = 1; seed <= 4; seed++)
+        run_model(seed);
     if (getenv("TINE_LUA_TESTS"))
         run_suite(getenv("TINE_LUA_TESTS"));
     return 0;
