@@ -177,7 +177,7 @@ static bool want_own(tine__heap *h)
 
 void tine__gc_wake(tine__heap *h)
 {
-    if (h->own.state > TINE__OWN_IDLE)
+    if (h->own.state == TINE__OWN_WANTED)
         h->own.state = TINE__OWN_IDLE;
     else if (!h->asked && want_own(h))
         return;
@@ -298,12 +298,12 @@ static void move_hot(lua_State *L, tine__heap *h)
 /* Makes all old, where possible without touching what is sealed. */
 static void collect_all(lua_State *L, tine__heap *h)
 {
-    lua_newtable(
-        L); /* where Lua's lists begin then is no thread, which will be moved */
+    /* Where Lua's lists begin then is no thread, which will be moved. */
+    lua_newtable(L);
     if (!h->stats.sealed || !tine__own_collect(L, h)) {
         reveal_strings(h);
-        lua_gc(L, LUA_GCINC, 0, 0,
-               0); /* so that the next marks all and makes all old */
+        /* Incremental first, so that the next marks all and makes all old. */
+        lua_gc(L, LUA_GCINC, 0, 0, 0);
         lua_gc(L, LUA_GCGEN, 0, 0);
     }
     lua_pop(L, 1);

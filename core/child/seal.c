@@ -18,9 +18,8 @@
 /* Units. Free runs shorter than GAP_MAX are sealed with their neighbours, as holes of
  * the file: each mapping costs at every fork. */
 enum { GAP_MAX = 4096, PAGE = 4096 };
-/* A huge page takes no more memory than small ones if at most HOLE_MAX octets of it are
- * holes. After TRIES_MAX failures in a row no
- * more are asked for. */
+/* A huge page is worth it if at most HOLE_MAX octets of it are holes. After TRIES_MAX failures
+ * in a row no more are asked for. */
 enum { HUGE_SIZE = 2 << 20, HOLE_MAX = 256 << 10, TRIES_MAX = 4 };
 
 typedef struct sealing {
@@ -189,21 +188,15 @@ static int map_piece(const sealing *s)
     return p == MAP_FAILED ? -errno : 0;
 }
 
-static int open_file(void)
-{
-    int fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    return fd < 0 ? -errno : fd;
-}
-
 /* In the file all lies as it does in huge pages of the address space. */
 static int seal_piece(sealing *s, uint32_t begin, uint32_t end)
 {
     s->begin = address(s, begin);
     s->end = address(s, end);
     s->origin = s->begin - (uintptr_t)s->begin % HUGE_SIZE;
-    s->fd = open_file();
+    s->fd = memfd_create("tine-heap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (s->fd < 0)
-        return s->fd;
+        return -errno;
     int err = make_file(s);
     if (!err) {
         make_all_huge(s);

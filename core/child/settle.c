@@ -118,11 +118,6 @@ static void settle(settling *s, object *o)
     }
 }
 
-static const void *pointer(lua_State *L, int idx)
-{
-    return lua_topointer(L, idx);
-}
-
 /* On the stack are the two tables of a settling. */
 static bool is_right(const settling *s)
 {
@@ -131,13 +126,13 @@ static bool is_right(const settling *s)
     lua_State *L = s->L;
     memset(text, 'x', sizeof text);
     lua_pushlstring(L, text, sizeof text);
-    const table *t = pointer(L, -1), *m = pointer(L, s->at);
+    const table *t = lua_topointer(L, -1), *m = lua_topointer(L, s->at);
     bool good = t->type == TINE__LONG_STRING && t->u.length == LEN && !t->flags;
     lua_rawget(L, s->at + 1);
     good = good && t->flags == 1;
     lua_pushvalue(L, s->at);
     lua_setmetatable(L, s->at + 1);
-    t = pointer(L, s->at + 1);
+    t = lua_topointer(L, s->at + 1);
     good = good && t->metatable == (const object *)(const void *)m;
     lua_pushnil(L);
     lua_setmetatable(L, s->at + 1);
@@ -155,7 +150,7 @@ void tine__settle(lua_State *L, const tine__heap *h)
     lua_rawseti(L, -2, 1);
     lua_newtable(L);
     settling s = {.L = L, .heap = h, .at = lua_gettop(L) - 1};
-    s.scratch = (table *)(uintptr_t)pointer(L, s.at);
+    s.scratch = (table *)(uintptr_t)lua_topointer(L, s.at);
     if (is_right(&s))
         for (object *o = h->own.stop[0]->next; o && o != h->own.until; o = o->next)
             settle(&s, o);
