@@ -363,6 +363,8 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     do
         n = recv(c->fd, to, *asked, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
+    if (n > 0)
+        tine__host_now(host);
     if (n > 0 && direct) {
         c->in.len += (size_t)n;
         c->received += (size_t)n;

@@ -22,6 +22,11 @@ int64_t tine__now_usec(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
+int64_t tine__host_now(tine_host *host)
+{
+    return host->now = tine__now_usec();
+}
+
 /* A page that is all zeros in every fork of this process, however it was made: asking it
  * costs no system call. NULL where the kernel cannot do that. */
 static const unsigned char *make_mark(void)

@@ -47,6 +47,7 @@ struct tine_host {
     int64_t armed_at;    /* what the timerfd is set to; 0: nothing */
     size_t callers_busy; /* workers that owe answers */
     uint64_t happened;   /* callbacks of the loop so far */
+    int64_t now;         /* see tine__host_now */
     tine__spin spin;
     bool spurious;     /* all that has happened is that it fired for nothing */
     tine_timer **heap; /* from 1; by time */
@@ -192,6 +193,9 @@ void tine__timers_wake_at(tine_host *host, int64_t usec);
 /* host.c */
 /* CLOCK_MONOTONIC. */
 int64_t tine__now_usec(void);
+/* The same; host->now is what it was when it was asked last, which where many answers are read at
+ * once is near enough. */
+int64_t tine__host_now(tine_host *host);
 /* A failure that is nobody's: to the host's on_error, else to stderr. */
 void tine__host_fault(tine_host *host, const tine_error *err);
 /* Runs the task in this or the next turn of the loop, once. */

@@ -99,12 +99,17 @@ static void wake_at(tine_pool *pool, int64_t at)
         pool->timer = NULL; /* no memory: with the next turn */
 }
 
-void tine__pool_turn(tine_pool *pool)
+void tine__pool_assign(tine_pool *pool, int64_t now)
 {
-    if (pool->in_turn)
-        return;
-    pool->in_turn = true;
-    int64_t now = tine__now_usec();
+    tine__sched_action a;
+    while (tine__sched_next_assign(pool->sched, now, &a))
+        assign(pool, a.job, a.worker);
+}
+
+/* Carries out what the scheduler decides. */
+static void turn(tine_pool *pool)
+{
+    int64_t now = tine__host_now(pool->host);
     for (;;) {
         tine__sched_action a = tine__sched_next(pool->sched, now);
         if (a.what == TINE__SCHED_NONE)
@@ -115,7 +120,6 @@ void tine__pool_turn(tine_pool *pool)
     while ((orphan = tine__sched_orphan(pool->sched)))
         tine__pool_end_later(pool, job_of(orphan), TINE__FATE_WORKER_GONE);
     wake_at(pool, tine__sched_when(pool->sched, now));
-    pool->in_turn = false;
 }
 
 static void pool_free(tine_pool *pool)
@@ -181,7 +185,7 @@ static void run_task(void *arg)
         kill_now(pool);
     else if (pool->kill_at >= 0)
         wake_at(pool, pool->kill_at);
-    tine__pool_turn(pool);
+    turn(pool);
     tine__pool_tell_ends(pool);
     roll(pool);
     if (pool->ending)
@@ -209,15 +213,12 @@ static uint64_t hash(const tine_str *key)
 
 /* Returns 0 or why the pool takes no call that is not pinned. Calls of this turn may still be in
  * the queue though there are workers with nothing to do. */
-static int refusal(tine_pool *pool)
+static int refusal(tine_pool *pool, int64_t now)
 {
-    int64_t now = tine__now_usec();
-    tine__sched_action a;
     int err = pool->is_dead ? -EHOSTDOWN : tine__sched_may_add(pool->sched, now);
     if (err != -EAGAIN)
         return err;
-    while (tine__sched_next_assign(pool->sched, now, &a))
-        assign(pool, a.job, a.worker);
+    tine__pool_assign(pool, now);
     return tine__sched_may_add(pool->sched, now);
 }
 
@@ -238,7 +239,7 @@ static int make_job(tine_pool *pool, const tine_str *args, size_t n, bool refuse
     job->arg = arg;
     job->timeout_usec = pool->options.rpc.timeout_usec;
     job->pool->retries = pool->options.retries;
-    job->queued_usec = tine__now_usec();
+    job->queued_usec = pool->host->now;
     *out = job;
     return 0;
 }
@@ -270,7 +271,7 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
         return -TINE_ESTALE;
     if (pool->closed)
         return -TINE_ECLOSED;
-    int refused = refusal(pool);
+    int refused = refusal(pool, tine__host_now(pool->host));
     int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (err < 0)
         return err;
@@ -300,6 +301,7 @@ int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
         return -TINE_ESTALE;
     if (pool->closed)
         return -TINE_ECLOSED;
+    int64_t now = tine__host_now(pool->host);
     if (!pool->workers && !pool->is_dead && !tine__sched_broken(pool->sched))
         tine__pool_start(pool, false);
     for (tine__pool_worker *w = pool->workers; w; w = w->next) {
@@ -321,7 +323,7 @@ int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
         return made;
     /* Nobody is there, and nobody can be made: one call, which says why. */
     tine_job *job;
-    int refused = refusal(pool);
+    int refused = refusal(pool, now);
     int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (err < 0)
         return err;

@@ -93,7 +93,7 @@ struct tine_pool {
     tine__task task;
     tine_timer *timer;
     int64_t timer_at, kill_at; /* -1: never */
-    bool closed, killed, counted, in_turn;
+    bool closed, killed, counted;
     bool rolling; /* old workers take jobs until the reload has replaced them */
     tine_gone_cb gone;
     void *gone_arg;
@@ -110,8 +110,8 @@ void tine__pool_cancel(tine_job *job);
 
 /* pool.c */
 void tine__pool_wake(tine_pool *pool);
-/* Carries out what the scheduler decides. */
-void tine__pool_turn(tine_pool *pool);
+/* Hands over what waits, where a worker has room. */
+void tine__pool_assign(tine_pool *pool, int64_t now);
 
 /* pool_ends.c */
 /* A failure that belongs to no call. */

@@ -79,7 +79,7 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     tine_pool *pool = owner;
     tine__pool_worker *w = worker_at(c);
     struct tine__pool_part *part = job->pool;
-    int64_t now = tine__now_usec();
+    int64_t now = pool->host->now;
     bool crash = is_crash(err);
     w->charged = w->charged || crash;
     w->blamed = w->blamed || (crash && !part->tried);
@@ -102,9 +102,8 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     check_rss(w, now);
     tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);
-    tine__pool_turn(pool);
-    if (pool->closed || pool->ending)
-        tine__pool_wake(pool);
+    tine__pool_assign(pool, pool->host->now);
+    tine__pool_wake(pool); /* the rest when all the answers that have come are through */
 }
 
 /* --------------------------------------------------------------- other news of them */

@@ -30,7 +30,7 @@ static void set_place(tine__prioq *q, tine__sched_worker *w, size_t place, bool 
         tine__prioq_add(q, w); /* there is room since it was started */
     else if (wanted)
         tine__prioq_moved(q, w);
-    else
+    else if (place)
         tine__prioq_remove(q, w);
 }
 
