@@ -1,5 +1,6 @@
 /* A caller's life: the worker's process, the lists of calls, what is sent, and the end. */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +69,8 @@ void tine__caller_flush(tine__caller *c)
                          MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) {
             c->sent += (size_t)n;
+            atomic_store_explicit(&c->region.page->cpu, sched_getcpu(),
+                                  memory_order_relaxed);
             atomic_store_explicit(&c->region.page->sends, ++c->nsends,
                                   memory_order_release);
         } else if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)) {
@@ -86,19 +89,12 @@ static void flush_task(void *arg)
     tine__caller_flush(arg);
 }
 
-bool tine__callers_stir(const tine_host *host)
+/* While we read the answers of the only worker that has calls, it can begin with the next ones,
+ * if it has a CPU of its own; where there are others, they have something to do. */
+static bool wants_early(const tine__caller *c)
 {
-    for (const tine__caller *c = host->callers; c; c = c->next_caller)
-        if (c->load && atomic_load_explicit(&c->region.page->flushed,
-                                            memory_order_acquire) != c->received)
-            return true;
-    return false;
-}
-
-void tine__callers_flush(tine_host *host)
-{
-    for (tine__caller *c = host->callers; c; c = c->next_caller)
-        tine__caller_flush(c);
+    const tine_host *host = c->service->host;
+    return !host->spin.alone && host->nbusy == 1;
 }
 
 int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
@@ -115,8 +111,8 @@ int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *bod
     c->out.len += TINE__CALL_HEAD + len;
     if (!c->reading)
         tine__host_post(c->service->host, &c->flush_task);
-    else if (!c->service->host->spin.alone && c->out.len - c->sent > FEW)
-        tine__caller_flush(c); /* a worker with a CPU of its own begins meanwhile */
+    else if (wants_early(c) && c->out.len - c->sent > FEW)
+        tine__caller_flush(c);
     return 0;
 }
 
@@ -160,6 +156,29 @@ tine_job *tine__caller_find(const tine__caller *c, uint64_t serial)
     return job;
 }
 
+static void set_busy(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    c->next_busy = host->busy;
+    if (host->busy)
+        host->busy->prev_busy = c;
+    host->busy = c;
+    host->nbusy++;
+}
+
+static void set_idle(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    if (c->prev_busy)
+        c->prev_busy->next_busy = c->next_busy;
+    else
+        host->busy = c->next_busy;
+    if (c->next_busy)
+        c->next_busy->prev_busy = c->prev_busy;
+    c->next_busy = c->prev_busy = NULL;
+    host->nbusy--;
+}
+
 static void link_job(tine__caller *c, tine_job *job)
 {
     job->at = c;
@@ -171,7 +190,7 @@ static void link_job(tine__caller *c, tine_job *job)
         c->first = job;
     c->last = job;
     if (!c->load++)
-        c->service->host->callers_busy++;
+        set_busy(c);
     if (!c->service->async)
         return;
     job->hash_next = c->table[slot_of(c, job->serial)];
@@ -189,7 +208,7 @@ void tine__caller_unlink(tine__caller *c, tine_job *job)
     else
         c->last = job->prev;
     if (!--c->load)
-        c->service->host->callers_busy--;
+        set_idle(c);
     if (c->service->async) {
         if (c->closed && !c->first)
             tine__host_post(c->service->host, &c->flush_task);
@@ -236,7 +255,7 @@ tine_job *tine__caller_take_all(tine__caller *c)
         job->at = NULL;
     c->first = c->last = NULL;
     if (c->load)
-        c->service->host->callers_busy--;
+        set_idle(c);
     c->load = 0;
     if (c->table)
         memset(c->table, 0, c->ntable * sizeof *c->table);
@@ -402,15 +421,6 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
 
 /* -------------------------------------------------------------------- memory */
 
-static void link_caller(tine__caller *c)
-{
-    tine_host *host = c->service->host;
-    c->next_caller = host->callers;
-    if (host->callers)
-        host->callers->prev_caller = c;
-    host->callers = c;
-}
-
 static int serve(tine__caller *c, tine_proc *p)
 {
     static const tine__observer observer = {.given = on_given,
@@ -460,7 +470,6 @@ int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_op
     }
     c->proc = p;
     p->line_arg = s->on_output ? c : p->line_arg;
-    link_caller(c);
     tine__caller_wake_at(c, tine__now_usec() + s->spawn_timeout_usec);
     *out = c;
     return 0;
@@ -473,12 +482,6 @@ void tine__caller_free(tine__caller *c)
         tine__proc_ignore(c->proc);
         c->proc->line_arg = NULL;
     }
-    if (c->prev_caller)
-        c->prev_caller->next_caller = c->next_caller;
-    else
-        host->callers = c->next_caller;
-    if (c->next_caller)
-        c->next_caller->prev_caller = c->prev_caller;
     tine__host_unpost(host, &c->flush_task);
     tine__host_unpost(host, &c->settle_task);
     tine_timer_free(c->timer);

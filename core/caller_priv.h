@@ -21,8 +21,8 @@ struct tine__caller {
     const tine__service *service;
     const tine__caller_ops *ops;
     void *owner, *tag;
-    tine__caller *next_caller, *prev_caller;
-    tine_proc *proc; /* NULL once it has ended */
+    tine__caller *next_busy, *prev_busy; /* while it has calls */
+    tine_proc *proc;                     /* NULL once it has ended */
     pid_t pid;
     tine__region region;
     uint64_t before;    /* commands that p is to carry out before it serves */

@@ -363,8 +363,10 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     do
         n = recv(c->fd, to, *asked, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (n > 0)
+    if (n > 0) {
         tine__host_now(host);
+        host->happened++;
+    }
     if (n > 0 && direct) {
         c->in.len += (size_t)n;
         c->received += (size_t)n;
@@ -421,6 +423,21 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
         tine__caller_flush(c);
     if (c->promoted && !c->killed && !c->eof_usec)
         c->ops->promoted(c->owner, c);
+}
+
+bool tine__callers_hear(tine_host *host)
+{
+    tine__caller *heard[TINE__HEARD];
+    size_t n = 0;
+    for (tine__caller *c = host->busy; c && n < TINE__HEARD; c = c->next_busy)
+        if (c->read_io && atomic_load_explicit(&c->region.page->flushed,
+                                               memory_order_acquire) != c->received)
+            heard[n++] = c;
+    /* None is freed before its process has ended, which takes a turn. */
+    for (size_t i = 0; i < n && !host->stopped; i++)
+        if (heard[i]->read_io)
+            tine__caller_readable(heard[i], heard[i]->read_io, TINE_READ);
+    return n > 0;
 }
 
 /* What is there now: a process that it has left behind may write for ever. */

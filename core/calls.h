@@ -131,6 +131,7 @@ typedef struct tine__page {
         64) _Atomic uint64_t stop; /* serial * 2, + 1: it was cancelled, not late */
     _Atomic uint64_t trace_asked;
     _Atomic uint64_t sends; /* how often the host has written to the socket */
+    _Atomic int32_t cpu;    /* and on which CPU it was then */
     _Alignas(64) _Atomic uint64_t recall[TINE__WINDOW / 64];
     _Alignas(64) _Atomic uint64_t starts[TINE__WINDOW]; /* the worker; as started_ns */
     /* Written by the worker: its interpreter's memory when the last call ended (async: in

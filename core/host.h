@@ -44,10 +44,12 @@ struct tine_host {
     void *arg;
     int timer_fd;
     tine_io *timer_io;
-    int64_t armed_at;    /* what the timerfd is set to; 0: nothing */
-    size_t callers_busy; /* workers that owe answers */
+    int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
+    struct tine__caller *busy; /* workers that owe answers */
+    size_t nbusy;
     uint64_t happened;   /* callbacks of the loop so far */
     int64_t now;         /* see tine__host_now */
+    int64_t polled_usec; /* when libevent has looked at everything last */
     tine__spin spin;
     bool spurious;     /* all that has happened is that it fired for nothing */
     tine_timer **heap; /* from 1; by time */
@@ -59,8 +61,7 @@ struct tine_host {
 
     struct tine__task *tasks, *tasks_tail; /* posted */
     struct tine__board
-        *board; /* made with the first worker that serves calls, or NULL */
-    struct tine__caller *callers;
+        *board;     /* made with the first worker that serves calls, or NULL */
     tine_rpc *rpcs; /* all that live, for tine_host_free */
     tine_pool *pools;
     unsigned char *scratch; /* what is read from workers passes through here, or NULL */
@@ -204,10 +205,10 @@ void tine__host_unpost(tine_host *host, tine__task *task);
 /* rpc.c, pool.c: for tine_host_free. Calls that have not ended are told so. */
 void tine__rpc_teardown(tine_rpc *rpc);
 void tine__pool_teardown(tine_pool *pool);
-/* Whether one of the workers has sent something that was not read. */
-bool tine__callers_stir(const tine_host *host);
-/* caller.c: writes what callers have to say. */
-void tine__callers_flush(tine_host *host);
+/* caller_read.c: reads what workers say that they have sent, of TINE__HEARD at most. Returns whether
+ * there was such. */
+enum { TINE__HEARD = 64 };
+bool tine__callers_hear(tine_host *host);
 bool tine__stale(const tine_host *host);
 /* Calls tine__proc_turn for all that asked for it. */
 void tine__host_turn(tine_host *host);

@@ -13,7 +13,7 @@
 #include "host.h"
 
 /* What an event_base opens: epoll, timerfd, a pair for signals, one for threads; a spare. */
-enum { BASE_FDS = 6 };
+enum { BASE_FDS = 6, POLL_USEC = 100 };
 
 /* What watchers and signals share. */
 typedef struct handle {
@@ -149,37 +149,58 @@ void tine__loop_wake_next(tine_host *host)
         event_active(host->later_event, EV_TIMEOUT, 0);
 }
 
-/* Between the rounds of a loop: one round waits for at most one thing to happen. */
-static int loop_once(tine_host *host, int flags)
+static void begin(tine_host *host)
 {
     host->running = true;
     host->stopped = false;
+}
+
+/* Between the rounds of a loop: one round waits for at most one thing to happen. */
+static int loop_once(tine_host *host, int flags)
+{
+    begin(host);
     int result = event_base_loop(host->base, flags);
     host->running = false;
+    host->polled_usec = tine__host_now(host);
     return result < 0 ? -EIO : 0;
 }
 
-/* Awake for a moment, where answers to calls are awaited; see spin.h. */
-static int loop_awake(tine_host *host)
+/* Reads answers that are there, for which libevent need not be asked. */
+static void hear(tine_host *host)
 {
-    int64_t patience = host->callers_busy ? tine__spin_begin(&host->spin) / 1000 : 0;
+    begin(host);
+    host->in_turn = true; /* what is posted is done below */
+    bool any = tine__callers_hear(host);
+    host->in_turn = false;
+    if (any)
+        tine__host_turn(host);
+    host->running = false;
+}
+
+/* Awake for a moment, where answers to calls are awaited; see spin.h. */
+static void loop_awake(tine_host *host)
+{
     uint64_t before = host->happened;
-    int err = 0;
-    if (!patience)
-        return 0;
-    for (int64_t until = tine__now_usec() + patience;
-         !err && host->happened == before && tine__now_usec() < until;)
-        if (tine__callers_stir(host))
-            err = loop_once(host, EVLOOP_NONBLOCK);
+    if (!host->nbusy || host->nbusy > TINE__HEARD || !tine__spin_begin(&host->spin))
+        return;
+    do
+        hear(host);
+    while (!host->stopped && host->happened == before && tine__spin_on(&host->spin));
     tine__spin_end(&host->spin, host->happened != before);
-    return err;
 }
 
 static int loop_wait(tine_host *host)
 {
     uint64_t before = host->happened;
-    int err = loop_awake(host);
-    return err < 0 || host->happened != before ? err : loop_once(host, EVLOOP_ONCE);
+    if (!host->tasks && !host->later)
+        loop_awake(host);
+    if (host->stopped)
+        return 0;
+    if (host->happened == before)
+        return loop_once(host, EVLOOP_ONCE);
+    /* Timers, and what else is watched, have their turn meanwhile. */
+    bool due = host->now - host->polled_usec >= POLL_USEC;
+    return due ? loop_once(host, EVLOOP_NONBLOCK) : 0;
 }
 
 int tine_host_run(tine_host *host)

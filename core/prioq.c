@@ -52,10 +52,8 @@ void tine__prioq_free(tine__prioq *q)
     q->n = q->size = 0;
 }
 
-int tine__prioq_reserve(tine__prioq *q, size_t n)
+int tine__prioq_grow(tine__prioq *q, size_t n)
 {
-    if (n < q->size)
-        return 0;
     size_t size = q->size ? q->size : FIRST_SIZE;
     while (size <= n)
         size *= 2;
@@ -93,15 +91,10 @@ void tine__prioq_remove(tine__prioq *q, void *item)
 void tine__prioq_moved(tine__prioq *q, void *item)
 {
     size_t place = *place_of(q, item);
-    if (!place)
+    if (!place || q->n == 1)
         return;
     if (place > 1 && q->before(item, q->items[place / 2]))
         rise(q, place, item);
     else
         sink(q, place, item);
-}
-
-void *tine__prioq_first(const tine__prioq *q)
-{
-    return q->n ? q->items[1] : NULL;
 }

@@ -521,7 +521,7 @@ static bool steal(tine__sched *s, int64_t now, tine__sched_action *action)
 
 bool tine__sched_next_assign(tine__sched *s, int64_t now, tine__sched_action *action)
 {
-    if (s->tell_broken)
+    if (!s->nqueued || s->tell_broken)
         return false;
     tine__sched_trim(s);
     return assign(s, now, action);

@@ -24,13 +24,16 @@ static uint64_t jitter(tine__sched *s, uint64_t limit)
 
 /* ---------------------------------------------------------------------- places */
 
-static void set_place(tine__prioq *q, tine__sched_worker *w, size_t place, bool wanted)
+static inline void set_place(tine__prioq *q, tine__sched_worker *w, size_t place,
+                             bool wanted)
 {
+    if (!wanted && !place)
+        return;
     if (wanted && !place)
         tine__prioq_add(q, w); /* there is room since it was started */
     else if (wanted)
         tine__prioq_moved(q, w);
-    else if (place)
+    else
         tine__prioq_remove(q, w);
 }
 

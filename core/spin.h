@@ -1,7 +1,8 @@
 /* Waiting awake for a moment before sleeping. To wake a process that sleeps on another CPU
  * takes 5 to 50 us; what comes sooner is worth waiting for awake, as in an adaptive mutex. It
  * is done only while it pays: each time that nothing came halves the patience, down to none
- * but a try now and then; and never on a single CPU. */
+ * but a try now and then; and never on a single CPU. Whoever else wants the CPU gets it between
+ * two looks; when that takes long, the wait has not paid either. */
 #ifndef TINE_SPIN_H
 #define TINE_SPIN_H
 
@@ -9,15 +10,20 @@
 #include <stdint.h>
 
 typedef struct tine__spin {
-    int64_t patience_ns;
-    unsigned sleeps; /* since the last try */
-    bool alone;      /* there is one CPU for us */
+    int64_t patience_ns, polite_ns, until_ns, looked_ns;
+    unsigned sleeps, pause, shared;
+    bool alone; /* there is one CPU for us */
+    bool tries, crowded;
 } tine__spin;
 
 void tine__spin_init(tine__spin *s);
-/* How long to wait awake now, in ns; 0: not at all. */
-int64_t tine__spin_begin(tine__spin *s);
-/* What came of it. */
+/* Whether to wait awake. Then: look; as long as nothing has come and spin_on says so, look
+ * again; and spin_end says what came of it. */
+bool tine__spin_begin(tine__spin *s);
+bool tine__spin_on(tine__spin *s);
 void tine__spin_end(tine__spin *s, bool came);
+/* Leaves the CPU that the process at the other end was on, if it is ours: two that wait for each
+ * other awake on one CPU while another has nothing to do, the kernel leaves there. */
+void tine__spin_aside(int cpu);
 
 #endif

@@ -1,4 +1,4 @@
--- Calls to one worker: how they are made, come back, and end; the worker's life is in rpc_end_spec.
+-- Calls to one worker: how they are made, come back, and end; and the life of the worker.
 local helper = require "spec.helper"
 local pools = require "spec.pools"
 local proc = require "spec.proc"
@@ -43,6 +43,37 @@ describe("calls of an rpc #proc", function()
     assert.are.same(many, { rpc:await("echo", table.unpack(many)) })
     finish(rpc)
     assert.are.same({}, faults)
+  end)
+
+  plain("leave timers and descriptors their turn, though answers come without end", function()
+    local MOST <const> = 400
+    local rpc = new_rpc()
+    local calls, left = 0, { timer = true, io = true }
+    local reader, writer = assert(tine.socketpair())
+    local watchers = {}
+    local function came(what)
+      return function()
+        left[what] = nil
+        if watchers[what] then watchers[what]:close() end
+      end
+    end
+    local function again(err)
+      assert(not err)
+      calls = calls + 1
+      if calls == 100 then
+        tine.loop.timer(0, came "timer")
+        watchers.io = tine.loop.io(reader, "r", came "io")
+        assert(writer:write "x")
+      end
+      if next(left) and calls < MOST then rpc("echo", again) end
+    end
+    rpc("echo", again)
+    tine.loop.run()
+    assert.is_true(calls < MOST)
+    reader:close()
+    writer:close()
+    rpc:close()
+    tine.loop.run()
   end)
 
   for _, async in ipairs { false, true } do

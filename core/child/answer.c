@@ -340,13 +340,6 @@ bool tine__request_ready(void)
             held - TINE__CALL_HEAD >= head.len);
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Whether the host has written since this was asked last. */
 static bool has_news(void)
 {
@@ -359,13 +352,14 @@ static bool has_news(void)
 /* As receive(true), awake for a moment. */
 static int await(void)
 {
-    int64_t patience = tine__spin_begin(&line.spin), until;
     int result = 0;
-    if (!patience)
+    if (!tine__spin_begin(&line.spin))
         return receive(true);
-    for (until = now_ns() + patience; !result && now_ns() < until;)
+    tine__spin_aside(atomic_load_explicit(&line.page->cpu, memory_order_relaxed));
+    do
         if (has_news())
             result = receive(false);
+    while (!result && tine__spin_on(&line.spin));
     tine__spin_end(&line.spin, result != 0);
     return result ? result : receive(true);
 }

@@ -302,13 +302,7 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
     }
     bind_service_owe(L, 1, b);
     if (b->is_pool) {
-        tine_call_options options;
-        if (h->options)
-            options = *h->options;
-        else
-            memset(&options, 0, sizeof options);
-        options.on_event = h->event ? on_job_event : NULL;
-        rc = tine_pool_call(b->object.core, strs, (size_t)n, &options, on_answer, r,
+        rc = tine_pool_call(b->object.core, strs, (size_t)n, h->options, on_answer, r,
                             &core);
     } else {
         rc = tine_rpc_call(b->object.core, strs, (size_t)n, on_answer, r, &core);
@@ -402,6 +396,7 @@ static int service_call_with(lua_State *L)
     for (lua_Integer i = 1; i <= n; i++)
         lua_geti(L, 5, i);
     how h = {.callback = 3, .event = lua_isnil(L, 4) ? 0 : 4, .options = &o};
+    o.on_event = h.event ? on_job_event : NULL;
     return make_call(L, b, 7, lua_gettop(L), &h);
 }
 
