@@ -43,7 +43,8 @@ int tine__arena_open(tine__arena *a)
     a->base = (char *)(high - DISTANCE);
     a->limit = (uint32_t)(ROOM >> TINE__UNIT_SHIFT);
     a->runs = (tine__run *)(high - DISTANCE - a->limit * sizeof *a->runs);
-    a->top = a->open = 1;
+    a->top = 1; /* the unit before belongs to nobody */
+    a->open = 0;
     if (!map_at(a->runs, RUNS_STEP * sizeof *a->runs)) {
         int err = -errno;
         memset(a, 0, sizeof *a);

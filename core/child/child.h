@@ -113,6 +113,8 @@ void tine__redirect(uint32_t flags, int *fds, size_t nfds);
 
 /* interp.c: all that is done in the interpreter, protected. */
 void tine__interp_open(tine__child *c);
+/* As tine_serve, for a state whose memory is to come from a heap of ours. */
+void tine__serve_in_heap(lua_State *L, int fd) __attribute__((noreturn));
 void tine__interp_reseed(tine__child *c);
 /* Carries out EVAL, REQUIRE, FDS or ARGS; an error ends in tine__fail. */
 void tine__interp_command(tine__child *c, tine__reader *frame);

@@ -455,9 +455,11 @@ void tine__gc_open(lua_State *L)
 {
     lua_pushcfunction(L, heap_stats);
     lua_setfield(L, -2, "heap_stats");
-    if (tine__heap_of(L)) {
-        lua_getglobal(L, "collectgarbage");
-        lua_pushcclosure(L, collectgarbage, 1);
-        lua_setglobal(L, "collectgarbage");
-    }
+}
+
+void tine__gc_take_over(lua_State *L)
+{
+    lua_getglobal(L, "collectgarbage");
+    lua_pushcclosure(L, collectgarbage, 1);
+    lua_setglobal(L, "collectgarbage");
 }

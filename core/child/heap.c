@@ -486,4 +486,5 @@ void tine__heap_adopt(lua_State *L)
     lua_setallocf(L, tine__heap_alloc, &heap);
     tine__gc_find(L, &heap);
     tine__own_open(L, &heap);
+    tine__gc_take_over(L);
 }

@@ -174,7 +174,9 @@ bool tine__own_collect(lua_State *L, tine__heap *h);
  * Lua says it is for. Returns whether the allocation is to fail, the first time. */
 bool tine__own_turn(tine__heap *h, size_t tag);
 
-/* Puts collectgarbage in its place, and heap_stats into the table on top. */
+/* heap_stats into the table on top. */
 void tine__gc_open(lua_State *L);
+/* collectgarbage as it is with a heap. */
+void tine__gc_take_over(lua_State *L);
 
 #endif

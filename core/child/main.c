@@ -8,7 +8,6 @@
 #include "child.h"
 #include "embed.h"
 #include "guard.h"
-#include "heap.h"
 #include "protocol.h"
 
 int luaopen_tine_core(lua_State *L);
@@ -45,7 +44,6 @@ static int open_libraries(lua_State *L)
 {
     luaL_openlibs(L);
     preload(L);
-    tine__heap_adopt(L); /* last: what is here is small, and much of it is written to */
     return 0;
 }
 
@@ -90,5 +88,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "tine-template: %s\n", lua_tostring(L, -1));
         return 1;
     }
-    tine_serve(L, fd);
+    tine__serve_in_heap(L, fd);
 }

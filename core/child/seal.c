@@ -116,7 +116,8 @@ static int write_extents(sealing *s)
 static void make_huge(sealing *s, const char *block)
 {
     off_t at = (off_t)(block - s->origin);
-    if (s->refused >= TRIES_MAX || write_at(s, block, PAGE) != PAGE)
+    const char *page = block < s->begin ? s->begin : block;
+    if (s->refused >= TRIES_MAX || write_at(s, page, PAGE) != PAGE)
         return;
     void *p = mmap(s->window, HUGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_FIXED, s->fd, at);
     bool made = p != MAP_FAILED && madvise(p, HUGE_SIZE, MADV_COLLAPSE) == 0;
@@ -127,7 +128,7 @@ static void make_huge(sealing *s, const char *block)
 static void make_all_huge(sealing *s)
 {
     const char *block = s->origin, *from, *to;
-    size_t filled = 0;
+    size_t filled = 0, least = HUGE_SIZE - HOLE_MAX;
     if (!s->window)
         return;
     for (uint32_t u = s->first; next_extent(s, &u, &from, &to);) {
@@ -137,9 +138,11 @@ static void make_all_huge(sealing *s)
                 filled = 0;
             }
             const char *next = block + HUGE_SIZE, *stop = to < next ? to : next;
-            bool enough = filled >= HUGE_SIZE - HOLE_MAX;
+            /* In the first there is what all workers run, with holes. */
+            size_t wanted = s->first == 1 && block == s->origin ? PAGE : least;
+            bool enough = filled >= wanted;
             filled += (size_t)(stop - from);
-            if (!enough && filled >= HUGE_SIZE - HOLE_MAX && next <= s->end)
+            if (!enough && filled >= wanted && next <= s->end)
                 make_huge(s, block);
             from = stop;
         }
@@ -182,9 +185,11 @@ static int map_piece(const sealing *s)
 {
     /* What is mapped in workers to come stays what it was. */
     fcntl(s->fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    void *p = mmap((void *)(uintptr_t)s->begin, (size_t)(s->end - s->begin),
-                   PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-                   s->fd, (off_t)(s->begin - s->origin));
+    /* With the unit before the first run, which is nobody's: a huge page is mapped whole. */
+    const char *from = s->heap && s->begin == address(s, 1) ? s->origin : s->begin;
+    void *p =
+        mmap((void *)(uintptr_t)from, (size_t)(s->end - from), PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, s->fd, (off_t)(from - s->origin));
     return p == MAP_FAILED ? -errno : 0;
 }
 

@@ -14,6 +14,7 @@
 #include "child.h"
 #include "fd.h"
 #include "guard.h"
+#include "heap.h"
 #include "protocol.h"
 
 #ifdef __GLIBC__
@@ -309,9 +310,8 @@ void tine__catch_sigchld(tine__child *c)
     sigdelset(&c->waiting_mask, SIGCHLD);
 }
 
-void tine_serve(struct lua_State *L, int fd)
+static void open_child(tine__child *c, lua_State *L, int fd)
 {
-    tine__child *c = &tine__self;
     memset(c, 0, sizeof *c);
     c->L = L;
     c->cmd = fd;
@@ -322,6 +322,10 @@ void tine_serve(struct lua_State *L, int fd)
     tine__catch_sigchld(c);
     c->leads = tine__guard_leads();
     tine__guard_call(tine__end_unless_held);
+}
+
+__attribute__((noreturn)) static void serve(tine__child *c)
+{
     for (;;) {
         if (next_frame(c)) {
             carry_out(c, &c->reader);
@@ -331,4 +335,29 @@ void tine_serve(struct lua_State *L, int fd)
             say_idle(c); /* it may be long until the last has gone */
         wait_for_news(c);
     }
+}
+
+void tine_serve(struct lua_State *L, int fd)
+{
+    open_child(&tine__self, L, fd);
+    serve(&tine__self);
+}
+
+static int adopt(lua_State *L)
+{
+    tine__heap_adopt(L);
+    return 0;
+}
+
+void tine__serve_in_heap(lua_State *L, int fd)
+{
+    open_child(&tine__self, L, fd);
+    /* Last: what is here is small, much of it is written to, and each worker needs it: what the
+     * heap seals it would have to fault in. */
+    lua_pushcfunction(L, adopt);
+    if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
+        fprintf(stderr, "tine: cannot start: %s\n", lua_tostring(L, -1));
+        tine__leave(1);
+    }
+    serve(&tine__self);
 }

@@ -244,6 +244,43 @@ static void seal_without_huge_pages(void)
     free_all(&h);
 }
 
+/* Octets that are mapped by huge pages, of the mapping that begins there; -1: none begins. */
+static long mapped_huge(const void *begin)
+{
+    char line[300];
+    long kb, sum = -1;
+    bool here = false;
+    FILE *f = fopen("/proc/self/smaps", "re");
+    CHECK(f);
+    while (fgets(line, sizeof line, f)) {
+        unsigned long from, to;
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+            here = from == (unsigned long)(uintptr_t)begin;
+            sum = here ? 0 : sum;
+        } else if (here && (sscanf(line, "ShmemPmdMapped: %ld kB", &kb) == 1 ||
+                            sscanf(line, "FilePmdMapped: %ld kB", &kb) == 1)) {
+            sum += kb << 10;
+        }
+    }
+    fclose(f);
+    return sum;
+}
+
+/* Where the first objects lie, which all workers use, few as they are. */
+static void test_the_first_block_is_one_page(void)
+{
+    tine__heap h;
+    CHECK(tine__heap_open(&h) == 0);
+    for (int i = 0; i < 40; i++)
+        change(&h, &blocks[i], i < 20 ? 16 << i % 6 : 1 << 20);
+    CHECK(tine__heap_seal_now(&h) == 0 && !h.stats.failures);
+    for (int i = 0; i < 20; i++)
+        check_fill(&blocks[i], blocks[i].size);
+    if (h.stats.huge > 0) /* the system has them */
+        CHECK(mapped_huge(h.arena.base) >= 2 << 20);
+    free_all(&h);
+}
+
 /* ------------------------------------------------------------------------ with Lua */
 
 static void run(lua_State *L, const char *code)
@@ -304,6 +341,7 @@ int main(void)
     test_failed_seal_leaves_a_working_heap();
     with_refused(SYS_memfd_create, ENOSYS, seal_without_memfd);
     with_refused(SYS_madvise, EINVAL, seal_without_huge_pages);
+    test_the_first_block_is_one_page();
     test_minor_collections_only();
     return 0;
 }
