@@ -39,6 +39,17 @@ describe("tine map #proc", function()
       good(map("-n 3 -e 'return line * line // 1 | 0'", lines(1, 5000))))
   end)
 
+  it("prints no addresses: what has no text fails its line, and says what to do", function()
+    local out, err, code = map("-e 'function(l) return l end'", "a\n")
+    assert.are.same({ "", 1 }, { out, code })
+    assert.matches("result%[1%]: a function %(return what it returns%)", err)
+    out, err, code = map("-e 'n, n == 1 and {} or nil'", "a\nb\n")
+    assert.are.same({ "2\tnil\n", 1 }, { out, code })
+    assert.matches("result%[2%]: a table %(%-%-json", err)
+    assert.are.equal("me\ttrue\n", good(map(
+      "-e 'setmetatable({}, { __tostring = function() return \"me\" end }), true'", "a\n")))
+  end)
+
   it("keeps the order although jobs take different times", function()
     local out = good(map("-n 4 -e 'if n % 7 == 1 then os.execute(\"sleep 0.02\") end return n'",
       lines(1, 60)))

@@ -40,6 +40,25 @@ function mapper.setup(kind, what, format, ...)
   end
 end
 
+local HINTS <const> = {
+  ["function"] = "return what it returns",
+  table = "--json prints it as JSON, table.concat makes a line of it",
+}
+
+-- An address is nobody's result.
+local function word(value, i)
+  local kind = type(value)
+  if kind == "string" or kind == "number" or kind == "boolean" or kind == "nil" then
+    return tostring(value)
+  end
+  local meta = debug.getmetatable(value)
+  if type(meta) == "table" and rawget(meta, "__tostring") then
+    return tostring(value)
+  end
+  local hint = HINTS[kind]
+  error(("result[%d]: a %s%s"):format(i, kind, hint and (" (%s)"):format(hint) or ""), 0)
+end
+
 local function text(...)
   local n = select("#", ...)
   if n == 0 then
@@ -47,7 +66,7 @@ local function text(...)
   end
   local words = {}
   for i = 1, n do
-    words[i] = tostring((select(i, ...)))
+    words[i] = word((select(i, ...)), i)
   end
   return table.concat(words, "\t")
 end
