@@ -466,6 +466,11 @@ size_t tine_pool_pending(const tine_pool *pool)
     return pool->pending;
 }
 
+size_t tine_pool_queued(const tine_pool *pool)
+{
+    return tine__sched_queued(pool->sched);
+}
+
 static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
 {
     while (job) {

@@ -519,6 +519,8 @@ TINE_API void tine_pool_close(tine_pool *pool, int64_t kill_after_usec,
 TINE_API int tine_pool_open(const tine_pool *pool);
 /* Calls that have not ended. */
 TINE_API size_t tine_pool_pending(const tine_pool *pool);
+/* Of those: that are in the queue, which `queue` bounds. Costs nothing, unlike the stats. */
+TINE_API size_t tine_pool_queued(const tine_pool *pool);
 
 /* Of a distribution, in microseconds; percentiles are right to 1/16. */
 typedef struct tine_histogram {

@@ -372,11 +372,9 @@ static int pool_stats(lua_State *L)
 static int pool_queued(lua_State *L)
 {
     const bind_service *b = check_pool(L);
-    tine_pool_stats s;
     if (!b->object.core)
         return 0;
-    tine_pool_get_stats(b->object.core, &s);
-    lua_pushinteger(L, (lua_Integer)s.queued);
+    lua_pushinteger(L, (lua_Integer)tine_pool_queued(b->object.core));
     return 1;
 }
 

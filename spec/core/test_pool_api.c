@@ -174,8 +174,10 @@ static void broadcast(tine_host *host)
     w.ends = w.oks = 0;
     CHECK_INT(tine_pool_broadcast(pool, &arg, 1, on_end, NULL), 3);
     CHECK_INT(tine_pool_pending(pool), 3);
+    CHECK_INT(tine_pool_queued(pool), 3); /* handed over in the next turn */
     await(host, &w.ends, 3);
     CHECK_INT(w.oks, 3);
+    CHECK_INT(tine_pool_queued(pool), 0);
     CHECK_INT(tine_pool_get_workers(pool, workers, 4), 3);
     for (int i = 0; i < 3; i++) {
         int found = 0;
