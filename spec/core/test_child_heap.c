@@ -272,7 +272,7 @@ static void test_the_first_block_is_one_page(void)
     tine__heap h;
     CHECK(tine__heap_open(&h) == 0);
     for (int i = 0; i < 40; i++)
-        change(&h, &blocks[i], i < 20 ? 16 << i % 6 : 1 << 20);
+        change(&h, &blocks[i], i < 20 ? (size_t)16 << i % 6 : (size_t)1 << 20);
     CHECK(tine__heap_seal_now(&h) == 0 && !h.stats.failures);
     for (int i = 0; i < 20; i++)
         check_fill(&blocks[i], blocks[i].size);
