@@ -363,7 +363,7 @@ static tine_error crash_of(const tine__caller *c, const tine_error *how, char *t
 }
 
 /* Of the calls handed over: those that ran fail, the others are given back. */
-static tine_job *settle_dead(tine__caller *c, const tine_error *how)
+static void settle_dead(tine__caller *c, const tine_error *how)
 {
     char text[256];
     tine_error crash = crash_of(c, how, text, sizeof text);
@@ -382,7 +382,6 @@ static tine_job *settle_dead(tine__caller *c, const tine_error *how)
         if (one) /* what else the page says is garbage */
             break;
     }
-    return tine__caller_take_all(c);
 }
 
 static void on_ended(void *arg, tine_proc *p, const tine_error *err,
@@ -391,6 +390,7 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
     tine__caller *c = arg;
     c->proc = NULL;
     (void)p;
+    tine__host_now(c->service->host);
     if (info->pid)
         c->pid = info->pid;
     if (cause && !c->cause)
@@ -399,7 +399,7 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
     c->timer = NULL;
     tine__caller_drain(c);
     tine__caller_settle(c);
-    tine_job *unstarted = settle_dead(c, err);
+    settle_dead(c, err);
     static const char text[] = "the worker has ended";
     tine_error closed = {.kind = TINE_KIND_CLOSED,
                          .message = text,
@@ -407,6 +407,8 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
                          .pid = c->pid,
                          .code = -1};
     tine__caller_fail_traces(c, &closed);
+    tine_job *unstarted =
+        tine__caller_take_all(c); /* and what callbacks have handed over */
     const tine_error *why = c->cause ? &c->cause->error : err;
     tine_error early = {.kind = TINE_KIND_EXIT, .pid = c->pid, .code = 0};
     if (!why && !c->closed) {

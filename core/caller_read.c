@@ -433,10 +433,17 @@ bool tine__callers_hear(tine_host *host)
         if (c->read_io && atomic_load_explicit(&c->region.page->flushed,
                                                memory_order_acquire) != c->received)
             heard[n++] = c;
-    /* None is freed before its process has ended, which takes a turn. */
-    for (size_t i = 0; i < n && !host->stopped; i++)
+    /* A callback may bring to light that another's process has ended: it is kept till then. */
+    tine_proc *procs[TINE__HEARD];
+    for (size_t i = 0; i < n; i++) {
+        procs[i] = heard[i]->proc;
+        procs[i]->refs++;
+    }
+    for (size_t i = 0; i < n && !host->stopped && !tine__stale(host); i++)
         if (heard[i]->read_io)
             tine__caller_readable(heard[i], heard[i]->read_io, TINE_READ);
+    for (size_t i = 0; i < n; i++)
+        procs[i]->refs--;
     return n > 0;
 }
 

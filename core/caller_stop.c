@@ -185,6 +185,7 @@ static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err
 void tine__caller_settle(void *arg)
 {
     tine__caller *c = arg;
+    tine__host_now(c->service->host);
     uint64_t last = c->ntraces; /* what callbacks ask for has its turn later */
     tine_job *doomed = c->doomed;
     c->doomed = NULL;

@@ -21,6 +21,7 @@ struct tine_host {
     const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
     bool own_base, running, stopped, draining, in_turn;
+    unsigned depth; /* callbacks of libevent's that are under way */
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;

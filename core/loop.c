@@ -71,13 +71,28 @@ static void handle_close(handle *h)
         event_free(h->event);
 }
 
+/* Whether a callback before has forked, and this is the other process: the rest of the round is
+ * its parent's. */
+static bool is_other(tine_host *host)
+{
+    if (!tine__stale(host))
+        return false;
+    if (host->own_base)
+        event_base_loopbreak(host->base);
+    return true;
+}
+
 static void on_later(evutil_socket_t fd, short events, void *arg)
 {
     tine_host *host = arg;
     (void)fd;
     (void)events;
+    if (is_other(host))
+        return;
     host->happened++;
+    host->depth++;
     tine__host_turn(host);
+    host->depth--;
 }
 
 /* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
@@ -172,8 +187,12 @@ static void hear(tine_host *host)
     host->in_turn = true; /* what is posted is done below */
     bool any = tine__callers_hear(host);
     host->in_turn = false;
-    if (any)
-        tine__host_turn(host);
+    if (any && !tine__stale(host)) {
+        if (!host->stopped)
+            tine__host_turn(host);
+        else if (host->tasks || host->later)
+            tine__loop_wake_next(host);
+    }
     host->running = false;
 }
 
@@ -194,7 +213,7 @@ static int loop_wait(tine_host *host)
     uint64_t before = host->happened;
     if (!host->tasks && !host->later)
         loop_awake(host);
-    if (host->stopped)
+    if (host->stopped || tine__stale(host))
         return 0;
     if (host->happened == before)
         return loop_once(host, EVLOOP_ONCE);
@@ -207,13 +226,15 @@ int tine_host_run(tine_host *host)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    if (host->running)
+    if (host->running || host->depth)
         return -EBUSY;
     while (!host->stopped && tine_host_active(host) > 0) {
         int err = loop_wait(host);
         if (err < 0)
             return err;
     }
+    if (tine__stale(host)) /* a callback has forked, and this is the other process */
+        return -TINE_ESTALE;
     bool stopped = host->stopped;
     host->stopped = false;
     return stopped;
@@ -230,12 +251,15 @@ void tine_host_stop(tine_host *host)
 /* One thing, or the end of the time; a timer that fires for nothing is neither. */
 static int poll_until(tine_host *host, int64_t until)
 {
+    bool nothing;
     int err;
     do {
+        uint64_t before = host->happened;
         host->spurious = false;
         tine__timers_wake_at(host, until);
         err = loop_wait(host);
-    } while (!err && host->spurious && !host->stopped && tine__now_usec() < until);
+        nothing = host->spurious && host->happened == before + 1;
+    } while (!err && nothing && !host->stopped && tine__now_usec() < until);
     return err;
 }
 
@@ -243,7 +267,7 @@ int tine_host_poll(tine_host *host, int64_t max_usec)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    if (host->running)
+    if (host->running || host->depth)
         return -EBUSY;
     int64_t now = max_usec > 0 ? tine__now_usec() : 0;
     if (max_usec > INT64_MAX / 2 - now)
@@ -264,10 +288,15 @@ int tine_host_active(const tine_host *host)
 static void on_io(evutil_socket_t fd, short events, void *arg)
 {
     tine_io *io = arg;
+    tine_host *host = io->h.host;
     (void)fd;
-    io->h.host->happened++;
+    if (is_other(host))
+        return;
+    host->happened++;
+    host->depth++;
     io->cb(io->h.arg, io,
            (events & EV_READ ? TINE_READ : 0) | (events & EV_WRITE ? TINE_WRITE : 0));
+    host->depth--;
 }
 
 int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
@@ -339,9 +368,14 @@ void tine_io_free(tine_io *io)
 static void on_signal(evutil_socket_t signo, short events, void *arg)
 {
     tine_signal *s = arg;
+    tine_host *host = s->h.host;
     (void)events;
-    s->h.host->happened++;
+    if (is_other(host))
+        return;
+    host->happened++;
+    host->depth++;
     s->cb(s->h.arg, s, (int)signo);
+    host->depth--;
 }
 
 int tine_signal_new(tine_host *host, tine_signal **out, int signo, tine_signal_cb cb,

@@ -327,6 +327,26 @@ local function poll_until(fn)
 end
 
 describe("callbacks of an rpc #proc", function()
+  -- What is called for while the worker's end is being told has an end of its own.
+  case("that are told of a traceback's failure may call", function()
+    local rpc = new_rpc()
+    local r, told = results(), nil
+    rpc:await("echo")
+    local pid = rpc:pid()
+    rpc("spin", r.cb(1))
+    while rpc:traceback():find("nothing runs") do end
+    assert(os.execute("kill -STOP " .. pid))
+    rpc:traceback(function(text, err)
+      told = { text, err }
+      rpc("echo", r.cb(2))
+    end)
+    assert(os.execute("kill -KILL " .. pid))
+    r.wait(2)
+    assert.is_nil(told[1])
+    assert.are.same({ "crash", "closed" }, { r.errs[1].kind, r.errs[2].kind })
+    finish(rpc)
+  end)
+
   local function raise(name)
     return function() error("raised by " .. name, 0) end
   end
