@@ -236,6 +236,25 @@ describe("the heap #proc", function()
     p:close()
   end)
 
+  it("collects strings of a worker's own, which the string table does not keep", function()
+    local p = template(LOAD)
+    local most, own, majors = ask(p, [[
+      local most = 0
+      for r = 1, 100 do
+        local kept = {}
+        for i = 1, 4000 do kept[i] = "own " .. i .. " " .. r end
+        collectgarbage("step") collectgarbage("step") -- old
+        most = math.max(most, stats().own)
+      end
+      for i = 1, 2 do collectgarbage("collect", "own") end
+      local s = stats()
+      return most, s.own, s.majors]])
+    assert.is_true(tonumber(most) < 16 << 20, most)
+    assert.is_true(tonumber(own) < 3 << 19, own) -- where the table has doubled, it is 1 MB of that
+    assert.are.equal("0", majors)
+    p:close()
+  end)
+
   it("runs finalizers and clears weak tables in a worker", function()
     local p = template(LOAD)
     local finalized, weak, kept = ask(p, [[

@@ -59,8 +59,9 @@ typedef struct tine__own {
     struct tine__object *beyond[2]; /* what is cut off while one is under way */
     void *roots, *probes;           /* likewise: arrays of values */
     size_t nroots, room;
-    size_t nsealed;   /* of roots: those that are sealed; they come first */
-    uint32_t *run_of; /* likewise: the run that each unit lies in */
+    size_t nsealed;      /* of roots: those that are sealed; they come first */
+    uint32_t *run_of;    /* likewise: the run that each unit lies in */
+    const void *strings; /* where the string table was when it was sealed */
     bool fenced; /* the marks are good: once what is beyond is sealed, it can be done */
     unsigned threads; /* in the arena, not sealed */
     unsigned astray;  /* blocks for which the arena had no room */

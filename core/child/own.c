@@ -179,6 +179,7 @@ void tine__own_ready(lua_State *L, tine__heap *h)
         edge[list] = make_mark(L, list, EDGE);
     h->hot = false;
     memcpy(own->edge, edge, sizeof edge);
+    own->strings = tine__gc_strings(h);
     own->state = TINE__OWN_IDLE;
 }
 
@@ -294,10 +295,16 @@ static void add_roots(void *arg, const tine__run *r, char *page)
         tine__heap_blocks_in(h, r, page, add_root, &h->own);
 }
 
+/* The string table refers to all strings there are, and keeps none of them. Nor does what was
+ * written to it before it was doubled, and went elsewhere. */
 static void add_parts(void *arg, const tine__run *r, char *page)
 {
-    if (tine__heap_holds(r) == TINE__RAW)
-        add_referred(arg, page);
+    tine__heap *h = arg;
+    const void *strings = h->own.strings;
+    bool is_table = strings && tine__arena_has(&h->arena, strings) &&
+                    tine__arena_run(&h->arena, strings) == r;
+    if (tine__heap_holds(r) == TINE__RAW && !is_table)
+        add_referred(h, page);
 }
 
 static size_t size_of_run_of(const tine__heap *h)
