@@ -18,9 +18,7 @@
 /* Units. Free runs shorter than GAP_MAX are sealed with their neighbours, as holes of
  * the file: each mapping costs at every fork. */
 enum { GAP_MAX = 4096, PAGE = 4096 };
-/* A huge page is worth it if at most HOLE_MAX octets of it are holes. After TRIES_MAX failures
- * in a row no more are asked for. */
-enum { HUGE_SIZE = 2 << 20, HOLE_MAX = 256 << 10, TRIES_MAX = 4 };
+enum { HUGE_SIZE = 2 << 20 };
 
 typedef struct sealing {
     tine__heap *heap;
@@ -33,8 +31,6 @@ typedef struct sealing {
     uint32_t done;         /* the unit up to which the stretch is mapped */
     uint32_t cuts[2];      /* the units where the string table begins and ends */
     int64_t bytes;         /* of Lua's, newly sealed */
-    char *window; /* where blocks of the file are mapped to be made huge; or NULL */
-    int refused;  /* huge pages */
     bool dirty[TINE__PIECES];
 } sealing;
 
@@ -108,66 +104,6 @@ static int write_extents(sealing *s)
     return err ? err : flush(s);
 }
 
-/* ------------------------------------------------------------------------ huge pages */
-
-/* Makes one of a block of the file that has a single page yet: filled after that, it costs
- * a third of what small pages do. A worker maps it at one fault, where small ones take 32;
- * what it writes to is copied by small pages all the same. */
-static void make_huge(sealing *s, const char *block)
-{
-    off_t at = (off_t)(block - s->origin);
-    const char *page = block < s->begin ? s->begin : block;
-    if (s->refused >= TRIES_MAX || write_at(s, page, PAGE) != PAGE)
-        return;
-    void *p = mmap(s->window, HUGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_FIXED, s->fd, at);
-    bool made = p != MAP_FAILED && madvise(p, HUGE_SIZE, MADV_COLLAPSE) == 0;
-    s->refused = made ? 0 : s->refused + 1;
-    s->heap->stats.huge += made;
-}
-
-static void make_all_huge(sealing *s)
-{
-    const char *block = s->origin, *from, *to;
-    size_t filled = 0, least = HUGE_SIZE - HOLE_MAX;
-    if (!s->window)
-        return;
-    for (uint32_t u = s->first; next_extent(s, &u, &from, &to);) {
-        while (from < to) {
-            if (from >= block + HUGE_SIZE) {
-                block += (from - block) / HUGE_SIZE * HUGE_SIZE;
-                filled = 0;
-            }
-            const char *next = block + HUGE_SIZE, *stop = to < next ? to : next;
-            /* In the first there is what all workers run, with holes. */
-            size_t wanted = s->first == 1 && block == s->origin ? PAGE : least;
-            bool enough = filled >= wanted;
-            filled += (size_t)(stop - from);
-            if (!enough && filled >= wanted && next <= s->end)
-                make_huge(s, block);
-            from = stop;
-        }
-    }
-}
-
-static void open_window(sealing *s)
-{
-    char *p = mmap(NULL, (size_t)2 * HUGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
-                   -1, 0);
-    if (p == MAP_FAILED)
-        return;
-    size_t before = -(uintptr_t)p % HUGE_SIZE;
-    s->window = p + before;
-    if (before)
-        munmap(p, before);
-    munmap(s->window + HUGE_SIZE, HUGE_SIZE - before);
-}
-
-static void close_window(const sealing *s)
-{
-    if (s->window)
-        munmap(s->window, HUGE_SIZE);
-}
-
 /* ---------------------------------------------------------------------------- pieces */
 
 static int make_file(sealing *s)
@@ -181,6 +117,16 @@ static int make_file(sealing *s)
     return ftruncate(s->fd, len) < 0 ? -errno : 0;
 }
 
+/* Of the first block, where small things of all kinds lie far apart that all workers use: they map
+ * it at one fault. All other blocks are as fast to fork, and quicker to seal, with small
+ * pages: a huge one is cleared before it is filled. */
+static void make_huge(const sealing *s)
+{
+    if (s->heap && s->begin == address(s, 1) && s->end - s->origin >= HUGE_SIZE &&
+        madvise((void *)(uintptr_t)s->origin, HUGE_SIZE, MADV_COLLAPSE) == 0)
+        s->heap->stats.huge++;
+}
+
 static int map_piece(const sealing *s)
 {
     /* What is mapped in workers to come stays what it was. */
@@ -190,7 +136,10 @@ static int map_piece(const sealing *s)
     void *p =
         mmap((void *)(uintptr_t)from, (size_t)(s->end - from), PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, s->fd, (off_t)(from - s->origin));
-    return p == MAP_FAILED ? -errno : 0;
+    if (p == MAP_FAILED)
+        return -errno;
+    make_huge(s);
+    return 0;
 }
 
 /* In the file all lies as it does in huge pages of the address space. */
@@ -203,10 +152,8 @@ static int seal_piece(sealing *s, uint32_t begin, uint32_t end)
     if (s->fd < 0)
         return -errno;
     int err = make_file(s);
-    if (!err) {
-        make_all_huge(s);
+    if (!err)
         err = write_extents(s);
-    }
     if (!err)
         err = map_piece(s);
     close(s->fd);
@@ -335,9 +282,7 @@ int tine__heap_seal_now(tine__heap *h)
         tine__heap_find_dirty(h, s.dirty);
     find_cuts(&s);
     tine__arena_purge(&h->arena, 0);
-    open_window(&s);
     int err = seal_runs(&s);
-    close_window(&s);
     tine__heap_turn_page(h);
     seal_table(&h->arena);
     if (!err)
