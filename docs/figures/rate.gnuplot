@@ -17,35 +17,35 @@ set yrange [1:*]
 set key bottom left
 set format y '%.0f'
 $series1 << END
-10.0	3297.44
-100.0	3012.56
-1000.0	2863.44
-2000.0	2695.82
-4000.0	3152.27
+10.0	3394.8
+100.0	3591.98
+1000.0	3393.51
+2000.0	3294.72
+4000.0	3323.9
 END
 $series2 << END
-10.0	2455.2
-100.0	346.61
-1000.0	34.71
-2000.0	18.16
+10.0	2605.71
+100.0	353.74
+1000.0	31.87
+2000.0	16.94
 END
 $series3 << END
-10.0	1490.56
-100.0	272.05
-1000.0	24.28
-2000.0	15.4
+10.0	1546.79
+100.0	280.78
+1000.0	28.23
+2000.0	15.37
 END
 $series4 << END
-10.0	390.88
-100.0	33.87
-1000.0	3.85
+10.0	534.98
+100.0	35.88
+1000.0	4.15
 END
 
 plot $series1 with linespoints pointtype 7 pointsize 0.8 linewidth 3 linecolor "#0072b2" title "tine", \
   $series2 with linespoints pointtype 7 pointsize 0.8 linewidth 2 linecolor "#777777" title "bare C: fork with as much memory", \
   $series3 with linespoints pointtype 7 pointsize 0.8 linewidth 2 linecolor "#d55e00" title "tine, TINE_HEAP=malloc", \
   $series4 with linespoints pointtype 7 pointsize 0.8 linewidth 2 linecolor "#009e73" title "AnyEvent::Fork (Perl)", \
-  3754.59 with lines dashtype 3 linewidth 1.5 linecolor "#0072b2" title "tine, nothing loaded"
+  3719.46 with lines dashtype 3 linewidth 1.5 linecolor "#0072b2" title "tine, nothing loaded"
 
 set terminal pngcairo size 760, 440 noenhanced background "#ffffff" font "DejaVu Sans,11"
 set output 'rate.png'
