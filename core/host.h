@@ -21,7 +21,6 @@ struct tine_host {
     const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
     bool own_base, running, stopped, draining, in_turn;
-    unsigned depth; /* callbacks of libevent's that are under way */
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
@@ -35,6 +34,7 @@ struct tine_host {
     tine_proc **slots; /* processes by the low half of their id */
     size_t nslots;
     uint32_t free_hint;
+    unsigned depth;  /* callbacks of libevent's that are under way */
     uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
     uint64_t nborn;
 
