@@ -407,8 +407,8 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
                          .pid = c->pid,
                          .code = -1};
     tine__caller_fail_traces(c, &closed);
-    tine_job *unstarted =
-        tine__caller_take_all(c); /* and what callbacks have handed over */
+    /* Only now: callbacks may have handed over more. */
+    tine_job *unstarted = tine__caller_take_all(c);
     const tine_error *why = c->cause ? &c->cause->error : err;
     tine_error early = {.kind = TINE_KIND_EXIT, .pid = c->pid, .code = 0};
     if (!why && !c->closed) {

@@ -71,15 +71,23 @@ static void handle_close(handle *h)
         event_free(h->event);
 }
 
-/* Whether a callback before has forked, and this is the other process: the rest of the round is
- * its parent's. */
-static bool is_other(tine_host *host)
+/* A callback of libevent's begins; false: one before it has forked, and this is the other
+ * process: the rest of the round is its parent's. */
+static bool enter(tine_host *host)
 {
-    if (!tine__stale(host))
+    if (tine__stale(host)) {
+        if (host->own_base)
+            event_base_loopbreak(host->base);
         return false;
-    if (host->own_base)
-        event_base_loopbreak(host->base);
+    }
+    host->happened++;
+    host->depth++;
     return true;
+}
+
+static void leave(tine_host *host)
+{
+    host->depth--;
 }
 
 static void on_later(evutil_socket_t fd, short events, void *arg)
@@ -87,12 +95,10 @@ static void on_later(evutil_socket_t fd, short events, void *arg)
     tine_host *host = arg;
     (void)fd;
     (void)events;
-    if (is_other(host))
+    if (!enter(host))
         return;
-    host->happened++;
-    host->depth++;
     tine__host_turn(host);
-    host->depth--;
+    leave(host);
 }
 
 /* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
@@ -290,13 +296,11 @@ static void on_io(evutil_socket_t fd, short events, void *arg)
     tine_io *io = arg;
     tine_host *host = io->h.host;
     (void)fd;
-    if (is_other(host))
+    if (!enter(host))
         return;
-    host->happened++;
-    host->depth++;
     io->cb(io->h.arg, io,
            (events & EV_READ ? TINE_READ : 0) | (events & EV_WRITE ? TINE_WRITE : 0));
-    host->depth--;
+    leave(host);
 }
 
 int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
@@ -370,12 +374,10 @@ static void on_signal(evutil_socket_t signo, short events, void *arg)
     tine_signal *s = arg;
     tine_host *host = s->h.host;
     (void)events;
-    if (is_other(host))
+    if (!enter(host))
         return;
-    host->happened++;
-    host->depth++;
     s->cb(s->h.arg, s, (int)signo);
-    host->depth--;
+    leave(host);
 }
 
 int tine_signal_new(tine_host *host, tine_signal **out, int signo, tine_signal_cb cb,

@@ -103,8 +103,8 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);
     tine__pool_assign(pool, pool->host->now);
-    tine__pool_wake(
-        pool); /* the rest when all the answers that have come are through */
+    /* The rest when all the answers that have come are through. */
+    tine__pool_wake(pool);
 }
 
 /* --------------------------------------------------------------- other news of them */

@@ -10,10 +10,15 @@
 #include <stdint.h>
 
 typedef struct tine__spin {
-    int64_t patience_ns, polite_ns, until_ns, looked_ns;
-    unsigned sleeps, pause, shared;
-    bool alone; /* there is one CPU for us */
-    bool tries, crowded;
+    int64_t patience_ns;
+    /* Of this wait: from when on the CPU is offered, when it is over, the last look. */
+    int64_t polite_ns, until_ns, looked_ns;
+    unsigned sleeps; /* without a wait since the last try */
+    unsigned pause;  /* so many before the next */
+    unsigned shared; /* 0: nobody has taken the CPU when it was offered, for long */
+    bool alone;      /* there is one CPU for us */
+    bool tries;      /* this wait is a try, though none has paid */
+    bool crowded;    /* somebody else had the CPU for long in it */
 } tine__spin;
 
 void tine__spin_init(tine__spin *s);

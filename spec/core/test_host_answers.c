@@ -69,6 +69,12 @@ static void await_answers(tine_host *host, bool turn)
         }
 }
 
+static void never_fires(void *arg, tine_timer *timer)
+{
+    (void)arg, (void)timer;
+    CHECK(false);
+}
+
 static void count_late(void *arg, tine_proc *p, const tine_error *err)
 {
     (void)arg, (void)p, (void)err;
@@ -102,6 +108,29 @@ static void stopped_by_an_answer(tine_host *host)
     }
     tine_rpc_close(rpc, NULL, NULL);
     tine_proc_close(w.idle);
+    CHECK_INT(tine_host_run(host), 0);
+}
+
+/* A timer that was closed fires for nothing while an answer comes: the poll is over. */
+static void polled_beside_a_timer(tine_host *host)
+{
+    enum { LONG = 3000000 };
+    tine_str x = str("x");
+    tine_timer *t;
+    tine_rpc *rpc = open_rpc(host, "echo");
+    warm_up(host, rpc);
+    for (int i = 0; i < 5; i++) {
+        CHECK_INT(tine_rpc_call(rpc, &x, 1, count_end, NULL, NULL), 0);
+        CHECK_INT(tine_timer_new(host, &t, 0, -1, never_fires, NULL), 0);
+        tine_timer_free(t);
+        await_answers(host, true);
+        usleep(1000);
+        int64_t began = test_usec();
+        CHECK(tine_host_poll(host, LONG) >= 0);
+        CHECK_INT(w.ends, i + 1);
+        CHECK(test_usec() - began < LONG / 2);
+    }
+    tine_rpc_close(rpc, NULL, NULL);
     CHECK_INT(tine_host_run(host), 0);
 }
 
@@ -253,6 +282,11 @@ static void stops(void)
     with_host(stopped_by_an_answer);
 }
 
+static void polls(void)
+{
+    with_host(polled_beside_a_timer);
+}
+
 static void forks(void)
 {
     with_host(forked_by_an_answer);
@@ -273,6 +307,7 @@ static void nests(void)
 int main(void)
 {
     RUN(stops);
+    RUN(polls);
     RUN(forks);
     RUN(nests);
     RUN(ends);
