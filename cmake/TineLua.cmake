@@ -47,8 +47,10 @@ endif()
 file(GLOB bind_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lua/bind/*.c)
 file(GLOB child_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/core/child/*.c)
 # Of the executable alone: its main, and what keeps libm out of it.
-set(template_sources ${PROJECT_SOURCE_DIR}/core/child/main.c ${PROJECT_SOURCE_DIR}/core/child/libm.c)
-list(REMOVE_ITEM child_sources ${template_sources})
+set(template_sources ${PROJECT_SOURCE_DIR}/core/child/template_main.c ${PROJECT_SOURCE_DIR}/core/child/libm.c)
+# Of programs that are interpreters, and not of the module.
+set(program_source ${PROJECT_SOURCE_DIR}/core/child/program.c)
+list(REMOVE_ITEM child_sources ${template_sources} ${program_source})
 set_source_files_properties(${PROJECT_SOURCE_DIR}/core/child/libm.c PROPERTIES COMPILE_OPTIONS -fno-builtin)
 
 # The binding sees of the core the public header only.
@@ -91,7 +93,7 @@ target_link_options(tine_lua PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/
 # the state as it leaves; and leaks are found after that, with the names of our functions.
 target_link_options(tine_lua PRIVATE -Wl,-z,nodelete)
 
-add_executable(tine-template ${template_sources}
+add_executable(tine-template ${template_sources} ${program_source}
   $<TARGET_OBJECTS:tine_core> $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child>
   $<TARGET_OBJECTS:tine_embed_all>)
 tine_compile_options(tine-template)
@@ -110,6 +112,10 @@ target_link_options(tine-template PRIVATE
 set_target_properties(tine-template PROPERTIES
   LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/template.map)
 
+if(NOT TINE_LUAROCKS)
+  include(TineLuaLibrary)
+endif()
+
 # tine-template is looked for beside the module, and in tine/ beside libtine.
 if(TINE_LUAROCKS)
   set(tine_cmod_dir ${LIBDIR})
@@ -122,9 +128,16 @@ else()
   install(CODE "
     set(folder \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${tine_cmod_dir}/tine\")
     file(MAKE_DIRECTORY \"\${folder}\")
-    file(CREATE_LINK ../../../tine/tine-template \"\${folder}/tine-template\" SYMBOLIC)")
+    file(CREATE_LINK ../../../tine/tine-template \"\${folder}/tine-template\" SYMBOLIC)
+    list(APPEND CMAKE_INSTALL_MANIFEST_FILES \"\${folder}/tine-template\")")
   # Under LuaRocks, build.install.bin of the rockspec does this.
   install(PROGRAMS ${PROJECT_SOURCE_DIR}/lua/bin/tine DESTINATION ${CMAKE_INSTALL_BINDIR} OPTIONAL)
+endif()
+if(NOT TINE_LUAROCKS)
+  install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/LICENSE
+                ${PROJECT_SOURCE_DIR}/CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs ${PROJECT_SOURCE_DIR}/examples
+    DESTINATION ${CMAKE_INSTALL_DOCDIR})
 endif()
 install(TARGETS tine_lua LIBRARY DESTINATION ${tine_cmod_dir}/tine)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/lua/tine/ DESTINATION ${tine_lmod_dir}/tine

@@ -59,16 +59,20 @@ foreach(source ${test_sources})
     ENVIRONMENT "TINE=${PROJECT_BINARY_DIR}/tine/tine-template;TINE_BUILD=${PROJECT_BINARY_DIR}")
 endforeach()
 
-# The example in C, as it stands.
-if(TINE_LUA)
-  add_executable(example_pool EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/examples/pool.c)
-  tine_compile_options(example_pool)
-  tine_link_options(example_pool)
-  target_include_directories(example_pool PRIVATE ${PROJECT_SOURCE_DIR}/core/include)
-  target_link_libraries(example_pool PRIVATE tine::tine)
-  set_target_properties(example_pool PROPERTIES
-    OUTPUT_NAME pool RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
-  add_dependencies(tine_tests example_pool)
+# The examples in C, as they stand; a word behind the colon: the library.
+if(TINE_LUA AND NOT TINE_LUAROCKS)
+  foreach(entry pool:tine embed:tine-lua fork_self:tine-lua)
+    string(REPLACE ":" ";" entry ${entry})
+    list(GET entry 0 name)
+    list(GET entry 1 library)
+    add_executable(example_${name} EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/examples/${name}.c)
+    tine_compile_options(example_${name})
+    tine_link_options(example_${name})
+    target_link_libraries(example_${name} PRIVATE tine::${library})
+    set_target_properties(example_${name} PROPERTIES
+      OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/examples)
+    add_dependencies(tine_tests example_${name})
+  endforeach()
 endif()
 
 # C programs against what `cmake --install` installs, by pkg-config and find_package. They are

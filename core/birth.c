@@ -157,7 +157,9 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
         .lua_cpath = host->lua_cpath,
     };
     if (!args.path)
-        return never(p, -ENOENT, "find tine-template (set tine.interpreter, or $TINE)",
+        return never(p, -ENOENT,
+                     "find tine-template (name it: tine.interpreter in Lua, "
+                     "tine_host_set_interpreter in C, or $TINE)",
                      NULL);
     for (int n = 0; n < 3; n++)
         args.stdio[n] = stdio_kind(r, n) == TINE__STDIO_FD     ? r->fds[n]

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tine_version.h"
-
 #define OWN_ERRORS(X)                                                                  \
     X(TINE_EEXCEPTION, "Lua code raised an error")                                     \
     X(TINE_EEXIT, "the process left with a code other than 0")                         \
@@ -18,7 +16,9 @@
 
 const char *tine_version(void)
 {
-    return TINE_VERSION_STRING;
+#define DIGITS(n) #n
+#define DOTTED(a, b, c) DIGITS(a) "." DIGITS(b) "." DIGITS(c)
+    return DOTTED(TINE_VERSION_MAJOR, TINE_VERSION_MINOR, TINE_VERSION_PATCH);
 }
 
 const char *tine_kind_name(tine_kind kind)

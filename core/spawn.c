@@ -140,7 +140,7 @@ int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd, const char
     char fd[16], parent[16];
     snprintf(fd, sizeof fd, "%d", TINE__SPAWN_FD);
     snprintf(parent, sizeof parent, "%d", args->detach ? 0 : (int)getpid());
-    char *argv[] = {"tine-template", "--serve", fd, parent, NULL};
+    char *argv[] = {TINE__SPAWN_NAME, "--serve", fd, parent, NULL};
     *step = "make a process for";
     char **envp = environment(args);
     if (!envp)
@@ -196,9 +196,17 @@ static char *beside_library(void)
     return path;
 }
 
+static bool is_interpreter;
+
+void tine__spawn_self(void)
+{
+    is_interpreter = true;
+}
+
 char *tine__spawn_find(void)
 {
-    char *path = beside_library();
+    /* Not where that leads to: the file may be replaced while the program runs. */
+    char *path = is_interpreter ? strdup("/proc/self/exe") : beside_library();
     if (path)
         return path;
     const char *env = getenv("TINE");
@@ -209,5 +217,10 @@ char *tine__spawn_find(void)
         len = strcspn(dirs, ":");
         path = executable(dirs, len, "tine-template");
     }
+#ifdef TINE__INSTALLED_IN
+    if (!path)
+        path = executable(TINE__INSTALLED_IN, sizeof TINE__INSTALLED_IN - 1,
+                          "tine-template");
+#endif
     return path;
 }

@@ -17,13 +17,17 @@ typedef struct tine__spawn_args {
 } tine__spawn_args;
 
 #define TINE__SPAWN_FD 3
+#define TINE__SPAWN_NAME "tine-template" /* argv[0] of an interpreter */
 
 /* Blocks until the exec has happened. Gives *pidfd. On failure returns a negative errno and
  * sets *step to what could not be done, a static text. */
 int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd,
                 const char **step);
-/* Where the interpreter is when nobody says: beside the library, $TINE, PATH. Gives a
- * malloc'ed path, or NULL when there is none. */
+/* Where the interpreter is when nobody says: this program, if it has said that it is one, beside
+ * the library, $TINE, PATH, where the library was to be installed. Gives a malloc'ed path, or NULL
+ * when there is none. */
 char *tine__spawn_find(void);
+/* From now on this program is its own interpreter. */
+void tine__spawn_self(void);
 
 #endif

@@ -37,6 +37,13 @@ extern "C" {
 /* The most descriptors that one tine_proc_send_fd call takes: the kernel's own limit. */
 #define TINE_MAX_FDS 253
 
+/* This header's version, to compare with at compile time; tine_version() is the library's. */
+#define TINE_VERSION_MAJOR 0
+#define TINE_VERSION_MINOR 1
+#define TINE_VERSION_PATCH 0
+#define TINE_VERSION_NUM                                                               \
+    (TINE_VERSION_MAJOR * 1000000 + TINE_VERSION_MINOR * 1000 + TINE_VERSION_PATCH)
+
 struct event_base;
 typedef struct tine_host tine_host;
 typedef struct tine_proc tine_proc;
@@ -578,9 +585,23 @@ TINE_API int tine_pool_get_template(const tine_pool *pool, int measure,
                                     tine_memory *out);
 
 /* -------------------------------------------------------- the Lua side
- * In libraries and executables that have Lua only: the Lua module and tine-template. */
+ * In libtine-lua only, which has all of libtine and is linked in its place, with Lua 5.4
+ * (pkg-config tine-lua; CMake: tine::tine-lua, tine::tine-lua-static). */
 
 struct lua_State;
+
+/* To be called first in main: lets the program be the interpreter of its own processes, so that
+ * nothing else need be installed. Where a host has executed it as one, this does not return: it
+ * makes an interpreter with Lua's libraries and `require "tine"`, calls setup in it (it may be
+ * NULL; protected: it may raise an error, which ends that process), and serves. Every template and
+ * worker then has what setup registers: the program's own functions. Elsewhere it returns at
+ * once, and hosts that are made later execute this program, unless they are told otherwise.
+ * A static program is linked with -rdynamic for its templates to load C modules. */
+TINE_API void tine_main(int argc, char **argv, void (*setup)(struct lua_State *L));
+
+/* Makes `require "tine"` work in an interpreter of the program's own. May raise an error of
+ * Lua's: out of memory. */
+TINE_API void tine_preload(struct lua_State *L);
 
 /* Serves as a process of tine on the command socket fd, with L as the interpreter: carries
  * out what the host asks for, and ends the process. Takes fd. Never returns. */

@@ -1,0 +1,15 @@
+/* How a program becomes an interpreter; see tine_main. */
+#ifndef TINE_PROGRAM_H
+#define TINE_PROGRAM_H
+
+#include <stdbool.h>
+
+#include "tine.h"
+
+/* Whether the arguments are those of an interpreter. */
+bool tine__program_is_asked(int argc, char **argv);
+/* Serves as asked. setup may be NULL. Never returns. */
+void tine__program_serve(char **argv, void (*setup)(struct lua_State *L))
+    __attribute__((noreturn));
+
+#endif
