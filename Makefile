@@ -15,7 +15,7 @@ ENV     = LUA_PATH_5_4="$(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;" \
           LUA_CPATH_5_4="$(abspath $(BUILD))/?.so;;"
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint sanitize env install clean
+.PHONY: help build demo test bench lint sanitize env install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -58,9 +58,13 @@ lint: ## clang-format, clang-tidy, luacheck, luarocks lint
 env: ## Lua's paths to what was built here, and the command's, for eval "$(make env)"
 	@echo 'export $(ENV) PATH="$(CURDIR)/lua/bin:'"$$"'PATH"'
 
-install: build ## libtine, the Lua module and the command, below PREFIX=/usr/local
-	@cmake --install $(BUILD) --prefix "$(PREFIX)" >$(BUILD)/install.log || { cat $(BUILD)/install.log; exit 1; }
-	@echo "install: done, below $(PREFIX)"
+install: ## libtine, the Lua module, the command and the documents, below PREFIX=/usr/local
+	@tools/setup build
+	@tools/build $(BUILD) $(OPTIONS) -DCMAKE_INSTALL_PREFIX="$(PREFIX)"
+	@tools/install $(BUILD) "$(PREFIX)"
+
+uninstall: ## removes what the last install from here has put there
+	@tools/install --remove $(BUILD)
 
 clean: ## removes what was built
 	@rm -rf $(BUILD) build-asan build.luarocks
