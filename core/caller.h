@@ -111,6 +111,8 @@ bool tine__caller_recall(tine__caller *c, tine_job *job);
 /* The job is to end: an error in it now, SIGKILL after the grace. Its end comes through
  * `ended`; if it had not started, in the next turn. */
 void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason);
+/* The same for one that has not started; false: it may have, and nothing is done. */
+bool tine__caller_withdraw(tine__caller *c, tine_job *job);
 /* No more calls will come: the worker exits when it has answered those it has. */
 void tine__caller_close(tine__caller *c);
 /* SIGKILL to the worker's process group. */

@@ -366,6 +366,9 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     if (n > 0) {
         tine__host_now(host);
         host->happened++;
+        if (c->service->on_output &&
+            c->proc) /* what a job wrote comes before its end */
+            tine__captures_read(c->proc);
     }
     if (n > 0 && direct) {
         c->in.len += (size_t)n;

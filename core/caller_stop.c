@@ -151,16 +151,9 @@ static void ask_to_stop(tine__caller *c, tine_job *job)
     tine__caller_wake_at(c, job->stop_usec + look);
 }
 
-void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
+/* It was taken back: its end is told in the next turn. */
+static void doom(tine__caller *c, tine_job *job)
 {
-    if (job->reason != TINE__REASON_NONE)
-        return;
-    job->reason = reason;
-    job->stop_usec = tine__now_usec();
-    if (!tine__caller_recall(c, job)) {
-        ask_to_stop(c, job);
-        return;
-    }
     job->next = NULL;
     tine_job **link = &c->doomed;
     while (*link)
@@ -168,6 +161,28 @@ void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
     *link = job;
     job->at = c;
     tine__host_post(c->service->host, &c->settle_task);
+}
+
+void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
+{
+    if (job->reason != TINE__REASON_NONE)
+        return;
+    job->reason = reason;
+    job->stop_usec = tine__now_usec();
+    if (tine__caller_recall(c, job))
+        doom(c, job);
+    else
+        ask_to_stop(c, job);
+}
+
+bool tine__caller_withdraw(tine__caller *c, tine_job *job)
+{
+    if (job->reason != TINE__REASON_NONE || !tine__caller_recall(c, job))
+        return false;
+    job->reason = TINE__REASON_CANCEL;
+    job->stop_usec = tine__now_usec();
+    doom(c, job);
+    return true;
 }
 
 /* Answers a question; the loop runs on for those that are open. */

@@ -89,6 +89,7 @@ typedef struct tine__capture {
     tine_io *io;
     tine__buf line;
     size_t scanned;
+    bool reading;
     tine_line_cb cb;
 } tine__capture;
 
@@ -313,6 +314,8 @@ void tine__status_text(int status, char *buf, size_t size);
 
 /* stdio.c */
 int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_end);
+/* Delivers what has been written so far, up to what a pipe holds. */
+void tine__captures_read(tine_proc *p);
 /* Delivers what is left and closes. */
 void tine__captures_close(tine_proc *p, bool deliver);
 

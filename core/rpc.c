@@ -364,6 +364,14 @@ void tine_job_cancel(tine_job *job)
     end_later(rpc, job);
 }
 
+int tine_job_withdraw(tine_job *job)
+{
+    if (job->at)
+        return tine__caller_withdraw(job->at, job);
+    tine_job_cancel(job);
+    return 1;
+}
+
 int tine_rpc_traceback(tine_rpc *rpc, tine_text_cb cb, void *arg)
 {
     if (!rpc->caller)

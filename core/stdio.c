@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "fd.h"
@@ -41,7 +42,7 @@ static void split(tine__capture *c, bool at_end)
 }
 
 /* Returns whether more may come. */
-static bool read_lines(tine__capture *c, int reads)
+static bool read_pipe(tine__capture *c, int reads)
 {
     while (reads-- > 0) {
         unsigned char *room = tine__buf_room(&c->line, READ_SIZE);
@@ -61,6 +62,16 @@ static bool read_lines(tine__capture *c, int reads)
         }
     }
     return true;
+}
+
+static bool read_lines(tine__capture *c, int reads)
+{
+    if (c->reading) /* in a callback of one of its lines */
+        return true;
+    c->reading = true;
+    bool more = read_pipe(c, reads);
+    c->reading = false;
+    return more;
 }
 
 static void on_readable(void *arg, tine_io *io, int events)
@@ -102,6 +113,18 @@ int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_en
     p->captures[n] = c;
     *write_end = pair[1];
     return 0;
+}
+
+void tine__captures_read(tine_proc *p)
+{
+    p->refs++;
+    for (int n = 1; n < 3; n++) {
+        tine__capture *c = p->captures[n];
+        int left = 0;
+        if (c && c->io && ioctl(c->fd, FIONREAD, &left) == 0 && left > 0)
+            read_lines(c, 1 + (left - 1) / READ_SIZE);
+    }
+    p->refs--;
 }
 
 void tine__captures_close(tine_proc *p, bool deliver_rest)

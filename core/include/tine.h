@@ -455,6 +455,9 @@ TINE_API uint64_t tine_job_id(const tine_job *job);
  * and after the grace its worker is killed. Its callback gets TINE_KIND_CANCELLED, in a later
  * turn of the loop. One that catches the error and returns in time has its results. */
 TINE_API void tine_job_cancel(tine_job *job);
+/* Ends a job that has not started, as tine_job_cancel does. Returns 1, or 0 if it may have
+ * started: then it goes on. */
+TINE_API int tine_job_withdraw(tine_job *job);
 
 /* ------------------------------------------------------------------- pools */
 

@@ -422,6 +422,17 @@ static int job_cancel(lua_State *L)
     return 0;
 }
 
+/*** Ends the job if it has not started.
+@function job:withdraw
+@treturn boolean whether it has ended, or will without having started */
+static int job_withdraw(lua_State *L)
+{
+    record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
+    bool open = r && r->service->object.core && !bind_link_check(L)->closed;
+    lua_pushboolean(L, !open || tine_job_withdraw(r->job));
+    return 1;
+}
+
 /*** The job's number, counted from 1 in each rpc and pool.
 @function job:id
 @treturn integer */
@@ -520,8 +531,10 @@ void bind_calls_open(lua_State *L)
                                          {"ended_job", ended_job},
                                          {"guard", guard},
                                          {NULL, NULL}};
-    static const luaL_Reg methods[] = {
-        {"cancel", job_cancel}, {"id", job_id}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"cancel", job_cancel},
+                                       {"withdraw", job_withdraw},
+                                       {"id", job_id},
+                                       {NULL, NULL}};
     if (!get_calls(L))
         open_state(L);
     if (luaL_newmetatable(L, JOB_TYPE)) {

@@ -139,6 +139,7 @@ TINE_API int luaopen_tine_core(lua_State *L)
                                          {"child", core_child},
                                          {"hook_fd", core_hook_fd},
                                          {"terminal_width", bind_terminal_width},
+                                         {"raise", bind_signal_raise},
                                          {"unread", bind_unread},
                                          {"open_input", bind_open_input},
                                          {NULL, NULL}};

@@ -88,6 +88,8 @@ int bind_raise(lua_State *L, int level, const char *format, ...)
 
 /* signals.c: the signal at idx: a number, "TERM" or "SIGTERM". Raises if it is none. */
 int bind_signal_check(lua_State *L, int idx);
+/* raise(signal): ends the process by it, where it can. */
+int bind_signal_raise(lua_State *L);
 
 /* calls.c: frees them, after the host. */
 void bind_calls_free(void *records);

@@ -1,4 +1,4 @@
-/* Names of signals. */
+/* Names of signals, and an end by one. */
 #include "link.h"
 
 #include <signal.h>
@@ -47,4 +47,16 @@ int bind_signal_check(lua_State *L, int idx)
             return signals[i].number;
     }
     return luaL_argerror(L, idx, lua_pushfstring(L, "no signal is named '%s'", name));
+}
+
+int bind_signal_raise(lua_State *L)
+{
+    int signo = bind_signal_check(L, 1);
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, signo);
+    signal(signo, SIG_DFL);
+    sigprocmask(SIG_UNBLOCK, &one, NULL);
+    raise(signo);
+    return 0;
 }

@@ -297,6 +297,28 @@ static void traceback(tine_host *host)
     close_pool(host, p, pool);
 }
 
+static void withdrawing(tine_host *host)
+{
+    tine_proc *p;
+    tine_pool *pool = open_pool(host, &p, (tine_pool_options){.max = 1, .load = 2});
+    tine_job *runs = call(pool, "spin"), *handed = call(pool, "version"),
+             *waits = call(pool, "version");
+    w.ends = w.oks = 0;
+    await_busy(host, pool);
+    CHECK_INT(tine_job_withdraw(runs), 0);
+    CHECK_INT(tine_job_withdraw(handed), 1);
+    CHECK_INT(tine_job_withdraw(waits), 1);
+    CHECK_INT(w.ends, 0);
+    await(host, &w.ends, 2);
+    CHECK_INT(w.oks, 0);
+    CHECK_INT(w.kind, TINE_KIND_CANCELLED);
+    CHECK_INT(tine_job_withdraw(runs), 0);
+    tine_job_cancel(runs);
+    await(host, &w.ends, 3);
+    CHECK(!strcmp(ask(host, pool, "version"), "1")); /* the worker lives */
+    close_pool(host, p, pool);
+}
+
 static void figures(tine_host *host)
 {
     tine_proc *p;
@@ -524,6 +546,7 @@ int main(void)
     HOST(reload);
     HOST(promote);
     HOST(traceback);
+    HOST(withdrawing);
     HOST(figures);
     HOST(rpc_questions);
     HOST(msgpack_in_a_pool);
