@@ -94,12 +94,13 @@ end
 local function add_map(parser)
   local command = parser:command("map", "Give each line of files or stdin to a pool of workers.",
     "Each line is a job: the function is called with the line and its number, and what it\n"
-    .. "returns is printed, separated by tabs; nothing if it returns nothing. Errors go to\n"
-    .. "stderr, with the line's number and the worker's traceback. Ctrl-C finishes what is\n"
-    .. "under way, a second one kills it. Exit status: 0; 1 if a line failed or was not done,\n"
-    .. "or its result could not be printed; 2 for wrong usage.")
+    .. "returns is printed, separated by tabs; nothing if it returns nothing. What it prints\n"
+    .. "itself comes whole, before its result. Errors go to stderr, with the line's number and\n"
+    .. "the worker's traceback. At Ctrl-C, SIGTERM or SIGHUP the lines that run are finished,\n"
+    .. "those that wait are dropped; a second one kills. Exit status: 0; 1 if a line failed or\n"
+    .. "was not done, or its result could not be printed; 2 for wrong usage; or by that signal.")
   command:argument("files", "Files of lines; - is stdin."):args("*"):argname("FILE")
-  command:option("-n --workers", "Most worker processes; default: the CPUs there are for us.")
+  command:option("-n -j --workers", "Most worker processes; default: the CPUs there are for us.")
     :argname("N"):convert(count("-n", 1))
   command:option("-r --require", "A module to load before workers are forked, as lua -l "
     .. "does; repeatable.")
@@ -120,6 +121,13 @@ local function add_map(parser)
     .. "which there may be one. Null is cjson.null; an empty table is {} unless it came as [].")
   command:flag("--halt-on-error", "Stop at the first line that fails: what is before it is "
     .. "finished, what is after it is cancelled.")
+  command:flag("-0 --null", "Lines end in NUL, not in a newline; results still end in a newline.")
+  command:flag("--tag", "Each result, and what a line prints, after the line itself and a tab.")
+  command:option("--joblog", "Writes a line to FILE for each line that has ended: number, time, "
+    .. "how, and the line.")
+    :argname("FILE")
+  command:flag("--resume", "With --joblog: skips the lines that FILE says are done, and goes on "
+    .. "writing there. Lines that failed are done again.")
   command:flag("--stats", "Show figures at the end, on stderr.")
   command:flag("--no-progress", "No progress bar, also on a terminal.")
   return command
@@ -198,6 +206,8 @@ local function check(options)
     return "one of --fd and --stdio is needed"
   elseif options.command == "map" and not (options.func or options.code) then
     return "one of -f and -e is needed"
+  elseif options.resume and not options.joblog then
+    return "--resume needs --joblog FILE"
   end
 end
 

@@ -2,9 +2,12 @@
 -- @module tine.map
 local core = require "tine.core"
 local go = require "tine.go"
+local joblog = require "tine.joblog"
 local loop = require "tine.loop"
 local mapper = require "tine.mapper"
+local printer = require "tine.printer"
 local progress = require "tine.progress"
+local records = require "tine.records"
 local task = require "tine.task"
 
 local map = {}
@@ -97,30 +100,30 @@ end
 
 ---------------------------------------------------------------------------------- output
 
-local complain
+local function complain(run, text)
+  run.printer:err("tine: map: " .. text)
+end
 
--- What io.stdout has answered. When results cannot be written there is no sense in having more.
-local function check_written(run, ok, problem)
-  if not ok and not run.over then
+-- When results cannot be written there is no sense in having more.
+local function cannot_write(run, problem)
+  run.unwritten = true
+  if not run.over then
     run.over = true
     complain(run, "cannot write the results: " .. tostring(problem))
     abandon(run)
   end
 end
 
+-- The log is behind the results: what it says is done has been printed.
 local function flush(run)
-  if run.unflushed then
-    run.unflushed = false
-    check_written(run, io.stdout:flush())
+  run.printer:flush()
+  if run.log and not run.unwritten then
+    local ok, problem = run.log:flush()
+    if not ok and not run.over then
+      complain(run, ("cannot write %s: %s"):format(run.options.joblog, problem))
+      abandon(run)
+    end
   end
-end
-
-function complain(run, text)
-  if run.bar then
-    run.bar:clear()
-  end
-  flush(run)
-  io.stderr:write("tine: map: ", text, "\n")
 end
 
 local function with_traceback(err)
@@ -135,18 +138,30 @@ local function where(run, job)
   return ("line %d: "):format(job.number)
 end
 
-local function write(run, job)
-  run.held = run.held - 1
+-- What the job has printed, whole, and then what it has returned, or its error.
+local function print_job(run, job)
+  local head = run.options.tag and job.line .. "\t" or ""
+  for _, printed in ipairs(job.printed or {}) do
+    if printed.stream == "stdout" then
+      run.printer:out(head .. printed.line)
+    else
+      run.printer:err(head .. printed.line)
+    end
+  end
   if job.err then
     complain(run, where(run, job) .. with_traceback(job.err))
-  elseif job.text and run.closed[1] then
-    check_written(run, false, "stdout is closed")
   elseif job.text then
-    if run.bar then
-      run.bar:clear()
+    run.printer:out(head .. job.text)
+  end
+end
+
+local function write(run, job)
+  run.held = run.held - 1
+  if not job.dropped then
+    print_job(run, job)
+    if run.log then
+      run.log:add(job.seq, job.line, job.err and job.err.kind)
     end
-    run.unflushed = true
-    check_written(run, io.stdout:write(job.text, "\n"))
   end
   if job.order == run.last and not run.over then
     complain(run, "stopped at the first failed line (--halt-on-error)")
@@ -195,18 +210,36 @@ end
 -- With --halt-on-error: this is the last line that counts, unless one before it fails, too.
 local function halt(run, job)
   run.last, run.failed = job.order, 1
-  for order, call in pairs(run.calls) do
+  for order, other in pairs(run.jobs) do
     if order > run.last then
-      call:cancel()
+      other.call:cancel()
     end
   end
   stop_reading(run)
 end
 
-local function ended(run, job, err, text)
-  if run.calls then
-    run.calls[job.order] = nil
+-- What a worker has printed. The pool numbers its jobs as we do.
+local function printed(run, line, info)
+  local job = info.job and run.jobs[info.job]
+  if job then
+    job.printed = job.printed or {}
+    table.insert(job.printed, { line = line, stream = info.stream })
+  elseif info.stream == "stdout" then
+    run.printer:out(line)
+  else
+    run.printer:err(line)
   end
+end
+
+local function count_failure(run, job)
+  run.failed = run.failed + 1
+  if run.options.halt_on_error then
+    halt(run, job)
+  end
+end
+
+local function ended(run, job, err, text)
+  run.jobs[job.order] = nil
   if run.over then
     return
   elseif run.last and job.order > run.last then
@@ -216,23 +249,52 @@ local function ended(run, job, err, text)
     return broke(run, err)
   end
   job.err, job.text = err, text
-  run.done = run.done + 1
-  run.octets = run.octets + job.octets
-  if err then
-    run.failed = run.failed + 1
-    if run.options.halt_on_error then
-      halt(run, job)
+  if not job.dropped then
+    run.done = run.done + 1
+    run.octets = run.octets + job.octets
+    if err then
+      count_failure(run, job)
     end
   end
   settle(run, job)
   wake(run)
 end
 
+local function start(run, line, number, source)
+  run.order = run.order + 1
+  run.held = run.held + 1
+  local job = {
+    line = line, number = number, source = source, seq = run.seq, order = run.order,
+    octets = #line + 1,
+  }
+  run.jobs[job.order] = job
+  job.call = run.pool:call {
+    args = { line, number },
+    cb = function(failure, text) ended(run, job, failure, text) end,
+  }
+end
+
+-- Whether an earlier run has done the next line.
+local function is_done(run, line)
+  run.seq = run.seq + 1
+  local done, problem = false, nil
+  if run.log then
+    done, problem = run.log:has(run.seq, line)
+  end
+  if problem then
+    complain(run, problem)
+    abandon(run)
+  elseif done then
+    run.octets = run.octets + #line + 1
+  end
+  return done
+end
+
 -- Gives the lines of an input to the pool, no more than the window at a time.
 local function feed(run, fd, source)
-  local number = 0
+  local number, next_line = 0, records.of(fd, run.options.null)
   while not run.stopped do
-    local line, err = fd:read_line()
+    local line, err = next_line()
     if not line or run.stopped then
       if err and not run.stopped then
         complain(run, source .. ": " .. tostring(err))
@@ -241,15 +303,8 @@ local function feed(run, fd, source)
       return
     end
     number = number + 1
-    run.order = run.order + 1
-    run.held = run.held + 1
-    local job = { number = number, source = source, order = run.order, octets = #line + 1 }
-    local call = run.pool:call {
-      args = { line, number },
-      cb = function(failure, text) ended(run, job, failure, text) end,
-    }
-    if run.calls then
-      run.calls[job.order] = call
+    if is_done(run, line) == false then
+      start(run, line, number, source)
     end
     while run.held >= run.window and not run.stopped do
       run.waker = task.waker()
@@ -275,20 +330,57 @@ local function feed_all(run)
   end
 end
 
--- Once: what is under way is finished. Twice: it is killed.
-local function interrupted(run)
+-- Lines that no worker has begun. Returns how many there are.
+local function drop_waiting(run)
+  local n = 0
+  for _, job in pairs(run.jobs) do
+    if job.call:withdraw() then
+      job.dropped = true
+      n = n + 1
+    end
+  end
+  return n
+end
+
+-- Once: what runs is finished, and the rest dropped. Twice: it is killed.
+local function interrupted(run, signal)
+  run.signal = run.signal or signal
   if run.over or run.finished then
     return run.pool:close(function() end, 0)
   end
   run.interrupts = run.interrupts + 1
   run.incomplete = true
   if run.interrupts == 1 then
-    complain(run, ("interrupted: finishing %d lines; again to kill them"):format(run.held))
     stop_reading(run)
+    local dropped = drop_waiting(run)
+    complain(run, ("interrupted: finishing %d lines, %d that wait are dropped; again to kill them")
+      :format(run.held - dropped, dropped))
   else
     complain(run, ("killed: %d lines are not finished"):format(run.held))
     abandon(run)
   end
+end
+
+-- Which of the signals that end a program are not ignored, as nohup has it.
+local function ending_signals()
+  local numbers <const> = { HUP = 1, INT = 2, TERM = 15 }
+  local status <close> = io.open("/proc/self/status")
+  local ignored = tonumber(status and status:read("a"):match("SigIgn:%s*(%x+)") or 0, 16)
+  local names = {}
+  for name, number in pairs(numbers) do
+    if ignored >> (number - 1) & 1 == 0 then
+      names[#names + 1] = name
+    end
+  end
+  return names
+end
+
+local function watch_signals(run)
+  local watchers = {}
+  for _, name in ipairs(ending_signals()) do
+    watchers[#watchers + 1] = loop.signal(name, function() interrupted(run, name) end)
+  end
+  return watchers
 end
 
 ------------------------------------------------------------------------------------- all
@@ -315,6 +407,7 @@ local function make_pool(run)
     timeout = options.timeout,
     retries = options.retries,
     start = 0,
+    on_line = function(line, info) printed(run, line, info) end,
     on_error = function(fault)
       if not run.last and not run.over and fault.message ~= run.fault then
         run.fault = fault.message -- what befalls each new worker is told once
@@ -370,13 +463,14 @@ local function new_run(options)
   local names = #options.files > 0 and options.files or { "-" }
   local bar = options.progress and progress.new()
   local tine = require "tine"
-  return {
+  local run = {
     options = options, names = names, bar = bar, closed = fill_streams(),
     ordered = options.ordered, window = WINDOW * (options.workers or tine.cpus()),
-    size = bar and total_size(names), octets = 0, done = 0, failed = 0, order = 0, held = 0,
-    next_order = 1, results = {}, calls = options.halt_on_error and {} or nil,
-    interrupts = 0,
+    size = bar and total_size(names), octets = 0, done = 0, failed = 0, order = 0, seq = 0,
+    held = 0, next_order = 1, results = {}, jobs = {}, interrupts = 0,
   }
+  run.printer = printer.new(bar, run.closed[1], function(problem) cannot_write(run, problem) end)
+  return run
 end
 
 local function work(run)
@@ -387,7 +481,7 @@ local function work(run)
   end
   run.pool = pool
   local ticker = loop.timer(TICK, TICK, function() draw(run) end)
-  local signal = loop.signal("INT", function() interrupted(run) end)
+  local watchers = watch_signals(run)
   feed_all(run)
   while run.held > 0 and not run.over do
     run.waker = task.waker()
@@ -403,17 +497,41 @@ local function work(run)
     show_stats(run, core.loop.now() - began)
   end
   run.pool:close(nil, run.over and 0 or nil)
-  signal:close()
+  for _, watcher in ipairs(watchers) do
+    watcher:close()
+  end
+end
+
+-- Returns whether it can begin.
+local function open_log(run)
+  local options, problem = run.options, nil
+  if options.joblog then
+    run.log, problem = joblog.open(options.joblog, options.resume)
+  end
+  if problem then
+    complain(run, problem)
+  end
+  return not problem
 end
 
 --- Runs it.
 -- @tparam table options `files`, `require` (lists), `code` or `func`, `init`, `workers`,
--- `ordered`, `timeout`, `retries`, `json`, `halt_on_error`, `stats`, `progress`
--- @treturn integer the exit code: 1 if a line failed, or was not done
+-- `ordered`, `timeout`, `retries`, `json`, `halt_on_error`, `stats`, `progress`, `null`, `tag`,
+-- `joblog`, `resume`
+-- @treturn integer the exit code: 1 if a line failed, or was not done. Interrupted by a signal, the
+-- program ends by that
 function map.run(options)
   local run = new_run(options)
-  io.stdout:setvbuf("full")
+  if not open_log(run) then
+    return FAILED
+  end
   go.main(work, run)
+  if run.log then
+    run.log:close()
+  end
+  if run.signal then
+    core.raise(run.signal) -- for a shell's loop around us to see it
+  end
   return (run.failed > 0 or run.incomplete) and FAILED or 0
 end
 

@@ -22,7 +22,7 @@ function progress.new()
   if not width then
     return nil
   end
-  return setmetatable({ width = width, began = clock(), marks = {}, shown = false }, Bar)
+  return setmetatable({ width = width, began = clock(), marks = {}, shown = 0 }, Bar)
 end
 
 --- 75 is "1:15", 3675 is "1:01:15".
@@ -74,21 +74,31 @@ function progress.line(done, failed, fraction, rate, elapsed, width)
   return head .. "[" .. ("#"):rep(full) .. (" "):rep(room - full) .. "]" .. right
 end
 
+-- Takes away what is shown. A terminal that has become narrower since has broken it into several
+-- rows, but xterm, which cuts lines off.
+local function erase(bar)
+  bar.width = core.terminal_width(2) or bar.width
+  local rows = os.getenv("XTERM_VERSION") and 0 or math.max(bar.shown - 1, 0) // bar.width
+  io.stderr:write("\r", ("\27[A"):rep(rows), rows > 0 and "\27[J" or "")
+end
+
 --- Draws it, over what was there.
 function Bar:draw(done, failed, fraction)
+  erase(self)
   local text = progress.line(done, failed, fraction, rate_of(self, done), clock() - self.began,
     self.width - 1)
-  io.stderr:write("\r", text, "\27[K")
+  io.stderr:write(text, "\27[K")
   io.stderr:flush()
-  self.shown = true
+  self.shown = #text
 end
 
 --- Takes it away, for something else to be written.
 function Bar:clear()
-  if self.shown then
-    io.stderr:write("\r\27[K")
+  if self.shown > 0 then
+    erase(self)
+    io.stderr:write("\27[K")
     io.stderr:flush()
-    self.shown = false
+    self.shown = 0
   end
 end
 
