@@ -366,8 +366,8 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     if (n > 0) {
         tine__host_now(host);
         host->happened++;
-        if (c->service->on_output &&
-            c->proc) /* what a job wrote comes before its end */
+        /* What a job has written comes before its end. */
+        if (c->service->on_output && c->proc)
             tine__captures_read(c->proc);
     }
     if (n > 0 && direct) {
