@@ -424,7 +424,10 @@ describe("tine map #proc", function()
     local command = ("%s map -n 1 -e %s %s; echo the end; read x"):format(COMMAND,
       helper.quote(("if n == 3 then repeat os.execute('sleep 0.02') until io.open('%s') end "
         .. "if n < 4 then return n end"):format(go)), input)
-    local _ <close> = setmetatable({}, { __close = function() tmux("kill-server") end })
+    local _ <close> = setmetatable({}, { __close = function()
+      assert(io.open(go, "w")):close()
+      tmux("kill-server")
+    end })
     tmux("-f /dev/null new-session -d -x 100 -y 30 "
       .. helper.quote("sh -c " .. helper.quote(command)))
     -- Lines above may be in the history by then.
