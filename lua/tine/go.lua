@@ -10,6 +10,11 @@ local go = {}
 local parked <const> = setmetatable({}, { __mode = "k" })
 
 local function wait(fd, mode)
+  if task.current() and not coroutine.isyieldable() then
+    local err = core.error("system", task.NO_WAIT)
+    err.errno = core.errno.EAGAIN
+    return nil, err
+  end
   local wake = task.waker()
   if not wake then
     return false
@@ -73,6 +78,9 @@ end
 function go.main(fn, ...)
   if type(fn) ~= "function" then
     error("main: a function expected, got " .. type(fn), 2)
+  end
+  if task.current() and not task.can_wait() then
+    error("main: " .. task.NO_WAIT, 2)
   end
   local me = go.go(fn, ...)
   if not task.current() then

@@ -33,7 +33,7 @@ end
 
 -- loop.run in a task that a loop already runs: waits until that has nothing else to do.
 local function run_inside()
-  local wake = task.waker()
+  local wake = task.waker("loop.run", 3)
   if not wake then
     error("loop.run: the loop already runs", 3)
   end
@@ -131,7 +131,7 @@ function loop.sleep(seconds)
   if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 then
     error("loop.sleep: a time of 0 or more seconds expected", 2)
   end
-  local wake = task.waker()
+  local wake = task.waker("loop.sleep", 2)
   if not wake then
     error("loop.sleep: only inside of tine.go", 2)
   end

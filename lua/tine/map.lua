@@ -307,7 +307,7 @@ local function feed(run, fd, source)
       start(run, line, number, source)
     end
     while run.held >= run.window and not run.stopped do
-      run.waker = task.waker()
+      run.waker = task.waker("map", 1)
       task.suspend()
     end
   end
@@ -484,7 +484,7 @@ local function work(run)
   local watchers = watch_signals(run)
   feed_all(run)
   while run.held > 0 and not run.over do
-    run.waker = task.waker()
+    run.waker = task.waker("map", 1)
     task.suspend()
   end
   run.finished = true

@@ -42,7 +42,7 @@ function methods:call(...)
   if options.cb then
     return call_with(self, options, options.cb)
   end
-  local wake = service.waker()
+  local wake = service.waker("call", 2)
   if not wake then
     error("call: a callback is needed outside of tine.go", 2)
   end
@@ -152,7 +152,7 @@ function Map:wait()
     queue.waiting[self.drained] = true
   end
   if task.current() then
-    self.wake = task.waker()
+    self.wake = task.waker("map", 3)
     task.suspend()
   else
     local ok, err = loop.poll(1)
@@ -165,6 +165,8 @@ end
 function Map:next()
   if not task.current() and core.loop.running() then
     error("map: in a callback of the loop only inside of tine.go", 2)
+  elseif task.current() and not task.can_wait() then
+    error("map: " .. task.NO_WAIT, 2)
   end
   self:fill()
   while self.given < self.made or not self.exhausted do

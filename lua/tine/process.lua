@@ -8,18 +8,32 @@ local process = core.process
 local methods = process.methods
 
 -- The function to be called: cb, or without one a waker.
-local function listener(cb, what)
+local function listener(cb, what, level)
+  level = level or 3
   if type(cb) == "function" then
     return cb
   end
   if cb ~= nil then
-    error(("%s: a function expected, got %s"):format(what, type(cb)), 3)
+    error(("%s: a function expected, got %s"):format(what, type(cb)), level)
   end
-  local wake = task.waker()
+  local wake = task.waker(what, level)
   if not wake then
-    error(what .. ": a callback is needed outside of tine.go", 3)
+    error(what .. ": a callback is needed outside of tine.go", level)
   end
   return wake
+end
+
+-- The same for a descriptor: one that nobody waits for any more is closed.
+local function fd_listener(cb, what)
+  local listen = listener(cb, what, 4)
+  if cb then
+    return listen
+  end
+  return function(fd, err)
+    if not listen(fd, err) and fd then
+      fd:close()
+    end
+  end
 end
 
 -- The process had already ended: its end says why there is no descriptor.
@@ -45,7 +59,7 @@ end
 -- @tparam[opt] function cb `cb(sock)` with this end as a `tine.fd`, or `cb(nil, err)`. Inside of
 -- tine.go it can be left out: then the same is returned
 function methods:run(func, cb)
-  local listen = listener(cb, "run")
+  local listen = fd_listener(cb, "run")
   if not process.run(self, func, listen) then
     tell_why(self, listen)
   end
@@ -59,7 +73,7 @@ end
 -- @function process:to_fd
 -- @tparam[opt] function cb `cb(fd)` with a `tine.fd`, or `cb(nil, err)`; see `process:run`
 function methods:to_fd(cb)
-  local listen = listener(cb, "to_fd")
+  local listen = fd_listener(cb, "to_fd")
   if not process.to_fd(self, listen) then
     tell_why(self, listen)
   end

@@ -48,7 +48,7 @@ function methods:await(...)
   if not task.current() then
     error("await: only inside of tine.go", 2)
   end
-  return service.results(service.call_and_wait(self, ...))
+  return service.results(service.call_and_wait("await", 2, self, ...))
 end
 
 --- Ends it: queued calls are still carried out, then the worker exits. Without a callback, inside

@@ -196,19 +196,23 @@ function service.fail_later(cb, err)
   return core.service.ended_job()
 end
 
---- A callback for a call that ends the next wait of the running task.
+--- A callback for a call that ends a wait of the running task.
+-- @tparam string what names the caller in an error
+-- @tparam integer level whom to blame, as for error
 -- @treturn ?function nil outside of one
-function service.waker()
-  local wake = task.waker()
+function service.waker(what, level)
+  local wake = task.waker(what, level + 1)
   return wake and core.service.guard(wake, (coroutine.running()))
 end
 
 --- Calls, and waits for the answer, inside of a task.
+-- @tparam string what names the caller in an error
+-- @tparam integer level whom to blame, as for error
 -- @return err, or nil and the results
-function service.call_and_wait(self, ...)
+function service.call_and_wait(what, level, self, ...)
   local n = select("#", ...)
   local args = table.pack(...)
-  args[n + 1] = service.waker()
+  args[n + 1] = service.waker(what, level + 1)
   service.call(self, table.unpack(args, 1, n + 1))
   return task.suspend()
 end
@@ -225,7 +229,7 @@ local function slow_call(err, self, ...)
   if not task.current() then
     error("call: a callback is needed outside of tine.go", 3)
   end
-  return service.call_and_wait(self, ...)
+  return service.call_and_wait("call", 2, self, ...)
 end
 
 --- Calls: `call(service, ..., cb)`. Without a callback, inside of tine.go: waits, and returns
@@ -267,8 +271,8 @@ end
 
 --- Ends an rpc or a pool; see their `close`. Without a callback, inside of tine.go: waits.
 function service.close(self, cb, seconds)
+  local wake = not cb and task.waker("close", 3)
   service.closing(self)
-  local wake = not cb and task.waker()
   local listen = cb or wake or nil
   if not core.service.close(self, listen, seconds) then
     loop.timer(0, function() listen() end)
@@ -286,7 +290,7 @@ function service.listener(cb, what)
   if cb then
     return cb
   end
-  local wake = task.waker()
+  local wake = task.waker(what, 3)
   if not wake then
     error(what .. ": a callback is needed outside of tine.go", 3)
   end

@@ -1,5 +1,6 @@
 --- Coroutines that wait in the loop. A wait is a waker, handed to whoever will have the
--- answer, and then suspend().
+-- answer, and then suspend(). The waker is of that wait only: of one that was given up, because
+-- what was to be waited for could not be begun, it does nothing ever after.
 -- @module tine.task
 local core = require "tine.core"
 
@@ -76,28 +77,49 @@ function task.current()
   return tasks[coroutine.running()]
 end
 
---- A function that ends the next wait of the running task. It only works once, and may not be
--- called before the task waits. An error that the task raises then ends the loop.
--- @treturn ?function nil outside of a task
-function task.waker()
+--- Whether the running function may wait: it is in a task, and no C function that Lua cannot leave
+-- and come back to lies between.
+-- @treturn boolean
+function task.can_wait()
+  return task.current() ~= nil and coroutine.isyieldable()
+end
+
+--- What is wrong in a task where Lua cannot yield.
+task.NO_WAIT = "cannot wait inside of a function that C calls (string.gsub, table.sort, "
+  .. "require, a metamethod as __tostring): make the call outside of it, or with a callback"
+
+--- Begins a wait of the running task: a function that ends it, once. To be called before anything
+-- is begun that would have to be waited for, and not after another one. It may not be called before
+-- the task waits. An error that the task raises then ends the loop.
+-- @tparam string what names the caller in an error
+-- @tparam integer level whom to blame, as for error
+-- @treturn ?function nil outside of a task; it returns whether the task has waited for it
+-- @raise where Lua cannot yield
+function task.waker(what, level)
   local me = task.current()
   if not me then
     return nil
   end
-  local used = false
-  return function(...)
-    if used or me.done then
-      return
+  if not coroutine.isyieldable() then
+    error(("%s: %s"):format(what, task.NO_WAIT), level + 1)
+  end
+  local wake
+  function wake(...)
+    if me.awaits ~= wake or not waiting[me] then
+      return false
     end
-    used = true
+    me.awaits = nil
     local ok, err = step(me, ...)
     if not ok then
       core.loop.fail(err)
     end
+    return true
   end
+  me.awaits = wake
+  return wake
 end
 
---- Waits for the waker to be called.
+--- Waits for the waker that was made last to be called.
 -- @return its arguments
 function task.suspend()
   return coroutine.yield(SUSPENDED)
@@ -134,12 +156,12 @@ end
 -- @raise what its function raised
 function Task:await()
   if not self.done then
-    local wake = task.waker()
-    if not wake then
-      error("await: only inside of tine.go", 2)
-    end
     if task.current() == self then
       error("await: a coroutine cannot wait for itself", 2)
+    end
+    local wake = task.waker("await", 2)
+    if not wake then
+      error("await: only inside of tine.go", 2)
     end
     self.waiters = self.waiters or {}
     table.insert(self.waiters, wake)
