@@ -250,6 +250,8 @@ int bind_calls_encode(lua_State *L, bind_service *b, int first, int last,
         strs[0] = (tine_str){c->out.data, c->out.len};
         return 1;
     }
+    if (n > BIND_MOST_VALUES)
+        return bind_codec_refuse_count(L, "args", n) - 1;
     for (size_t i = 0; i < n; i++) {
         int type = lua_type(L, first + (int)i);
         if (type != LUA_TSTRING && type != LUA_TNUMBER) {

@@ -165,11 +165,20 @@ void bind_codec_function(lua_State *L, const bind_codec *c, int which)
     lua_rawgeti(L, LUA_REGISTRYINDEX, which == CODEC_ENCODE ? c->encode : c->decode);
 }
 
+int bind_codec_refuse_count(lua_State *L, const char *what, size_t n)
+{
+    lua_pushfstring(L, "%s: %I values, too many for a call (%d): put them into a table",
+                    what, (LUAI_UACINT)n, BIND_MOST_VALUES);
+    return 0;
+}
+
 int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
                       bind_octets *out)
 {
     size_t before = out->len;
     int ok;
+    if (n > BIND_MOST_VALUES)
+        return bind_codec_refuse_count(L, what, (size_t)n);
     switch (c->kind) {
     case BIND_STRINGS:
         ok = encode_strings(L, first, n, what, out);
@@ -192,7 +201,7 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
     return ok;
 }
 
-int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+static int decode(bind_codec *c, lua_State *L, const void *data, size_t len)
 {
     switch (c->kind) {
     case BIND_STRINGS:
@@ -206,6 +215,16 @@ int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
     default:
         return bind_source_decode(c, L, data, len);
     }
+}
+
+int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+{
+    int top = lua_gettop(L), n = decode(c, L, data, len);
+    if (n <= BIND_MOST_VALUES)
+        return n;
+    lua_settop(L, top);
+    bind_codec_refuse_count(L, "values", (size_t)n);
+    return -1;
 }
 
 /* ------------------------------------------------------------ for the specs */

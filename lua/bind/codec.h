@@ -9,6 +9,10 @@
 /* The numbers are those of tine_serialiser. */
 enum { BIND_STRINGS, BIND_MSGPACK, BIND_LUA, BIND_JSON, BIND_SOURCE };
 
+/* The most values of a list. A function that is called with more may run out of Lua's stack, of a
+ * million, as soon as it passes its `...` on. */
+#define BIND_MOST_VALUES 200000
+
 typedef struct bind_codec bind_codec;
 
 /* A growable piece of memory; zeros is empty. */
@@ -33,6 +37,8 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
                       bind_octets *out);
 /* Pushes the values and returns how many; or -1 with a message pushed. Takes any octets. */
 int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len);
+/* Pushes what is wrong with a list of so many values. Returns 0. */
+int bind_codec_refuse_count(lua_State *L, const char *what, size_t n);
 
 /* Sets codec(kind[, source]) in the table on top: the codec itself, for the specs. */
 void bind_codec_open(lua_State *L);

@@ -71,7 +71,11 @@ int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, s
     if (!b->strings)
         return bind_codec_decode(b->codec, L, n ? values->data : "",
                                  n ? values->len : 0);
-    if (n > INT_MAX / 2 || !lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
+    if (n > BIND_MOST_VALUES) {
+        bind_codec_refuse_count(L, "values", n);
+        return -1;
+    }
+    if (!lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
         lua_pushliteral(L, "too many values for the stack");
         return -1;
     }
