@@ -60,6 +60,7 @@ static void carry_out(tine_pool *pool, const tine__sched_action *a)
         steal(pool, a->job, a->worker);
         break;
     case TINE__SCHED_STOP:
+        pool->n.recycled += a->worker->spent;
         if (worker_of(a->worker) != pool->promoting ||
             tine__caller_promote(pool->promoting->caller) < 0)
             tine__caller_close(worker_of(a->worker)->caller);
@@ -143,6 +144,7 @@ static void pool_free(tine_pool *pool)
     tine__service_free(&pool->service);
     free(pool->dead);
     free(pool->last);
+    free(pool->told);
     free(pool);
 }
 

@@ -64,7 +64,6 @@ struct tine__pool_worker {
     int64_t rss_usec; /* when its memory was looked at */
     bool canary;      /* the first of a reload: the scheduler does not know it yet */
     bool charged;     /* a job was told of its death */
-    bool blamed;      /* and it was the first that this job has cost */
     bool killed;      /* by the pool, for a deadline or at its end */
 };
 
@@ -90,6 +89,8 @@ struct tine_pool {
     tine__cause *dead;         /* workers can never be made again, but for a reload */
     bool is_dead;
     tine__cause *last; /* why the last worker failed */
+    tine__cause *told; /* what on_error was told of that last, and when */
+    int64_t told_usec;
     tine__task task;
     tine_timer *timer;
     int64_t timer_at, kill_at; /* -1: never */
@@ -116,6 +117,8 @@ void tine__pool_assign(tine_pool *pool, int64_t now);
 /* pool_ends.c */
 /* A failure that belongs to no call. */
 void tine__pool_fault(tine_pool *pool, const tine_error *err);
+/* Workers cannot be made; the same again is not told within a minute. */
+void tine__pool_fault_once(tine_pool *pool, const tine_error *err);
 /* Notes whether the loop is to run on for its sake. */
 void tine__pool_count(tine_pool *pool);
 /* The job, which nobody has any more, ends in the next turn. */

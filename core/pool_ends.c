@@ -1,6 +1,8 @@
 /* How the jobs of a pool end that no worker has ended, and what all are told. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pool.h"
@@ -21,6 +23,33 @@ void tine__pool_fault(tine_pool *pool, const tine_error *err)
         pool->options.rpc.on_error(pool->options.rpc.arg, err);
     else
         tine__host_fault(pool->host, err);
+}
+
+/* The system is short of the same, or the same but for digits: process ids differ. */
+static bool is_same(const tine_error *a, const tine_error *b)
+{
+    if (a->sys_errno)
+        return a->sys_errno == b->sys_errno;
+    if (a->kind != b->kind || a->message_len != b->message_len)
+        return false;
+    for (size_t i = 0; i < a->message_len; i++)
+        if (a->message[i] != b->message[i] && !(isdigit((unsigned char)a->message[i]) &&
+                                                isdigit((unsigned char)b->message[i])))
+            return false;
+    return true;
+}
+
+void tine__pool_fault_once(tine_pool *pool, const tine_error *err)
+{
+    enum { AGAIN_USEC = 60000000 };
+    int64_t now = tine__host_now(pool->host);
+    if (pool->told && is_same(&pool->told->error, err) &&
+        now - pool->told_usec < AGAIN_USEC)
+        return;
+    free(pool->told);
+    pool->told = tine__cause_new(err);
+    pool->told_usec = now;
+    tine__pool_fault(pool, err);
 }
 
 void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
@@ -66,6 +95,9 @@ tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size)
     tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
     if (cause)
         err = cause->error;
+    /* Of a job that has not started nobody has crashed. */
+    if (err.kind == TINE_KIND_CRASH || err.kind == TINE_KIND_EXIT)
+        err.kind = TINE_KIND_CLOSED;
     int n = snprintf(text, size, "the pool cannot make workers: %s%.*s",
                      pool->is_dead ? "" : "5 in a row have failed; the last: ",
                      cause ? (int)cause->error.message_len : 7,

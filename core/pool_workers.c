@@ -82,7 +82,6 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     int64_t now = pool->host->now;
     bool crash = is_crash(err);
     w->charged = w->charged || crash;
-    w->blamed = w->blamed || (crash && !part->tried);
     w->killed = w->killed || job->killed;
     /* What is meant for one worker ends with it. */
     bool again = crash && !part->s.pinned && part->tried < part->retries;
@@ -210,11 +209,12 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     tine__pool_worker *w = worker_at(c);
     int64_t now = tine__now_usec();
     bool canary = w->canary, stopping = w->s.state == TINE__SCHED_STOPPED;
+    bool was_ready = tine__caller_is_ready(c);
     bool failed = why && !w->killed && !pool->killed;
     mourn(pool, w, why);
     bring_back(pool, unstarted, now);
-    /* What has cost others their life before says nothing of those to come. */
-    bool counts = failed && (!w->charged || w->blamed);
+    /* A job that its worker died of says nothing of workers to come. */
+    bool counts = failed && !w->charged;
     if (!canary)
         tine__sched_gone(pool->sched, &w->s, counts, now);
     bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
@@ -233,8 +233,10 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     if (reloading) {
         pool->canary = NULL; /* a worker to be promoted has died: the same */
         tine__pool_reload_failed(pool, &err);
-    } else if (tell_fault && !pool->is_dead) {
+    } else if (tell_fault && !pool->is_dead && was_ready) {
         tine__pool_fault(pool, &err);
+    } else if (tell_fault && !pool->is_dead) {
+        tine__pool_fault_once(pool, &err);
     }
     free(cause);
 }
@@ -306,6 +308,8 @@ void tine__pool_start(tine_pool *pool, bool replacement)
     free(pool->last);
     pool->last = tine__cause_new(&error);
     tine__sched_not_started(pool->sched, replacement, now);
+    if (pool->current)
+        tine__pool_fault_once(pool, &error);
 }
 
 int tine__pool_start_canary(tine_pool *pool)

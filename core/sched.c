@@ -212,8 +212,6 @@ static void dequeued(tine__sched *s, tine__sched_job *job)
 /* The job is no concern of the scheduler any more. */
 static void leave(tine__sched *s, const tine__sched_job *job)
 {
-    if (s->probe == job)
-        s->probe = NULL;
     if (job->has_key)
         tine__keys_find(&s->keys, job->key)->open--;
 }
@@ -231,7 +229,7 @@ static int open_key(tine__sched *s, const tine__sched_job *job)
 
 int tine__sched_may_add(tine__sched *s, int64_t now)
 {
-    if (s->broken && (s->probe || now < s->retry_at))
+    if (s->broken && !s->probing && now < s->retry_at)
         return -EHOSTDOWN;
     if (!s->config.queue || s->nqueued < s->config.queue)
         return 0;
@@ -241,7 +239,6 @@ int tine__sched_may_add(tine__sched *s, int64_t now)
 
 int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
 {
-    bool probe = s->broken && !job->pinned;
     int err = job->pinned ? 0 : tine__sched_may_add(s, now);
     /* For all that there are: they may have to go there when their worker ends. */
     if (!err)
@@ -260,11 +257,7 @@ int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
     job->queued = true;
     s->nqueued++;
     s->was_full = s->was_full || (s->config.queue && s->nqueued >= s->config.queue);
-    if (probe) {
-        s->probe = job;
-        s->probing = true;
-        s->next_start = now;
-    }
+    s->probing = s->probing || (s->broken && !job->pinned);
     return 0;
 }
 
@@ -367,6 +360,12 @@ static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
         e->handed++;
     }
     tine__sched_place(s, w);
+    if (s->config.max_jobs && w->jobs_done + w->load >= w->p.limit_jobs &&
+        w->state == TINE__SCHED_READY) {
+        w->spent = true;
+        s->nowed++;
+        tine__sched_leave(s, w);
+    }
 }
 
 /* The worker that held the key up has none of it any more: the others may go on. */
@@ -422,8 +421,6 @@ void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now
         w->good = true;
         tine__sched_succeeded(s);
     }
-    if (s->config.max_jobs && w->jobs_done >= w->p.limit_jobs)
-        w->due = true;
     tine__sched_place(s, w);
 }
 

@@ -24,18 +24,24 @@
  *   start_usec, doubling. Workers that are being replaced count towards max only once.
  * - Every stop_usec one idle worker above `idle` is stopped: of those idle, the one used
  *   longest ago, if it has been idle for stop_usec.
- * - A worker past max_jobs (minus up to an eighth, at random, so that not all go at once) or
- *   max_age (likewise), or marked by tine__sched_replace, is replaced: a
+ * - A worker is given max_jobs at most (minus up to an eighth, at random, so that not all go at
+ *   once); then it takes no more, and another is started while it works on. Closed or not.
+ * - A worker past max_age (likewise), or marked by tine__sched_replace, is replaced: a
  *   replacement is started, the old one goes on working until that is ready, then takes no
  *   more jobs and is stopped when it has none. At most max(1, max / 4) at a time, of all that
- *   are due the one longest due first.
+ *   are due the one longest due first. After close as long as jobs wait.
+ * - Those that take no more jobs count until they have done theirs: there is one worker more than
+ *   max at most, but for the quarter that is being replaced.
  * - A job that is tried again goes behind all of its priority that wait by then, since it
  *   may be what workers die of; but with a key it keeps its place, as all of that key do.
- * - A worker that ends before it has done one job well is a failure, unless (the pool's to say)
- *   it died of a job that others have died of. After the n-th
- *   in a row, the next one is started 2^(n-2) * 50 ms later (the first is free).
- *   TINE__SCHED_FAILURES in a row break the pool: the caller fails all jobs. One worker is
- *   tried again after 1 s, then 2, 4, ... 64 s, when there is a job; one job done well mends it. */
+ * - A worker that ends before it is ready is a failure, and so is one that ends without having done
+ *   a job well, unless (the pool's to say) it died of a job: that is the job's affair. While
+ *   another lives, there is just none more for now: after the n-th in a row the next one is
+ *   started 2^(n-2) * 50 ms later, 6.4 s at most (the first is free), and no job is told.
+ *   Where none lives and none starts any more, TINE__SCHED_FAILURES since the last job that was done
+ *   well break the pool: the caller fails all jobs. One worker is tried again after 1 s, then 2,
+ *   4, ... 64 s, when there is a job, or `idle` wants one; when that is ready, the pool is
+ *   mended. */
 #ifndef TINE_SCHED_H
 #define TINE_SCHED_H
 
@@ -83,6 +89,7 @@ typedef struct tine__sched_worker {
     bool due;          /* is to be replaced */
     bool replaces_one; /* a replacement */
     bool good;         /* has done a job well */
+    bool spent;        /* has been given all the jobs that it may do */
     size_t load;       /* jobs handed over */
     uint64_t jobs_done;
     int64_t since_usec; /* ready */
@@ -108,7 +115,7 @@ enum tine__sched_what {
                          * tine__sched_kept if it had started */
     TINE__SCHED_STOP,  /* tell worker to exit: it has no jobs and gets none */
     TINE__SCHED_DRAIN, /* the queue has room again, after a job was rejected or it was full */
-    TINE__SCHED_BREAK /* five failures: fail every queued job (tine__sched_pop) */
+    TINE__SCHED_BREAK /* no worker can be had: fail every queued job (tine__sched_pop) */
 };
 
 typedef struct tine__sched_action {

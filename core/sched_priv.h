@@ -37,6 +37,7 @@ struct tine__sched {
     size_t nworkers, nstarting, nready, nretiring; /* nready: those that take jobs */
     size_t nbusy;                                  /* of all: with a load */
     size_t nreplacing;                             /* replacements that start */
+    size_t nowed; /* workers to be started for those that are spent */
     tine__prioq parking; /* keys with jobs parked: the best job first */
     tine__prioq free;    /* ready, load below the limit: least loaded first */
     tine__prioq waited;  /* jobs wait for them alone: the best job first */
@@ -53,11 +54,11 @@ struct tine__sched {
     int64_t burst_usec;   /* when they were due */
     bool closed;
 
-    unsigned failures; /* in a row */
+    unsigned failures;  /* since the last job that was done well */
+    unsigned shortages; /* since the last worker that was ready */
     int64_t next_start;
-    bool broken, probing, tell_broken;
-    const tine__sched_job *probe; /* while it is open, no other is let in */
-    int64_t retry_at, retry_usec;
+    bool broken, probing, tell_broken; /* probing: one worker is tried */
+    int64_t retry_at, retry_usec;      /* 0: no job was done well since it broke last */
 };
 
 /* keys.c */
@@ -87,5 +88,7 @@ bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *a
 /* Too many since a resize: those that work take no more. */
 void tine__sched_trim(tine__sched *s);
 void tine__sched_failed(tine__sched *s, int64_t now);
+/* It takes no more jobs. */
+void tine__sched_leave(tine__sched *s, tine__sched_worker *w);
 
 #endif

@@ -4,7 +4,12 @@
 
 #include "sched_priv.h"
 
-enum { BACKOFF_USEC = 50000, FIRST_RETRY_USEC = 1000000, LAST_RETRY_USEC = 64000000 };
+enum {
+    BACKOFF_USEC = 50000,
+    MOST_BACKOFF = 7, /* doublings */
+    FIRST_RETRY_USEC = 1000000,
+    LAST_RETRY_USEC = 64000000
+};
 
 /* splitmix64 (Steele, Lea, Flood 2014). */
 static uint64_t draw(tine__sched *s)
@@ -90,7 +95,7 @@ void tine__sched_not_started(tine__sched *s, bool replacement, int64_t now)
     tine__sched_failed(s, now);
 }
 
-static void retire(tine__sched *s, tine__sched_worker *w)
+void tine__sched_leave(tine__sched *s, tine__sched_worker *w)
 {
     if (w->state != TINE__SCHED_READY)
         return;
@@ -128,6 +133,9 @@ void tine__sched_ready(tine__sched *s, tine__sched_worker *w, int64_t now)
     w->p.limit_jobs = jitter(s, s->config.max_jobs);
     w->p.too_old_usec = now + (int64_t)jitter(s, (uint64_t)s->config.max_age_usec);
     s->nstarting--;
+    if (now >= s->next_start) /* else it was begun with those that failed */
+        s->shortages = 0;
+    s->broken = s->probing = false;
     tine__sched_place(s, w);
     if (!w->replaces_one)
         return;
@@ -135,13 +143,13 @@ void tine__sched_ready(tine__sched *s, tine__sched_worker *w, int64_t now)
     s->nreplacing--;
     tine__sched_worker *old = tine__prioq_first(&s->due);
     if (old)
-        retire(s, old);
+        tine__sched_leave(s, old);
 }
 
 void tine__sched_retire(tine__sched *s, tine__sched_worker *w, int64_t now)
 {
     (void)now;
-    retire(s, w);
+    tine__sched_leave(s, w);
 }
 
 void tine__sched_replace(tine__sched *s, tine__sched_worker *w, int64_t now)
@@ -196,35 +204,51 @@ void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_
         s->tell_broken = true; /* nobody is there for what it left */
 }
 
+static bool any_lives(const tine__sched *s)
+{
+    return s->nready + s->nretiring > 0;
+}
+
+static int64_t pause_after(const tine__sched *s)
+{
+    unsigned n =
+        s->failures < s->shortages || any_lives(s) ? s->shortages : s->failures;
+    if (n < 2)
+        return 0;
+    return (int64_t)BACKOFF_USEC << (n - 2 < MOST_BACKOFF ? n - 2 : MOST_BACKOFF);
+}
+
+/* Nobody is there, and what is to be known of workers is known when those that start have come up,
+ * or not. */
+static bool is_doubtful(const tine__sched *s)
+{
+    return s->failures >= TINE__SCHED_FAILURES && !any_lives(s);
+}
+
+/* While a worker lives, jobs get done, and there is just none more for now. */
 void tine__sched_failed(tine__sched *s, int64_t now)
 {
-    if (s->broken) {
-        s->tell_broken = true;
-        if (!s->probing)
-            return; /* one from before */
-        s->probing = false;
-        s->probe = NULL;
-        s->retry_usec =
-            s->retry_usec < LAST_RETRY_USEC / 2 ? s->retry_usec * 2 : LAST_RETRY_USEC;
-        s->retry_at = now + s->retry_usec;
-        return;
-    }
     s->failures++;
-    if (s->failures >= 2)
-        s->next_start = now + ((int64_t)BACKOFF_USEC << (s->failures - 2));
-    if (s->failures < TINE__SCHED_FAILURES)
+    s->shortages++;
+    s->next_start = now + pause_after(s);
+    if (!is_doubtful(s) || s->nstarting)
         return;
-    s->broken = s->tell_broken = true;
-    s->retry_usec = FIRST_RETRY_USEC;
+    s->tell_broken = true;
+    if (s->broken && !s->probing)
+        return; /* one from before */
+    s->retry_usec = !s->retry_usec                        ? FIRST_RETRY_USEC
+                    : s->retry_usec < LAST_RETRY_USEC / 2 ? s->retry_usec * 2
+                                                          : LAST_RETRY_USEC;
     s->retry_at = now + s->retry_usec;
+    s->broken = true;
+    s->probing = false;
 }
 
 void tine__sched_succeeded(tine__sched *s)
 {
     s->failures = 0;
-    s->next_start = 0;
+    s->retry_usec = 0;
     s->broken = s->probing = false;
-    s->probe = NULL;
 }
 
 void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now)
@@ -247,15 +271,24 @@ size_t tine__sched_workers(const tine__sched *s)
 
 /* -------------------------------------------------------------------- decisions */
 
+/* One more than max while one is on its way out. */
+static bool has_room(const tine__sched *s, size_t extra)
+{
+    return s->nready + s->nstarting + s->nretiring < s->config.max + extra;
+}
+
 /* Jobs that an idle worker could begin with. */
 static size_t backlog(const tine__sched *s)
 {
     return s->nqueued + s->nhanded - s->nbusy;
 }
 
+/* A broken pool tries one worker; when that is ready, it is mended. */
 static bool may_start(const tine__sched *s, int64_t now)
 {
-    return now >= s->next_start && (!s->broken || (s->probing && !s->nstarting));
+    if (s->broken)
+        return s->probing && !s->nstarting;
+    return now >= s->next_start && !(is_doubtful(s) && s->nstarting);
 }
 
 static bool start(tine__sched_action *action, bool replacement)
@@ -278,7 +311,7 @@ static void note_waiting(tine__sched *s, int64_t now)
 
 static int64_t busy_start_at(const tine__sched *s)
 {
-    if (s->waiting_since < 0 || capacity(s) >= s->config.max)
+    if (s->waiting_since < 0 || capacity(s) >= s->config.max || !has_room(s, 1))
         return -1;
     int64_t from = s->waiting_since;
     if (s->last_start > from)
@@ -289,12 +322,15 @@ static int64_t busy_start_at(const tine__sched *s)
 /* Another worker for jobs that wait. */
 static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *action)
 {
+    if (!has_room(s, 1))
+        return false;
     if (s->nqueued && capacity(s) == 0)
         return start(action, false);
     if (s->waiting_since < 0 || backlog(s) <= s->nstarting - s->nreplacing ||
         capacity(s) >= s->config.max)
         return false;
-    if (s->config.start_usec == 0)
+    /* In the place of one that is on its way out: at once. */
+    if (s->config.start_usec == 0 || s->nretiring > s->nstarting)
         return start(action, false);
     if (s->burst > 1 && s->burst_usec == now) { /* the rest of those due now */
         s->burst--;
@@ -306,6 +342,16 @@ static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *acti
     s->starts = s->starts ? s->starts * 2 : 1;
     s->burst = s->starts;
     s->burst_usec = now;
+    return start(action, false);
+}
+
+static bool start_for_spent(tine__sched *s, tine__sched_action *action)
+{
+    if ((s->closed && !backlog(s)) || capacity(s) >= s->config.max)
+        s->nowed = 0;
+    if (!s->nowed || !has_room(s, 1))
+        return false;
+    s->nowed--;
     return start(action, false);
 }
 
@@ -325,7 +371,8 @@ static void note_ages(tine__sched *s, int64_t now)
 
 static bool replace(tine__sched *s, tine__sched_action *action)
 {
-    if (s->closed || s->nreplacing >= most_replacing(s) || s->nreplacing >= s->due.n)
+    if ((s->closed && !backlog(s)) || s->nreplacing >= most_replacing(s) ||
+        s->nreplacing >= s->due.n || !has_room(s, most_replacing(s)))
         return false;
     return start(action, true);
 }
@@ -374,7 +421,7 @@ void tine__sched_trim(tine__sched *s)
 {
     tine__sched_worker *w;
     while (s->nready > s->config.max && (w = tine__prioq_first(&s->free)) != NULL)
-        retire(s, w);
+        tine__sched_leave(s, w);
 }
 
 bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *action)
@@ -385,11 +432,14 @@ bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *a
         s->starts = 0;
     if (shrink(s, now, action))
         return true;
+    if (s->broken && !s->probing && now >= s->retry_at && fewest(s))
+        s->probing = true;
     if (!may_start(s, now))
         return false;
-    if (!s->closed && !s->broken && capacity(s) < fewest(s))
+    if (!s->closed && capacity(s) < fewest(s) && has_room(s, 1))
         return start(action, false);
-    return start_for_jobs(s, now, action) || replace(s, action);
+    return start_for_spent(s, action) || start_for_jobs(s, now, action) ||
+           replace(s, action);
 }
 
 static void earlier(int64_t *when, int64_t at)
@@ -403,9 +453,12 @@ int64_t tine__sched_workers_when(const tine__sched *s, int64_t now)
     int64_t when = -1;
     bool wanted = (s->nqueued && !capacity(s)) ||
                   (!s->closed && !s->broken && capacity(s) < fewest(s)) ||
-                  (s->due.n > s->nreplacing && !s->closed);
+                  (s->due.n > s->nreplacing && !(s->closed && !backlog(s)));
+    wanted = wanted || s->nowed;
     if (wanted && now < s->next_start && !s->broken)
         earlier(&when, s->next_start);
+    if (s->broken && !s->probing && fewest(s))
+        earlier(&when, s->retry_at);
     int64_t at =
         !s->broken && backlog(s) > s->nstarting - s->nreplacing ? busy_start_at(s) : -1;
     earlier(&when, at >= 0 && at < s->next_start ? s->next_start : at);

@@ -392,7 +392,8 @@ end
 -- - `queue`: most calls waiting (no limit); `on_drain()`: it has room again
 -- - `retries`: how often a job whose worker died is tried again (0), behind those of its priority
 --   that wait by then, but with a key in its place
--- - `max_jobs`, `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
+-- - `max_jobs`: a worker does that many at most, up to an eighth fewer so that not all go at once;
+--   broadcasts come on top. `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
 -- - `promote`: bytes of Lua's: when two workers, and half of all, have each that many of their
 --   own, one of them becomes the template; see `pool:promote`
 -- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`. Under

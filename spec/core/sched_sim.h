@@ -189,7 +189,10 @@ static void assign(worker *w, job *x)
     if (x->s.pinned)
         CHECK(x->s.worker == &w->s);
     else
-        CHECK_INT(w->s.state, TINE__SCHED_READY);
+        CHECK(w->s.state == TINE__SCHED_READY ||
+              (w->s.state == TINE__SCHED_RETIRING && w->s.spent));
+    if (!x->s.pinned && p->config.max_jobs)
+        CHECK(w->s.jobs_done + w->s.load <= p->config.max_jobs);
     if (x->s.has_key && !x->s.pinned) {
         goes_anywhere = bound[x->s.key] == NULL || bound[x->s.key] != w;
         check_key(w, x);

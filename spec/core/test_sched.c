@@ -316,6 +316,8 @@ static void pinned_before_keys_on_retiring(void)
     done(&j[0]);
     ASSIGNS(&j[1], &w[0]);
     ASSIGNS(&j[2], &w[1]);
+    STARTS(false); /* in the place of the one that leaves */
+    starting(false);
     NONE();
     done(&j[2]);
     ASSIGNS(&j[3], &w[1]);

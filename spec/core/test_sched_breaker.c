@@ -42,16 +42,20 @@ static void five_in_a_row(void)
         NEVER();
         now += 1;
         add(&j[0]);
-        CHECK_INT(tine__sched_add(s, &j[1], now), -EHOSTDOWN); /* one is enough */
-        fails();
+        add(&j[1]); /* one worker is tried for all */
+        STARTS(false);
+        starting(false);
+        NONE();
+        ends(&w[nworkers - 1], true);
         SAYS(TINE__SCHED_BREAK);
-        CHECK(tine__sched_pop(s) == &j[0]);
+        CHECK(tine__sched_pop(s) == &j[0] && tine__sched_pop(s) == &j[1]);
         NEVER();
     }
     now += 64 * SECOND;
     add(&j[0]);
     STARTS(false);
     tine__sched_ready(s, starting(false), now);
+    CHECK(!tine__sched_broken(s));
     ASSIGNS(&j[0], &w[nworkers - 1]);
     finish();
 }
@@ -61,24 +65,87 @@ static void mended(void)
     defaults();
     config.idle = 2;
     begin(0);
-    breaks();
+    for (int i = 0; i < TINE__SCHED_FAILURES; i++) {
+        while (next().what != TINE__SCHED_START)
+            now += 50 * MSEC;
+        ends(starting(false), true);
+    }
+    SAYS(TINE__SCHED_BREAK);
+    WHEN(SECOND); /* for those that idle says */
     now += SECOND;
-    add(&j[0]);
     STARTS(false);
-    tine__sched_ready(s, starting(false), now);
-    ASSIGNS(&j[0], &w[5]);
-    NONE(); /* nor as many as idle says, yet */
+    starting(false);
+    NONE(); /* one is enough to try */
     CHECK(tine__sched_broken(s));
-    done(&j[0]);
+    tine__sched_ready(s, &w[5], now);
     CHECK(!tine__sched_broken(s));
-    STARTS(false); /* idle */
+    STARTS(false); /* and then all that are wanted */
     ends(starting(false), true);
-    STARTS(false); /* the first is free again */
-    ends(starting(false), true);
-    WHEN(50 * MSEC);
+    STARTS(false); /* the first is free again, while one lives */
+    finish();
+}
+
+/* One that comes up, and ends before it has done a job, is no better than one that does not. */
+static void ready_and_gone(void)
+{
+    defaults();
+    begin(0);
     add(&j[0]);
+    for (int64_t wait = 1; wait <= 4; wait *= 2) {
+        for (bool broken = false; !broken;) {
+            tine__sched_action a = next();
+            if (a.what == TINE__SCHED_START) {
+                tine__sched_worker *one = starting(false);
+                tine__sched_ready(s, one, now);
+                SAYS(TINE__SCHED_ASSIGN);
+                tine__sched_again(s, &j[0], now); /* it had not started */
+                ends(one, true);
+            } else if (a.what == TINE__SCHED_BREAK) {
+                broken = true;
+            } else {
+                CHECK_INT(a.what, TINE__SCHED_NONE);
+                now += 50 * MSEC;
+            }
+        }
+        CHECK(tine__sched_pop(s) == &j[0]);
+        CHECK_INT(tine__sched_add(s, &j[0], now + wait * SECOND - 100 * MSEC),
+                  -EHOSTDOWN);
+        now += wait * SECOND;
+        add(&j[0]);
+    }
+    finish();
+}
+
+/* While others work there is just none more, whatever the number of failures. */
+static void none_more_for_now(void)
+{
+    defaults();
+    config.start_usec = 0;
+    begin(1);
+    add(&j[0]);
+    ASSIGNS(&j[0], &w[0]);
     add(&j[1]);
-    ASSIGNS(&j[0], &w[5]);
+    int64_t wait = 0, began = now;
+    for (int i = 0; i < 20; i++) {
+        while (next().what != TINE__SCHED_START)
+            now += 50 * MSEC;
+        tine__sched_not_started(s, false, now);
+        CHECK(!tine__sched_broken(s));
+        wait = tine__sched_when(s, now) - now;
+    }
+    CHECK(wait == (int64_t)50 * MSEC << 7 && now - began > 60 * SECOND);
+    done(&j[0]);
+    ASSIGNS(&j[1], &w[0]); /* all is done by the one that lives */
+    done(&j[1]);
+    ends(&w[0], true);
+    now += 10 * SECOND;
+    add(&j[2]);
+    for (int i = 0; i < TINE__SCHED_FAILURES; i++) {
+        while (next().what != TINE__SCHED_START)
+            now += 50 * MSEC;
+        tine__sched_not_started(s, false, now);
+    }
+    SAYS(TINE__SCHED_BREAK); /* now there is nobody */
     finish();
 }
 
@@ -125,39 +192,6 @@ static void not_failures(void)
     finish();
 }
 
-/* Whatever becomes of the job with which it is tried again, another one may follow. */
-static void probe_that_says_nothing(void)
-{
-    defaults();
-    begin(0);
-    add(&j[9]);
-    breaks();
-    now += SECOND;
-    add(&j[0]);
-    tine__sched_remove(s, &j[0]);
-    NEVER();
-    add(&j[0]);
-    STARTS(false);
-    tine__sched_ready(s, starting(false), now);
-    ASSIGNS(&j[0], &w[5]);
-    CHECK_INT(tine__sched_add(s, &j[1], now), -EHOSTDOWN);
-    tine__sched_done(s, &j[0], false,
-                     now); /* cancelled, and its worker killed for that */
-    ends(&w[5], false);
-    add(&j[1]);
-    STARTS(false);
-    tine__sched_ready(s, starting(false), now);
-    ASSIGNS(&j[1], &w[6]);
-    tine__sched_done(s, &j[1], false, now); /* it crashed */
-    ends(&w[6], true);
-    SAYS(TINE__SCHED_BREAK);
-    now += 2 * SECOND - 1;
-    CHECK_INT(tine__sched_add(s, &j[2], now), -EHOSTDOWN);
-    now += 1;
-    add(&j[2]);
-    finish();
-}
-
 /* Forty that were started together and all fail: it is tried again after 1 s still. */
 static void those_from_before(void)
 {
@@ -171,42 +205,12 @@ static void those_from_before(void)
     for (int i = 0; i < 40; i++)
         ends(&w[i], true);
     SAYS(TINE__SCHED_BREAK);
-    NEVER();
+    WHEN(SECOND);
     now += SECOND - 1;
     CHECK_INT(tine__sched_add(s, &j[0], now), -EHOSTDOWN);
     now += 1;
     add(&j[0]);
     STARTS(false);
-    finish();
-}
-
-/* Jobs that a good worker leaves behind when nobody else is there are told. */
-static void left_in_a_broken_pool(void)
-{
-    defaults();
-    config.load = 2;
-    config.idle = 2;
-    begin(1);
-    add(&j[0]);
-    add(&j[1]);
-    add(&j[2]);
-    ASSIGNS(&j[0], &w[0]);
-    ASSIGNS(&j[1], &w[0]);
-    done(&j[0]);
-    ASSIGNS(&j[2], &w[0]);
-    while (!tine__sched_broken(s)) {
-        while (next().what != TINE__SCHED_START)
-            now += 50 * MSEC;
-        tine__sched_not_started(s, false, now);
-    }
-    SAYS(TINE__SCHED_BREAK);
-    NEVER();
-    tine__sched_done(s, &j[1], false, now);
-    CHECK_INT(tine__sched_again(s, &j[2], now), 0);
-    ends(&w[0], true);
-    SAYS(TINE__SCHED_BREAK);
-    CHECK(tine__sched_pop(s) == &j[2]);
-    NEVER();
     finish();
 }
 
@@ -223,9 +227,11 @@ static void too_old_without_replacement(void)
     tine__sched_not_started(s, false, now);
     WHEN(200 * MSEC);
     tine__sched_not_started(s, false, now);
-    SAYS(TINE__SCHED_BREAK);
+    WHEN(400 * MSEC);
     now += SECOND;
-    NEVER();
+    STARTS(false);
+    tine__sched_not_started(s, false, now);
+    WHEN(800 * MSEC);
     CHECK(w[0].due);
     finish();
 }
@@ -333,7 +339,7 @@ static void closed(void)
     finish();
 }
 
-/* None is started for `idle`, nor replaced; but for jobs. */
+/* None is started for `idle`; one is replaced while jobs wait, and no longer. */
 static void closed_with_jobs(void)
 {
     defaults();
@@ -344,13 +350,14 @@ static void closed_with_jobs(void)
     add(&j[1]);
     ASSIGNS(&j[0], &w[0]);
     tine__sched_close(s, now);
-    WHEN(100 * MSEC);
-    w[0].good = true;
-    tine__sched_done(s, &j[0], false, now);
-    ends(&w[0], true);
-    STARTS(false);
-    tine__sched_ready(s, starting(false), now);
+    STARTS(true);
+    tine__sched_ready(s, starting(true), now);
+    CHECK_INT(w[0].state, TINE__SCHED_RETIRING);
     ASSIGNS(&j[1], &w[1]);
+    tine__sched_replace(s, &w[1], now);
+    NEVER();
+    done(&j[0]);
+    STOPS(&w[0]);
     NEVER();
     done(&j[1]);
     STOPS(&w[1]);
@@ -362,11 +369,11 @@ int main(void)
 {
     RUN(five_in_a_row);
     RUN(mended);
+    RUN(ready_and_gone);
+    RUN(none_more_for_now);
     RUN(good_calls_between);
     RUN(not_failures);
-    RUN(probe_that_says_nothing);
     RUN(those_from_before);
-    RUN(left_in_a_broken_pool);
     RUN(too_old_without_replacement);
     RUN(waits_without_damping);
     RUN(resized);

@@ -212,14 +212,8 @@ static void replacement_first(void)
 {
     defaults();
     config.max = 1;
-    config.max_jobs = 3; /* too few to draw from */
     begin(1);
-    for (int i = 0; i < 3; i++) {
-        NONE();
-        add(&j[i]);
-        ASSIGNS(&j[i], &w[0]);
-        done(&j[i]);
-    }
+    tine__sched_replace(s, &w[0], now);
     STARTS(true);
     starting(true);
     add(&j[3]);
@@ -233,6 +227,102 @@ static void replacement_first(void)
     done(&j[3]);
     STOPS(&w[0]);
     NONE();
+    finish();
+}
+
+/* One that has all the jobs it may do gets no more, and another is begun while it works. */
+static void never_more_than_max_jobs(void)
+{
+    defaults();
+    config.max = 1;
+    config.load = 2;
+    config.max_jobs = 3; /* too few to draw from */
+    begin(1);
+    add(&j[0]);
+    ASSIGNS(&j[0], &w[0]);
+    NONE();
+    for (int i = 1; i < 5; i++)
+        add(&j[i]);
+    ASSIGNS(&j[1], &w[0]);
+    NONE();
+    done(&j[0]);
+    ASSIGNS(&j[2], &w[0]);
+    CHECK_INT(w[0].state, TINE__SCHED_RETIRING);
+    STARTS(false);
+    starting(false);
+    NONE(); /* one more than max, and no second */
+    done(&j[1]);
+    done(&j[2]);
+    STOPS(&w[0]);
+    CHECK_INT(w[0].jobs_done, 3);
+    tine__sched_ready(s, &w[1], now);
+    ASSIGNS(&j[3], &w[1]);
+    ASSIGNS(&j[4], &w[1]);
+    tine__sched_close(s, now);
+    NONE(); /* all is handed over */
+    done(&j[3]);
+    finish();
+}
+
+/* Bounds are kept when the pool is closed with jobs in its queue. */
+static void bounds_after_close(void)
+{
+    defaults();
+    config.max = 1;
+    config.max_jobs = 1;
+    begin(1);
+    for (int i = 0; i < 4; i++)
+        add(&j[i]);
+    tine__sched_close(s, now);
+    for (size_t i = 0; i < 4; i++) {
+        ASSIGNS(&j[i], &w[i]);
+        if (i < 3) {
+            STARTS(false);
+            starting(false);
+        }
+        NONE();
+        done(&j[i]);
+        STOPS(&w[i]);
+        if (i < 3)
+            tine__sched_ready(s, &w[i + 1], now);
+    }
+    NEVER();
+    CHECK_INT(tine__sched_workers(s), 0);
+    finish();
+    defaults();
+    config.max_age_usec = 7; /* microseconds: nothing to draw from */
+    config.max = 1;
+    begin(1);
+    add(&j[0]);
+    add(&j[1]);
+    tine__sched_close(s, now);
+    ASSIGNS(&j[0], &w[0]);
+    now += 7;
+    STARTS(true);
+    finish();
+}
+
+/* However many retire while they work, there is one more than max at most. */
+static void retiring_ones_count(void)
+{
+    defaults();
+    config.max = 2;
+    config.start_usec = 0;
+    begin(2);
+    for (int i = 0; i < 6; i++)
+        add(&j[i]);
+    ASSIGNS(&j[0], &w[0]);
+    ASSIGNS(&j[1], &w[1]);
+    tine__sched_retire(s, &w[0], now);
+    tine__sched_retire(s, &w[1], now);
+    STARTS(false);
+    tine__sched_ready(s, starting(false), now);
+    ASSIGNS(&j[2], &w[2]);
+    tine__sched_retire(s, &w[2], now);
+    NONE();
+    done(&j[0]);
+    STOPS(&w[0]);
+    STARTS(false);
     finish();
 }
 
@@ -312,7 +402,7 @@ static void jitter_of_jobs(void)
     begin(40);
     uint64_t least = UINT64_MAX, most = 0;
     for (size_t i = 0; i < 40; i++) {
-        while (!w[i].due) {
+        while (!w[i].spent) {
             add_pinned(&j[0], &w[i]);
             while (next().what != TINE__SCHED_ASSIGN)
                 CHECK(!j[0].handed);
@@ -364,6 +454,9 @@ int main(void)
     RUN(fewest_idle);
     RUN(one_each_stop_usec);
     RUN(replacement_first);
+    RUN(never_more_than_max_jobs);
+    RUN(bounds_after_close);
+    RUN(retiring_ones_count);
     RUN(a_quarter_at_a_time);
     RUN(replacements_that_fail);
     RUN(jitter_of_jobs);
