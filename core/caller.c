@@ -366,11 +366,11 @@ static tine_error crash_of(const tine__caller *c, const tine_error *how, char *t
 static void settle_dead(tine__caller *c, const tine_error *how)
 {
     char text[256];
+    uint64_t started = tine__caller_started(c);
     tine_error crash = crash_of(c, how, text, sizeof text);
-    uint64_t started = atomic_load(&c->region.page->started);
     bool one = !c->service->async;
-    if (started > c->handed) /* and what is handed over meanwhile has not */
-        started = c->handed;
+    if (c->garbled && c->first) /* it may have been any of those; sync: the first */
+        started = one ? c->first->serial : c->handed;
     while (c->first && c->first->serial <= started) {
         static const tine__times none;
         tine_job *job = c->first;

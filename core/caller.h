@@ -140,9 +140,7 @@ size_t tine__caller_load(const tine__caller *c);
 bool tine__caller_is_ready(const tine__caller *c);
 bool tine__caller_is_closed(const tine__caller *c); /* or killed, or dying */
 /* The job that runs (async: the oldest), and since when; NULL if none. */
-tine_job *tine__caller_running(const tine__caller *c, int64_t *since_usec);
-/* The last handed over of those that have not started, by what is known now; or NULL. */
-tine_job *tine__caller_last_unstarted(const tine__caller *c);
+tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec);
 void *tine__caller_tag(const tine__caller *c); /* the owner's own */
 void tine__caller_set_tag(tine__caller *c, void *tag);
 

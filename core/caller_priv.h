@@ -41,6 +41,9 @@ struct tine__caller {
     tine_job *first, *last; /* handed over and not ended, by serial */
     size_t load;
     uint64_t handed, answered; /* serials: the last ones; answered: sync only */
+    uint64_t seen;             /* the highest serial that the page said had started */
+    int64_t
+        turn_usec; /* sync: when it could have begun with its first call, or skipped it */
     uint64_t recalled[TINE__WINDOW / 64]; /* by serial: SKIPPED is expected */
     size_t nrecalled;
     tine_job **table; /* async: by serial */
@@ -59,6 +62,7 @@ struct tine__caller {
 
     bool ready, closed, shut, killed, reading, flushing_later;
     bool said_end; /* async: END is sent; the socket is shut when nothing is open */
+    bool garbled;  /* its page holds what cannot be */
     bool promoted; /* the worker has said so, its last word */
     int64_t promoted_usec; /* when it was asked to, 0: it was not */
     int64_t eof_usec;      /* when the worker closed its end, 0: not yet */
@@ -85,10 +89,11 @@ int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *bod
 /* Sees that the timer fires at that time or before. */
 void tine__caller_wake_at(tine__caller *c, int64_t usec);
 void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text);
-/* Whether a call has started, by what the page says now. */
-bool tine__caller_has_started(const tine__caller *c, uint64_t serial);
+/* The serial of the last call that has started. A page that takes back what it has said, or tells of
+ * calls that nobody has handed over, ends its worker. */
+uint64_t tine__caller_started(tine__caller *c);
 /* Async: a call is about to take this one's place in `starts`. */
-void tine__caller_note_start(const tine__caller *c, uint64_t serial);
+void tine__caller_note_start(tine__caller *c, uint64_t serial);
 /* Ends a job for the reason it was stopped for; it is unlinked. */
 void tine__caller_end_stopped(tine__caller *c, tine_job *job);
 void tine__caller_settle(void *arg);

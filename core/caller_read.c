@@ -73,6 +73,13 @@ static tine__times times_in(const tine_job *job, tine__cursor *cur)
     return times;
 }
 
+/* Sync: the worker may begin with the next call. */
+static void next_turn(tine__caller *c)
+{
+    c->answered++;
+    c->turn_usec = c->service->host->now;
+}
+
 /* The call that a frame answers, taken out; NULL after an error. */
 static tine_job *answered_job(tine__caller *c, uint64_t serial)
 {
@@ -91,7 +98,7 @@ static tine_job *answered_job(tine__caller *c, uint64_t serial)
                                    : "it answered a call that is not open");
         return NULL;
     }
-    c->answered++;
+    next_turn(c);
     tine__caller_unlink(c, job);
     return job;
 }
@@ -138,7 +145,7 @@ static void on_skipped(tine__caller *c, uint64_t serial)
     if (c->nrecalled && *word & bit && !(c->first && c->first->serial == serial)) {
         *word &= ~bit;
         c->nrecalled--;
-        c->answered++;
+        next_turn(c);
         return;
     }
     tine_job *job = c->first;
@@ -146,7 +153,7 @@ static void on_skipped(tine__caller *c, uint64_t serial)
         tine__caller_broken(c, "it skipped a call that was not to be");
         return;
     }
-    c->answered++;
+    next_turn(c);
     tine__caller_unlink(c, job);
     if (job->reason != TINE__REASON_NONE) {
         tine__caller_end_stopped(c, job);
@@ -190,6 +197,7 @@ static void on_ready(tine__caller *c)
         return;
     }
     c->ready = true;
+    c->turn_usec = c->service->host->now;
     c->ops->ready(c->owner, c);
 }
 

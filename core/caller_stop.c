@@ -20,20 +20,29 @@ enum {
 
 /* --------------------------------------------------------------------- recall */
 
-bool tine__caller_has_started(const tine__caller *c, uint64_t serial)
+uint64_t tine__caller_started(tine__caller *c)
 {
     uint64_t started = atomic_load(&c->region.page->started);
-    return started >= serial && started <= c->handed;
+    if (started >= c->seen && started <= c->handed)
+        return c->seen = started;
+    c->garbled = true;
+    tine__caller_broken(c, "it wrote garbage to its status page");
+    return c->seen;
+}
+
+static bool has_started(tine__caller *c, uint64_t serial)
+{
+    return tine__caller_started(c) >= serial;
 }
 
 /* What the page says is asked once: a worker that says something else later puts no deadline
  * off. Where another call has taken the job's place, that one started later. */
-static int64_t async_start_of(const tine__caller *c, tine_job *job)
+static int64_t async_start_of(tine__caller *c, tine_job *job)
 {
     const tine__page *page = c->region.page;
     if (job->started_usec)
         return job->started_usec;
-    if (!tine__caller_has_started(c, job->serial))
+    if (!has_started(c, job->serial))
         return -1;
     uint64_t ns = atomic_load(&page->starts[job->serial % TINE__WINDOW]);
     int64_t now = tine__now_usec();
@@ -43,11 +52,18 @@ static int64_t async_start_of(const tine__caller *c, tine_job *job)
     return job->started_usec;
 }
 
-void tine__caller_note_start(const tine__caller *c, uint64_t serial)
+void tine__caller_note_start(tine__caller *c, uint64_t serial)
 {
     tine_job *job = tine__caller_find(c, serial);
     if (job)
         async_start_of(c, job);
+}
+
+/* A worker that has nothing else to do gives a call back in this time. */
+static int64_t patience_of(const tine__caller *c)
+{
+    enum { LEAST = 1000000 };
+    return c->service->grace_usec > LEAST ? c->service->grace_usec : LEAST;
 }
 
 bool tine__caller_recall(tine__caller *c, tine_job *job)
@@ -58,7 +74,7 @@ bool tine__caller_recall(tine__caller *c, tine_job *job)
     _Atomic uint64_t *word = &c->region.page->recall[serial % TINE__WINDOW / 64];
     atomic_fetch_or(word, bit);
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load(&c->region.page->started) >= serial) {
+    if (has_started(c, serial) || c->garbled) {
         atomic_fetch_and(word, ~bit);
         job->recall_tried = true;
         return false;
@@ -66,21 +82,15 @@ bool tine__caller_recall(tine__caller *c, tine_job *job)
     c->recalled[serial % TINE__WINDOW / 64] |= bit;
     c->nrecalled++;
     tine__caller_unlink(c, job);
+    c->turn_usec = tine__now_usec();
+    tine__caller_wake_at(c, c->turn_usec + patience_of(c));
     return true;
 }
 
-tine_job *tine__caller_last_unstarted(const tine__caller *c)
-{
-    tine_job *job = c->last;
-    if (!job || c->service->async || tine__caller_has_started(c, job->serial))
-        return NULL;
-    return job;
-}
-
-tine_job *tine__caller_running(const tine__caller *c, int64_t *since_usec)
+tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec)
 {
     tine_job *job = c->first;
-    if (!job || !tine__caller_has_started(c, job->serial))
+    if (!job || !has_started(c, job->serial))
         return NULL;
     if (since_usec && c->service->async) {
         *since_usec = async_start_of(c, job);
@@ -336,6 +346,30 @@ static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
     return end < now + LOOK_AGAIN ? end : now + LOOK_AGAIN;
 }
 
+/* Whether the worker has nothing to do but to begin with this job. */
+static bool is_its_turn(const tine__caller *c, const tine_job *job)
+{
+    bool sent = c->ready && c->sent == c->out.len;
+    return sent && job == c->first && !c->nrecalled && c->seen < job->serial;
+}
+
+/* A job that has not started: at the earliest it can be late when it has had its time from now;
+ * sooner where others may take its place in the page. One that the worker could have begun with
+ * for so long, and the grace, is not going to. */
+static int64_t check_waiting(tine__caller *c, const tine_job *job, int64_t now)
+{
+    int64_t least = job->timeout_usec + c->service->grace_usec;
+    int64_t from = c->turn_usec > job->handed_usec ? c->turn_usec : job->handed_usec;
+    int64_t next = now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
+    if (!is_its_turn(c, job))
+        return next;
+    if (from + least <= now) {
+        tine__caller_broken(c, "it did not begin with a call in time");
+        return -1;
+    }
+    return next < from + least ? next : from + least;
+}
+
 /* The job's next deadline, or what was due is done and -1 or later returned. */
 static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
 {
@@ -344,9 +378,8 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
     if (job->timeout_usec <= 0)
         return -1;
     int64_t start = start_of(c, job);
-    if (start <
-        0) /* at the earliest; sooner where others may take its place in the page */
-        return now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
+    if (start < 0)
+        return check_waiting(c, job, now);
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
     tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
@@ -363,6 +396,18 @@ static int64_t began(tine__caller *c, int64_t now)
     if (!c->began_usec && c->proc->made && c->proc->done >= c->before)
         c->began_usec = now;
     return c->began_usec;
+}
+
+/* When a call that was taken back, and is the next to be answered, must have been skipped; -1: it
+ * need not. */
+static int64_t skip_due(const tine__caller *c, int64_t now)
+{
+    uint64_t next = c->answered + 1;
+    if (!c->nrecalled || c->killed)
+        return -1;
+    if (!(c->recalled[next % TINE__WINDOW / 64] & UINT64_C(1) << next % 64))
+        return now + patience_of(c); /* another call is before it */
+    return c->turn_usec + patience_of(c);
 }
 
 /* When it must be ready, or must have become a template; -1: it need not. */
@@ -420,6 +465,11 @@ static int64_t hear(tine__caller *c)
 static int64_t check_worker(tine__caller *c, int64_t now, int64_t wait)
 {
     int64_t next = -1, change = change_due(c, now), eof = eof_due(c);
+    int64_t skip = skip_due(c, now);
+    if (skip >= 0 && skip <= now && !wait)
+        tine__caller_broken(c, "it did not give a call back in time");
+    else if (skip >= 0)
+        earlier(&next, skip > now ? skip : now + wait);
     if (change >= 0 && change <= now && !wait)
         give_change_up(c);
     else if (change >= 0)
@@ -433,8 +483,9 @@ static int64_t check_worker(tine__caller *c, int64_t now, int64_t wait)
 
 static bool is_due(tine__caller *c, int64_t now)
 {
-    int64_t change = change_due(c, now), eof = eof_due(c);
-    return (change >= 0 && change <= now) || (eof >= 0 && eof <= now);
+    int64_t change = change_due(c, now), eof = eof_due(c), skip = skip_due(c, now);
+    return (skip >= 0 && skip <= now) || (change >= 0 && change <= now) ||
+           (eof >= 0 && eof <= now);
 }
 
 static void on_timer(void *arg, tine_timer *timer)

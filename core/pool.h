@@ -28,6 +28,7 @@ enum tine__fate {
     TINE__FATE_NO_WORKERS,
     TINE__FATE_CLOSED,
     TINE__FATE_WORKER_GONE, /* of a broadcast */
+    TINE__FATE_RETURNED,    /* too many have gone before it started */
     TINE__FATE_NO_MEMORY
 };
 
@@ -40,6 +41,7 @@ struct tine__pool_part {
     tine_job *job;
     tine_event_cb on_event;
     unsigned tried, retries; /* how often its worker died; how often it may */
+    unsigned returned;       /* how often its worker has gone before it started */
     enum tine__fate fate;
 };
 

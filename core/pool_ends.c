@@ -140,6 +140,11 @@ static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *t
     case TINE__FATE_WORKER_GONE:
         err.message = "the worker ended before the call started";
         break;
+    case TINE__FATE_RETURNED:
+        err.message = text;
+        snprintf(text, size, "%u workers ended before the call started",
+                 job->pool->returned);
+        break;
     case TINE__FATE_NO_MEMORY:
         return tine__error_system(-ENOMEM, text, size, "call");
     default:

@@ -7,7 +7,8 @@
 
 #include "pool.h"
 
-enum { RSS_EVERY_USEC = 250000 };
+/* A job that so many workers have gone before may be what they die of, and hide it. */
+enum { RSS_EVERY_USEC = 250000, MOST_RETURNS = 20 };
 
 static tine__pool_worker *worker_at(tine__caller *c)
 {
@@ -183,6 +184,8 @@ static void bring_back(tine_pool *pool, tine_job *unstarted, int64_t now)
         job->next = job->prev = NULL;
         if (job->reason == TINE__REASON_TIMEOUT)
             job->reason = TINE__REASON_NONE;
+        if (fate == TINE__FATE_OPEN && ++job->pool->returned > MOST_RETURNS)
+            fate = TINE__FATE_RETURNED;
         if (fate != TINE__FATE_OPEN) {
             tine__sched_done(pool->sched, &job->pool->s, false, now);
             tine__pool_end_later(pool, job, fate);

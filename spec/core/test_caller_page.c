@@ -132,6 +132,75 @@ static void deadlines_in_spite_of_the_page(tine_host *host)
     }
 }
 
+/* It works on its first call for ever, and says of it what arg says. */
+static void works_and_says(peer *p, const void *arg)
+{
+    peer_frame(p, TINE__READY, 0, NULL, 0);
+    peer_send_all(p);
+    peer_start(p);
+    usleep(30000); /* the host has seen it, or not */
+    atomic_store(&p->page->started, *(const uint64_t *)arg);
+    for (;;)
+        pause();
+}
+
+/* A call that has started ends at its deadline, whatever the page says later. */
+static void starts_that_are_taken_back(tine_host *host)
+{
+    static const uint64_t said[] = {0, UINT64_MAX, 3};
+    for (size_t i = 0; i < 2 * sizeof said / sizeof *said; i++) {
+        tine_rpc_options options = {
+            .async = i % 2, .timeout_usec = 50000, .grace_usec = 10000};
+        session_begin(&s, host, works_and_says, &said[i / 2], &options);
+        session_call(&s, 2);
+        await(host, &s.ended, 2);
+        session_end(&s);
+        CHECK(s.calls[0].kind == TINE_KIND_PROTOCOL ||
+              s.calls[0].kind == TINE_KIND_TIMEOUT ||
+              s.calls[0].kind == TINE_KIND_CLOSED);
+        CHECK(!s.calls[0].ok && !s.calls[1].ok);
+    }
+}
+
+static void works_in_secret(peer *p, const void *arg)
+{
+    (void)arg;
+    peer_frame(p, TINE__READY, 0, NULL, 0);
+    peer_send_all(p);
+    for (;;)
+        pause();
+}
+
+/* A worker that has nothing to do but to begin, and does not say that it has, is ended. */
+static void never_begun(tine_host *host)
+{
+    for (int async = 0; async < 2; async++) {
+        tine_rpc_options options = {
+            .async = async, .timeout_usec = 50000, .grace_usec = 10000};
+        session_begin(&s, host, works_in_secret, NULL, &options);
+        session_call(&s, 2);
+        await(host, &s.ended, 2);
+        session_end(&s);
+        CHECK(s.calls[0].kind == TINE_KIND_CLOSED &&
+              s.calls[1].kind == TINE_KIND_CLOSED);
+        CHECK_INT(s.seen.exits, 1);
+    }
+}
+
+/* A call that was taken back, and is not given back, holds up those behind it for a second. */
+static void recalled_in_vain(tine_host *host)
+{
+    tine_rpc_options options = {.grace_usec = 10000};
+    session_begin(&s, host, works_in_secret, NULL, &options);
+    session_call(&s, 3);
+    poll_for(host, 20000);
+    tine_job_cancel(s.calls[0].job);
+    await(host, &s.ended, 3);
+    session_end(&s);
+    CHECK(s.calls[0].kind == TINE_KIND_CANCELLED);
+    CHECK(s.calls[1].kind == TINE_KIND_CLOSED && s.calls[2].kind == TINE_KIND_CLOSED);
+}
+
 static void all_has_started(peer *p, const void *arg)
 {
     (void)arg;
@@ -423,6 +492,9 @@ int main(void)
 {
     HOST(pages_of_nonsense);
     HOST(deadlines_in_spite_of_the_page);
+    HOST(starts_that_are_taken_back);
+    HOST(never_begun);
+    HOST(recalled_in_vain);
     HOST(calls_from_callbacks_of_crashes);
     HOST(who_never_reads);
     HOST(who_reads_slowly);
