@@ -220,7 +220,7 @@ describe("serialisers", function()
     for _, k in ipairs { 1 / 3, (1 << 53) + 1 } do
       local list, why = round(codec, { a = { x = 1, [k] = 2 } })
       assert.is_nil(list)
-      assert.are.equal("args[1].a: a key that JSON cannot keep exactly", why)
+      assert.matches("^args%[1%].a: .*which JSON cannot keep", why)
     end
   end)
 

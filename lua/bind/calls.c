@@ -259,7 +259,7 @@ int bind_calls_encode(lua_State *L, bind_service *b, int first, int last,
             bind_codec_encode(b->codec, L, first, (int)n, "args", &c->out);
             return -1;
         }
-        strs[i].data = lua_tolstring(L, first + (int)i, &strs[i].len);
+        strs[i].data = bind_codec_text(L, first + (int)i, &strs[i].len);
     }
     return (int)n;
 }

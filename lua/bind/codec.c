@@ -2,6 +2,8 @@
  * strings and plain Lua data. See codec.h. */
 #include "codec.h"
 
+#include <locale.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,6 +59,18 @@ static int refuse_string(lua_State *L, int idx, int i, const char *what)
     return 0;
 }
 
+const char *bind_codec_text(lua_State *L, int idx, size_t *len)
+{
+    bool fraction = lua_type(L, idx) == LUA_TNUMBER && !lua_isinteger(L, idx);
+    const char *text = lua_tolstring(L, idx, len);
+    const char *point = fraction ? localeconv()->decimal_point : ".";
+    if (strcmp(point, ".") == 0 || !strstr(text, point))
+        return text;
+    luaL_gsub(L, text, point, ".");
+    lua_replace(L, idx);
+    return lua_tolstring(L, idx, len);
+}
+
 static int encode_strings(lua_State *L, int first, int n, const char *what,
                           bind_octets *out)
 {
@@ -66,7 +80,7 @@ static int encode_strings(lua_State *L, int first, int n, const char *what,
         int type = lua_type(L, first + i);
         if (type != LUA_TSTRING && type != LUA_TNUMBER)
             return refuse_string(L, first + i, i + 1, what);
-        s = lua_tolstring(L, first + i, &len);
+        s = bind_codec_text(L, first + i, &len);
         if (len > MAX_STRING) {
             lua_pushfstring(L, "%s[%d]: a string of more than 4 GiB", what, i + 1);
             return 0;

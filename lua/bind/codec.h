@@ -37,6 +37,8 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
                       bind_octets *out);
 /* Pushes the values and returns how many; or -1 with a message pushed. Takes any octets. */
 int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len);
+/* As lua_tolstring, for a string or a number; that has a decimal point in every locale. */
+const char *bind_codec_text(lua_State *L, int idx, size_t *len);
 /* Pushes what is wrong with a list of so many values. Returns 0. */
 int bind_codec_refuse_count(lua_State *L, const char *what, size_t n);
 

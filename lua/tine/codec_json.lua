@@ -14,6 +14,24 @@ json.decode_invalid_numbers(false)
 -- What makes an empty table an array, in a way that newer versions know, too.
 local empty_array <const> = cjson.empty_array_mt or {}
 
+-- What stands between the whole and the rest of a number, in the locale of now.
+local function decimal_point()
+  return tostring(0.5):match("^0(.-)5$")
+end
+
+-- lua-cjson has noted the decimal point when it was loaded, and goes by that for ever.
+local noted
+do
+  local ok, list = pcall(json.decode, "[0.5]")
+  noted = ok and list[1] == 0.5 and json.encode(0.5) == "0.5" and decimal_point() or nil
+end
+-- Whether it is another one now: then lua-cjson gets no number with one to see.
+local careful = false
+
+local function look_at_locale()
+  careful = decimal_point() ~= noted
+end
+
 local codec = {}
 
 local MAX_DEPTH <const> = 100
@@ -45,6 +63,8 @@ local function is_short(v)
     return v < SHORT and v > -SHORT
   elseif v // 1 == v and v < SHORT and v > -SHORT then
     return v ~= 0 or 1 / v > 0
+  elseif careful then
+    return false
   end
   -- One of at most 6 decimals is the quotient of two numbers that are exact.
   local k = v * 1e6
@@ -58,6 +78,30 @@ local function step(k)
     return ("[%s]"):format(k)
   end
   return k:find("^[%a_][%w_]*$") and "." .. k or ("[%q]"):format(k)
+end
+
+-- What is wrong with the keys of a table: JSON has arrays without holes, and objects whose keys
+-- are strings, and no table that is both.
+local function wrong_keys(t)
+  local count, most, named = 0, 0, false
+  for k in next, t do
+    if type(k) == "string" then
+      named = true
+    elseif math_type(k) ~= "integer" or k < 1 then
+      return "a key that is " .. (type(k) == "number" and "the number " .. k or describe(k))
+    else
+      count = count + 1
+      most = k > most and k or most
+    end
+  end
+  if named and cjson.array_mt and getmetatable(t) == cjson.array_mt then
+    return "an array with strings as keys"
+  elseif named and count > 0 then
+    return "a table with both numbers and strings as keys"
+  elseif count ~= most then
+    return "a list with holes"
+  end
+  return nil
 end
 
 -- The path to the first value that JSON cannot say, and what it is.
@@ -79,13 +123,13 @@ local function culprit(value, path, parents, depth)
   elseif depth > MAX_DEPTH then
     return path .. ": nested too deeply"
   end
+  local wrong = wrong_keys(value)
+  if wrong then
+    return path .. ": " .. wrong .. ", which JSON cannot keep (the serialisers \"lua\" and "
+      .. "\"msgpack\" can)"
+  end
   parents[value] = true
   for k, v in next, value do
-    if type(k) ~= "string" and type(k) ~= "number" then
-      return path .. ": a key that is " .. describe(k)
-    elseif type(k) == "number" and not is_short(k) then
-      return path .. ": a key that JSON cannot keep exactly"
-    end
     local problem = culprit(v, path .. step(k), parents, depth + 1)
     if problem then
       return problem
@@ -133,26 +177,34 @@ local function number_text(v)
   for _, format in ipairs(FORMATS) do
     local text = format:format(v)
     if tonumber(text) == v then
-      return (text:gsub(",", ".")) -- as some locales have it
+      return (text:gsub("[^%deE+-]+", "."))
     end
   end
 end
 
 -- Whether lua-cjson writes all that is in a table as it is. Only for what it could encode, which
--- has an end.
+-- has an end. Raises where keys cannot be kept.
 local function is_plain(t)
   if next(t) == nil then
     return getmetatable(t) ~= empty_array
   end
+  local plain, count, most, named = true, 0, 0, false
   for k, v in next, t do
     local kind = type(v)
-    if kind == "number" and not is_short(v) or kind == "table" and not is_plain(v)
-      or type(k) == "number" and not is_short(k)
-    then
-      return false
+    if kind == "number" and not is_short(v) or kind == "table" and not is_plain(v) then
+      plain = false
+    end
+    if math_type(k) == "integer" then
+      count = count + 1
+      most = k > most and k or most
+    else
+      named = true
     end
   end
-  return true
+  if count > 0 and (named or count ~= most) or named and wrong_keys(t) then
+    error("keys", 0)
+  end
+  return plain
 end
 
 -- A copy in which marked strings stand for what is not plain.
@@ -171,9 +223,6 @@ local function marked(value)
     setmetatable(copy, meta)
   end
   for k, v in next, value do
-    if type(k) == "number" and not is_short(k) then
-      error("a key that JSON cannot keep exactly", 0)
-    end
     copy[k] = marked(v)
   end
   return copy
@@ -197,6 +246,7 @@ end
 -- @treturn[2] nil
 -- @treturn[2] string the path to what cannot be encoded
 function codec.encode(what, ...)
+  look_at_locale()
   local list = table.pack(...)
   local parts = {}
   for i = 1, list.n do
@@ -233,9 +283,17 @@ local function outside_strings(text, replace)
   end
 end
 
--- An integer that a double may not keep is marked.
+-- Whether JSON has a number of this form.
+local function is_number(token)
+  local rest = token:match("^%-?[1-9]%d*(.*)$") or token:match("^%-?0(.*)$")
+  rest = rest and rest:gsub("^%.%d+", ""):gsub("^[eE][+-]?%d+$", "")
+  return rest == ""
+end
+
+-- An integer that a double may not keep is marked. With another decimal point lua-cjson reads no
+-- number well: where that is a comma, [1,5] is 1.5.
 local function mark_integer(token)
-  if #token >= 16 and token:find("^%-?%d+$") then
+  if #token >= 16 and token:find("^%-?%d+$") or careful and is_number(token) then
     return '"' .. mark .. token .. '"'
   end
 end
@@ -277,8 +335,9 @@ local function unmark(t)
   for k, v in next, t do
     local kind = type(v)
     if kind == "string" and v:sub(1, #mark) == mark then
-      local number = tonumber(v:sub(#mark + 1))
-      t[k] = tointeger(number) or number
+      local number = tonumber((v:sub(#mark + 1):gsub("%.", decimal_point())))
+      local i = tointeger(number)
+      t[k] = i and (i ~= 0 or 1 / number > 0) and i or number
     elseif kind == "table" then
       unmark(v)
     end
@@ -287,12 +346,15 @@ end
 
 -- Decodes an array or an object; lua-cjson checks it before anything is marked.
 local function decode(text, keep_empty)
-  local value = json.decode(text)
+  look_at_locale()
+  local value = json.decode(careful and outside_strings(text, mark_integers) or text)
   local inexact = integers(value) and text:find(LONG_INTEGER)
   local empty = keep_empty and text:find("%[%s*%]")
   if inexact or empty then
     value = json.decode(outside_strings(text, empty and mark_all or mark_integers))
     integers(value)
+  end
+  if inexact or empty or careful then
     unmark(value)
   end
   return value
@@ -326,6 +388,7 @@ function codec.write(what, value)
   if value == nil then
     return "null"
   end
+  look_at_locale()
   local ok, text = pcall(encode, value)
   if not ok then
     error(explain(what, value, tostring(text)), 0)
