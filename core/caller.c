@@ -233,7 +233,7 @@ int tine__caller_give(tine__caller *c, tine_job *job)
         tine__caller_note_start(c, job->serial - TINE__WINDOW);
     if (c->ids)
         c->ids[job->serial % TINE__WINDOW] = job->id;
-    job->recall_tried = false;
+    job->recall_tried = job->innocent = false;
     job->started_usec = 0;
     link_job(c, job);
     if (job->timeout_usec > 0) {
@@ -369,11 +369,15 @@ static void settle_dead(tine__caller *c, const tine_error *how)
     uint64_t started = tine__caller_started(c);
     tine_error crash = crash_of(c, how, text, sizeof text);
     bool one = !c->service->async;
+    /* Async: whose code ran is what it died of. */
+    uint64_t guilty = one ? 0 : atomic_load(&c->region.page->running);
+    bool known = guilty && guilty <= started && tine__caller_find(c, guilty);
     if (c->garbled && c->first) /* it may have been any of those; sync: the first */
         started = one ? c->first->serial : c->handed;
     while (c->first && c->first->serial <= started) {
         static const tine__times none;
         tine_job *job = c->first;
+        job->innocent = known && job->serial != guilty;
         tine__caller_unlink(c, job);
         if (job->reason != TINE__REASON_NONE)
             tine__caller_end_stopped(c, job);

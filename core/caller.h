@@ -40,6 +40,7 @@ struct tine_job {
     enum tine__reason reason;
     bool killed;       /* its worker was killed for it */
     bool recall_tried; /* in vain; the worker may have skipped it all the same */
+    bool innocent;     /* its worker has died of another one */
     /* The owner's: */
     void *owner;
     uint64_t id;

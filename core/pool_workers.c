@@ -86,8 +86,10 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     w->killed = w->killed || job->killed;
     /* What is meant for one worker ends with it. */
     bool again = crash && !part->s.pinned && part->tried < part->retries;
+    bool free_try = again && job->innocent && part->returned < MOST_RETURNS;
     if (again && !pool->killed && !pool->is_dead) {
-        part->tried++;
+        part->tried += !free_try;
+        part->returned += free_try;
         pool->n.retried++;
         if (tine__sched_retry(pool->sched, &part->s, now) < 0)
             tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);

@@ -1,4 +1,5 @@
 -- Async workers whose jobs are stopped, asked about, and print, while others wait.
+local helper = require "spec.helper"
 local pools = require "spec.pools"
 local proc = require "spec.proc"
 local tine = require "tine"
@@ -48,6 +49,76 @@ local function prepare()
       worker.loop.sleep(0.01)
       say(name)
       spin()
+    elseif name == "go and fail" then
+      local i, how = ...
+      local function fail() error("job " .. i .. " fails") end
+      local ways = {
+        coroutine = function()
+          worker.go(function()
+            worker.loop.sleep(0.02)
+            fail()
+          end)
+        end,
+        timer = function() worker.loop.timer(0.02, fail) end,
+        nested = function()
+          worker.loop.timer(0.01, function()
+            worker.go(function()
+              worker.loop.sleep(0.01)
+              worker.loop.timer(0, fail)
+            end)
+          end)
+        end,
+        ["wrapped coroutine"] = function()
+          worker.go(coroutine.wrap(function() fail() end))
+        end,
+        watcher = function()
+          local a, b = worker.socketpair()
+          worker.loop.io(a, "r", function(_, io)
+            io:close()
+            fail()
+          end)
+          b:write("x")
+        end,
+      }
+      ways[how]()
+      worker.go(function() -- keeps its done
+        worker.loop.sleep(0.1)
+        done("late")
+      end)
+    elseif name == "go and answer" then
+      worker.go(function(...)
+        worker.loop.sleep(0.05)
+        done(...)
+      end, ...)
+    elseif name == "go and spin" then
+      worker.go(function()
+        worker.loop.sleep(0.01)
+        say(name)
+        spin()
+      end)
+      worker.go(function()
+        worker.loop.sleep(60)
+        done()
+      end)
+    elseif name == "close" then
+      local path = ...
+      worker.go(function()
+        local _ <close> = setmetatable({}, { __close = function(_, err)
+          local f <close> = io.open(path, "w")
+          f:write(tostring(err.kind))
+        end })
+        worker.loop.sleep(60)
+        done()
+      end)
+    elseif name == "exit late" then
+      worker.loop.timer(0.02, function() os.exit(9) end)
+      worker.go(function()
+        worker.loop.sleep(60)
+        done()
+      end)
+    elseif name == "fail late" then
+      worker.loop.timer(0.02, function() error("too late") end)
+      done("answered")
     else
       before(done, name, ...)
     end
@@ -99,6 +170,87 @@ describe("stopping jobs of an async worker #proc", function()
   end)
 end)
 
+describe("what a job of an async worker has started #proc", function()
+  for _, how in ipairs { "coroutine", "timer", "nested", "wrapped coroutine", "watcher" } do
+    case("fails that job when it raises, and no neighbour: " .. how, function()
+      local pool, _, faults = new_async {}
+      local pid = pool:await("pid")
+      local r = results()
+      for i = 1, 10 do
+        if i == 3 then
+          pool("go and fail", i, how, r.cb(i))
+        else
+          pool("go and answer", i, r.cb(i))
+        end
+      end
+      r.wait(10)
+      for i = 1, 10 do assert.are.equal(i == 3 and "exception" or "fine", r.kinds[i]) end
+      assert.matches("job 3 fails$", r.errs[3].message)
+      assert.matches("^stack traceback:\n", r.errs[3].traceback)
+      assert.are.equal(pid, pool:await("pid"))
+      assert.are.same({}, faults)
+      finish(pool)
+    end)
+  end
+
+  case("is interrupted past its deadline, in whichever coroutine it spins", function()
+    local pool, seen = new_async { grace = 20 }
+    local pid = pool:await("pid")
+    local r = results()
+    pool("later", 0.3, "x", r.cb(1))
+    pool:call { args = { "go and spin" }, timeout = 0.1, cb = r.cb(2) }
+    proc.wait_for(function() return seen["go and spin"] end)
+    local began = tine.loop.now()
+    r.wait(2)
+    assert.is_true(tine.loop.now() - began < 10)
+    assert.are.same({ "fine", "timeout" }, r.kinds)
+    assert.are.equal(pid, pool:await("pid"))
+    finish(pool)
+  end)
+
+  case("gets the error where it waits when it is cancelled or late", function()
+    local pool = new_async { grace = 20 }
+    local pid = pool:await("pid")
+    local r, paths = results(), { helper.tmpname(), helper.tmpname() }
+    local job = pool("close", paths[1], r.cb(1))
+    pool:call { args = { "close", paths[2] }, timeout = 0.1, cb = r.cb(2) }
+    r.wait(1)
+    job:cancel()
+    r.wait(2)
+    assert.are.same({ "cancelled", "timeout" }, r.kinds)
+    for i, kind in ipairs { "cancelled", "timeout" } do
+      proc.wait_for(function()
+        local f <close> = io.open(paths[i])
+        return f and f:read("a") == kind
+      end)
+    end
+    assert.are.equal(pid, pool:await("pid"))
+    finish(pool)
+  end)
+
+  case("kills its worker at its own cost: what else was open spends no try", function()
+    local pool = new_async { retries = 1 }
+    local r = results()
+    for i = 1, 10 do
+      if i == 3 then pool("exit late", r.cb(i)) else pool("go and answer", i, r.cb(i)) end
+    end
+    r.wait(10)
+    for i = 1, 10 do assert.are.equal(i == 3 and "crash" or "fine", r.kinds[i], i) end
+    assert.matches("code 9.* %(tried 2 times%)", r.errs[3].message)
+    finish(pool)
+  end)
+
+  case("may raise after the answer: the worker lives", function()
+    local pool, _, faults = new_async {}
+    local pid = pool:await("pid")
+    assert.are.equal("answered", pool:await("fail late"))
+    tine.loop.sleep(0.1)
+    assert.are.equal(pid, pool:await("pid"))
+    assert.are.same({}, faults)
+    finish(pool)
+  end)
+end)
+
 describe("lines of an async worker #proc", function()
   case("have the job whose function wrote them, also after a wait", function()
     local lines, ids, r = {}, {}, results()
@@ -117,7 +269,7 @@ describe("lines of an async worker #proc", function()
         assert.are.equal(rest == "err" and "stderr" or "stdout", entry[3])
       else
         assert.are.equal("callback", entry[1])
-        assert.is_nil(entry[2])
+        assert.is_truthy(entry[2]) -- it is the job's that has made the timer
         callbacks = callbacks + 1
       end
     end

@@ -25,9 +25,10 @@ static struct async {
     bind_link *link;
     tine_io *io;
     tine__task flush_task;
-    int start;  /* registry reference of the function that starts a call */
-    int tokens; /* and of a table, weak: serial -> token */
-    int calls;  /* of another: coroutine, by address -> serial */
+    int start;     /* registry reference of the function that starts a call */
+    int interrupt; /* and of the one that ends the waits of a call */
+    int tokens;    /* and of a table, weak: serial -> token */
+    int calls; /* of another, weak: coroutine -> serial of the call that it belongs to */
     size_t open;
     bool eof, leaving;
 } async;
@@ -47,22 +48,10 @@ static void flush_task(void *arg)
         finish();
 }
 
-/* Its coroutine is no call's any more. */
-static void forget_coroutine(lua_State *L, token *t)
-{
-    if (!t->co)
-        return;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
-    lua_pushnil(L);
-    lua_rawsetp(L, -2, t->co);
-    lua_pop(L, 1);
-    t->co = NULL;
-}
-
 static void answered(lua_State *L, token *t)
 {
+    (void)L;
     t->answered = true;
-    forget_coroutine(L, t);
     async.open--;
     tine__host_post(async.link->host, &async.flush_task);
 }
@@ -133,15 +122,48 @@ static token *push_token(lua_State *L)
     return lua_touserdata(L, -1);
 }
 
+uint64_t tine__async_call_of(lua_State *L, lua_State *co)
+{
+    if (!async.link || !lua_checkstack(co, 1))
+        return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
+    lua_pushthread(co);
+    lua_xmove(co, L, 1);
+    lua_rawget(L, -2);
+    lua_Integer serial = lua_tointeger(L, -1);
+    lua_pop(L, 2);
+    return (uint64_t)serial;
+}
+
+bool tine__async_is_open(lua_State *L, uint64_t serial)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
+    lua_rawgeti(L, -1, (lua_Integer)serial);
+    const token *t = lua_touserdata(L, -1);
+    bool open = t && !t->answered;
+    lua_pop(L, 2);
+    return open;
+}
+
+/* What is begun in a call's code is the call's. */
+void tine__async_adopt(lua_State *L, lua_State *co, uint64_t serial)
+{
+    if (!lua_checkstack(co, 1))
+        return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
+    lua_pushthread(co);
+    lua_xmove(co, L, 1);
+    lua_pushinteger(L, (lua_Integer)serial);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+}
+
 /* enter(done): the call's function begins, in the coroutine that runs. */
 static int enter(lua_State *L)
 {
     token *t = push_token(L);
     lua_pushthread(L);
     lua_setiuservalue(L, -2, 1);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
-    lua_pushinteger(L, (lua_Integer)t->serial);
-    lua_rawsetp(L, -2, L);
     t->co = L;
     return 0;
 }
@@ -150,21 +172,32 @@ static int enter(lua_State *L)
 static int leave(lua_State *L)
 {
     token *t = push_token(L);
-    forget_coroutine(L, t);
+    t->co = NULL;
     lua_pushnil(L);
     lua_setiuservalue(L, -2, 1);
     return 0;
 }
 
-uint64_t tine__async_call_of(lua_State *L, const lua_State *co)
+/* Errors of coroutines that somebody has passed on have their traceback in the text. */
+static void split(tine__failure *f)
 {
-    if (!async.open)
-        return 0;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, async.calls);
-    lua_rawgetp(L, -1, co);
-    lua_Integer serial = lua_tointeger(L, -1);
-    lua_pop(L, 2);
-    return (uint64_t)serial;
+    static const char mark[] = "\nstack traceback:";
+    const char *at = f->message.data;
+    size_t len = sizeof mark - 1;
+    if (!at || f->message.len < len)
+        return;
+    const char *trace = memmem(at, f->message.len, mark, len);
+    if (!trace)
+        return;
+    f->traceback = (tine_str){trace + 1, f->message.len - (size_t)(trace + 1 - at)};
+    f->message.len = (size_t)(trace - at);
+}
+
+static void tell_late(const tine__failure *f)
+{
+    fprintf(stderr, "tine: after its call was answered: %.*s\n%.*s\n",
+            (int)f->message.len, (const char *)f->message.data, (int)f->traceback.len,
+            (const char *)f->traceback.data);
 }
 
 /* fail(done, failure): the call's function raised. */
@@ -175,13 +208,71 @@ static int fail(lua_State *L)
     token *t = push_token(L);
     lua_pop(L, 1);
     tine__failure_from(L, LUA_ERRRUN, TINE_KIND_EXCEPTION, &f);
+    split(&f);
     if (!t->answered)
         answer_error(L, t, &f);
     else if (!t->stopped)
-        fprintf(stderr, "tine: after its call was answered: %.*s\n%.*s\n",
-                (int)f.message.len, (const char *)f.message.data, (int)f.traceback.len,
-                (const char *)f.traceback.data);
+        tell_late(&f);
     return 0;
+}
+
+/* ------------------------------------------------------------ what belongs to a call */
+
+static uint64_t current_job(void)
+{
+    return tine__service.serial;
+}
+
+/* Of nobody's: the text with the traceback, as where there are no jobs. */
+static int keep_traceback(lua_State *L, int top, const tine__failure *f)
+{
+    bool text = lua_type(L, top) == LUA_TSTRING && f->traceback.len;
+    if (text) {
+        lua_pushlstring(L, f->message.data, f->message.len);
+        lua_pushliteral(L, "\n");
+        lua_pushlstring(L, f->traceback.data, f->traceback.len);
+        lua_concat(L, 3);
+        lua_replace(L, top);
+    }
+    lua_settop(L, top);
+    return 0;
+}
+
+/* What a call has started has raised: that is the call's answer, and nobody else's affair. */
+static int job_failed(lua_State *L, uint64_t serial)
+{
+    tine__failure f;
+    int top = lua_gettop(L);
+    luaL_checkstack(L, LUA_MINSTACK, "an error");
+    tine__failure_note(L);
+    tine__failure_from(L, LUA_ERRRUN, TINE_KIND_EXCEPTION, &f);
+    if (!serial)
+        return keep_traceback(L, top, &f);
+    split(&f);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
+    lua_rawgeti(L, -1, (lua_Integer)serial);
+    token *t = lua_touserdata(L, -1);
+    if (t && !t->answered) {
+        answer_error(L, t, &f);
+        t->stopped = true; /* nobody wants to hear its done any more */
+        tine__answer_arm();
+    } else if (!t || !t->stopped) {
+        tell_late(&f);
+    }
+    lua_settop(L, top);
+    return 1;
+}
+
+static const bind_jobs jobs = {current_job, tine__serving_switch, tine__async_call_of,
+                               tine__on_error, job_failed};
+
+/* job(): the number of the call whose code runs, or nil. */
+static int push_job(lua_State *L)
+{
+    if (!tine__service.serial)
+        return 0;
+    lua_pushinteger(L, (lua_Integer)tine__service.serial);
+    return 1;
 }
 
 /* ------------------------------------------------------------- what they wait for */
@@ -333,7 +424,20 @@ static void on_call(lua_State *L, request *r)
     lua_settop(L, top);
 }
 
-/* The host wants the call to end; what it has started in the loop goes on unheard. */
+/* Raises the error in the call's coroutines that wait, so that they close what they have open. */
+static void stop_waits(lua_State *L, uint64_t serial, const char *kind,
+                       const char *text)
+{
+    lua_pushcfunction(L, tine__on_error);
+    int handler = lua_gettop(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, async.interrupt);
+    lua_pushinteger(L, (lua_Integer)serial);
+    bind_push_error(L, kind, text, strlen(text));
+    (void)lua_pcall(L, 2, 0, handler);
+    lua_settop(L, handler - 1);
+}
+
+/* The host wants the call to end; timers and watchers that it has go on unheard. */
 static void on_cancel(lua_State *L, const request *r)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
@@ -345,6 +449,7 @@ static void on_cancel(lua_State *L, const request *r)
         t->stopped = true;
         answer_text(L, t, timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED, text,
                     strlen(text));
+        stop_waits(L, t->serial, timeout ? "timeout" : "cancelled", text);
     }
     lua_pop(L, 2);
 }
@@ -442,7 +547,9 @@ static void push_template(lua_State *L)
     lua_pushcfunction(L, enter);
     lua_pushcfunction(L, leave);
     lua_pushcfunction(L, fail);
-    lua_call(L, 5, 1);
+    lua_pushcfunction(L, push_job);
+    lua_call(L, 6, 2);
+    async.interrupt = luaL_ref(L, LUA_REGISTRYINDEX);
     async.start = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
@@ -465,7 +572,12 @@ static int run_loop(lua_State *L)
     lua_setmetatable(L, -2);
     async.tokens = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
+    lua_newtable(L);
+    lua_pushliteral(L, "k");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
     async.calls = luaL_ref(L, LUA_REGISTRYINDEX);
+    async.link->jobs = &jobs;
     push_template(L);
     async.flush_task = (tine__task){.run = flush_task};
     int err = tine_io_new(async.link->host, &async.io, tine__answer_fd(), TINE_READ,

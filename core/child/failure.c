@@ -68,6 +68,17 @@ int tine__on_error(lua_State *L)
     return 1;
 }
 
+void tine__failure_note(lua_State *L)
+{
+    bool noted = lua_rawgetp(L, LUA_REGISTRYINDEX, &noted_key) == LUA_TTABLE;
+    lua_pop(L, 1);
+    if (noted || lua_type(L, -1) == LUA_TSTRING)
+        return;
+    lua_pushcfunction(L, tine__on_error);
+    lua_pushvalue(L, -2);
+    lua_call(L, 1, 0);
+}
+
 void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure *f)
 {
     static const char dumb[] = "an error that cannot be shown";

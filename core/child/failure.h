@@ -16,6 +16,8 @@ void tine__failure_open(lua_State *L);
 /* Message handler: notes what the error is, and returns it as it was. Lua's parser has its
  * errors pass through the handler on their way to whoever called load. */
 int tine__on_error(lua_State *L);
+/* Notes what the error on top is, which has passed through no handler. */
+void tine__failure_note(lua_State *L);
 /* What tine__on_error has noted, after a protected call that ended with status and the value on
  * top. Strings stay on the stack, which needs room for them. kind: what it was if it does not say
  * otherwise itself. */

@@ -81,14 +81,13 @@ void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts)
     tine__answer_arm();
 }
 
-static void tell_trace(uint64_t number, const char *text, size_t len)
+/* serial: of the open call that the text is about, async; or 0. */
+static void tell_trace(uint64_t number, uint64_t serial, const char *text, size_t len)
 {
     static const uint32_t no_text = 0;
-    uint64_t serial = tine__service.serial;
     uint32_t length = (uint32_t)len;
     tine_str parts[] = {{&no_text, 4}, {&serial, 8}, {&length, 4}, {text, len}};
-    bool of_call = tine__service.async && serial;
-    tine__interrupt_tell(number, of_call ? parts : parts + 2, of_call ? 4 : 2);
+    tine__interrupt_tell(number, serial ? parts : parts + 2, serial ? 4 : 2);
 }
 
 static void trace(lua_State *L)
@@ -104,7 +103,9 @@ static void trace(lua_State *L)
         lua_concat(L, 2);
     }
     const char *text = lua_tolstring(L, -1, &len);
-    tell_trace(number, text, len);
+    uint64_t serial = tine__service.async ? tine__service.serial : 0;
+    tell_trace(number, serial && tine__async_is_open(L, serial) ? serial : 0, text,
+               len);
     lua_pop(L, 1);
 }
 
@@ -185,16 +186,18 @@ void tine__interrupt_settle(void)
     if (tine__service.async)
         tine__async_tell(number);
     else
-        tell_trace(number, idle, sizeof idle - 1);
+        tell_trace(number, 0, idle, sizeof idle - 1);
 }
 
 /* ------------------------------------------------------------------ coroutines */
 
-/* Async: goes on with the call that co is of, if any. */
-static void enter_call(lua_State *L, const lua_State *co)
+/* Async: goes on with the call that co belongs to; what is begun in a call's code is that call's. */
+static void enter_call(lua_State *L, lua_State *co)
 {
     const tine__page *page = tine__answer_page();
     uint64_t serial = tine__async_call_of(L, co);
+    if (!serial && tine__service.serial && lua_status(co) == LUA_OK)
+        tine__async_adopt(L, co, tine__service.serial);
     if (!serial || !page)
         return;
     tine__serving_switch(serial);

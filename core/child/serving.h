@@ -39,8 +39,10 @@ void tine__serving_functions(lua_State *L);
 /* Returns when the worker is to become a template. */
 void tine__sync_run(tine__serving *s);
 void tine__async_run(tine__serving *s) __attribute__((noreturn));
-/* The open call in whose coroutine its function runs, or 0. */
-uint64_t tine__async_call_of(lua_State *L, const lua_State *co);
+/* The call that a coroutine belongs to, or 0; and that it belongs to one from now on. */
+uint64_t tine__async_call_of(lua_State *L, lua_State *co);
+void tine__async_adopt(lua_State *L, lua_State *co, uint64_t serial);
+bool tine__async_is_open(lua_State *L, uint64_t serial);
 
 /* Whether a callback of the loop runs. In a signal handler, too. */
 bool tine__async_in_callback(void);

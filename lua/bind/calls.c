@@ -19,7 +19,8 @@ typedef struct record {
     bind_service *service;
     tine_job *job; /* NULL: free */
     uint32_t slot, next_free, generation;
-    int has_event; /* a handler of its own */
+    int has_event;  /* a handler of its own */
+    uint64_t owner; /* in an async worker: the call whose code made this one, or 0 */
 } record;
 
 /* Of a Lua state; a userdata in its registry. */
@@ -186,11 +187,18 @@ static void on_answer(void *arg, tine_job *core, const tine_error *err,
     record *r = arg;
     bind_service *b = r->service;
     answer a = {r, b, err, results, n};
+    bind_link *link = b->object.link;
     (void)core;
-    if (b->object.link->closed || !bind_enter_call(b->object.link, deliver, &a) ||
-        !a.record)
+    if (link->closed)
         return;
-    bind_service_paid(b); /* no memory: nobody is told */
+    uint64_t before = link->jobs ? link->jobs->current() : 0;
+    if (link->jobs)
+        link->jobs->enter(r->owner);
+    int entered = bind_enter_call(link, deliver, &a);
+    if (link->jobs)
+        link->jobs->enter(before);
+    if (entered && a.record)
+        bind_service_paid(b); /* no memory: nobody is told */
 }
 
 typedef struct event {
@@ -219,7 +227,7 @@ static void on_job_event(void *arg, pid_t pid, tine_job *core, const tine_str *v
     event e = {arg, values, n};
     (void)pid;
     (void)core;
-    bind_enter(e.record->service->object.link, deliver_event, &e);
+    bind_enter_for(&e.record->service->object, deliver_event, &e);
 }
 
 /* ------------------------------------------------------------------- the call */
@@ -293,6 +301,7 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
     record *r = take_record(L, c);
     r->service = b;
     r->has_event = h->event != 0;
+    r->owner = b->object.link->jobs ? b->object.link->jobs->current() : 0;
     *j = (job){r->slot, r->generation, 0};
     lua_pushvalue(L, h->callback);
     lua_rawseti(L, lua_upvalueindex(UP_CALLBACKS), (lua_Integer)r->slot);

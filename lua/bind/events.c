@@ -165,7 +165,7 @@ static void on_exit_cb(void *arg, tine_proc *p, const tine_error *err,
         b->closing = 0;
         bind_object_detach(&b->object);
     }
-    bind_enter(b->object.link, deliver_to_list, &n);
+    bind_enter_for(&b->object, deliver_to_list, &n);
     bind_process_unwind(b);
 }
 
@@ -175,7 +175,7 @@ static void on_error_cb(void *arg, tine_proc *p, const tine_error *err)
     news n = {.process = b, .slot = BIND_ON_ERROR, .err = err};
 
     (void)p;
-    bind_enter(b->object.link, deliver_to_list, &n);
+    bind_enter_for(&b->object, deliver_to_list, &n);
     bind_process_unwind(b);
 }
 
@@ -186,7 +186,7 @@ static void on_ready_cb(void *arg, tine_proc *p, const tine_error *err)
 
     (void)p;
     b->ready_owed = 0;
-    bind_enter(b->object.link, deliver_to_list, &n);
+    bind_enter_for(&b->object, deliver_to_list, &n);
     bind_process_unwind(b);
 }
 
@@ -196,7 +196,7 @@ static void on_fd_cb(void *arg, tine_proc *p, int fd, const tine_error *err)
     news n = {.process = b, .slot = BIND_ON_FD, .err = err, .fd = fd};
 
     (void)p;
-    bind_enter(b->object.link, deliver_fd, &n);
+    bind_enter_for(&b->object, deliver_fd, &n);
     if (n.fd >= 0)
         close(n.fd);
     bind_process_unwind(b);
@@ -212,7 +212,7 @@ static void on_line(bind_process *b, int slot, const char *line, size_t len)
 {
     news n = {.process = b, .slot = slot, .line = line, .len = len};
 
-    bind_enter(b->object.link, deliver_line, &n);
+    bind_enter_for(&b->object, deliver_line, &n);
     bind_process_unwind(b);
 }
 

@@ -141,6 +141,7 @@ void bind_object_init(bind_link *link, bind_object *o)
 {
     memset(o, 0, sizeof *o);
     o->link = link;
+    o->job = link->jobs ? link->jobs->current() : 0;
 }
 
 void bind_object_attach(bind_object *o, void *core)
@@ -219,6 +220,10 @@ static int with_traceback(lua_State *L)
 
 void bind_keep_error(lua_State *L, bind_link *link)
 {
+    if (link->jobs && link->jobs->failed(L, link->jobs->current())) {
+        lua_pop(L, 1);
+        return;
+    }
     lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
     lua_getiuservalue(L, -1, 1);
     lua_rotate(L, -3, 2);
@@ -268,6 +273,18 @@ int bind_enter(bind_link *link, lua_CFunction f, void *arg)
     return 1;
 }
 
+int bind_enter_for(bind_object *o, lua_CFunction f, void *arg)
+{
+    const bind_jobs *jobs = o->link->jobs;
+    if (!jobs)
+        return bind_enter(o->link, f, arg);
+    uint64_t before = jobs->current();
+    jobs->enter(o->job);
+    int entered = bind_enter(o->link, f, arg);
+    jobs->enter(before);
+    return entered;
+}
+
 static int keep_it(lua_State *L)
 {
     bind_keep_error(L, get_link(L));
@@ -283,7 +300,7 @@ int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
         return 0;
     link->calls++;
     link->entered++;
-    lua_pushcfunction(L, with_traceback);
+    lua_pushcfunction(L, link->jobs ? link->jobs->handler : with_traceback);
     lua_pushcfunction(L, f);
     lua_pushlightuserdata(L, arg);
     int status = lua_pcall(L, 1, 0, top + 1);
@@ -306,7 +323,7 @@ void bind_call(bind_link *link, int nargs)
     lua_State *L = link->L;
     int handler = lua_gettop(L) - nargs;
 
-    lua_pushcfunction(L, with_traceback);
+    lua_pushcfunction(L, link->jobs ? link->jobs->handler : with_traceback);
     lua_insert(L, handler);
     if (lua_pcall(L, nargs, 0, handler) != LUA_OK)
         bind_keep_error(L, link);

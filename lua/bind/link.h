@@ -18,21 +18,38 @@ struct bind_object {
     void *core;   /* the tine_proc, tine_timer, ...; NULL: none (any more) */
     int anchored; /* in the registry */
     int stale;    /* core went with a fork of the process */
+    uint64_t job; /* in an async worker: whose code has made it, or 0 */
 };
+
+/* What an async worker hangs on the link, so that callbacks and coroutines belong to the job that
+ * has started them. */
+typedef struct bind_jobs {
+    /* The job whose code runs, or 0; and that another one's does from now on. */
+    uint64_t (*current)(void);
+    void (*enter)(uint64_t job);
+    /* The job that a coroutine belongs to, or 0. */
+    uint64_t (*of)(lua_State *L, lua_State *co);
+    /* Message handler of callbacks. */
+    lua_CFunction handler;
+    /* An error, on top, in what belongs to the job. Returns whether that is told; else the error is
+     * nobody's, and has its traceback. */
+    int (*failed)(lua_State *L, uint64_t job);
+} bind_jobs;
 
 /* One for each Lua state. */
 struct bind_link {
-    lua_State *L;         /* the main state, in which callbacks run */
-    tine_host *host;      /* NULL until it is needed */
-    bind_object *objects; /* all with a core */
-    size_t watchers;      /* active timers and descriptors */
-    lua_Unsigned calls;   /* from the core so far */
-    volatile int entered; /* of them, under way */
-    int depth;            /* polls under way */
-    void *call_records;   /* of calls.c; valid for as long as the host is */
-    int stopping;         /* the poll under way is to return */
-    int nerrors;          /* errors of callbacks that are to be raised */
-    int closed;           /* the state is being closed */
+    lua_State *L;          /* the main state, in which callbacks run */
+    tine_host *host;       /* NULL until it is needed */
+    bind_object *objects;  /* all with a core */
+    size_t watchers;       /* active timers and descriptors */
+    lua_Unsigned calls;    /* from the core so far */
+    volatile int entered;  /* of them, under way */
+    int depth;             /* polls under way */
+    void *call_records;    /* of calls.c; valid for as long as the host is */
+    int stopping;          /* the poll under way is to return */
+    int nerrors;           /* errors of callbacks that are to be raised */
+    int closed;            /* the state is being closed */
+    const bind_jobs *jobs; /* or NULL */
 };
 
 /* Makes the state's link, unless it is there. */
@@ -65,13 +82,15 @@ void bind_object_push(lua_State *L, bind_object *o);
 /* Calls f with arg as a light userdata, from a callback of the core: an error in it
  * goes where bind_call puts it. Returns 0 when f could not even be called. */
 int bind_enter(bind_link *link, lua_CFunction f, void *arg);
+/* The same for something of o's: in the name of the job that o belongs to. */
+int bind_enter_for(bind_object *o, lua_CFunction f, void *arg);
 /* As bind_enter, but f calls the user by lua_call, once and last: an error goes where bind_call
  * would put it. Costs half as much. */
 int bind_enter_call(bind_link *link, lua_CFunction f, void *arg);
 /* Inside of bind_enter: calls the function under the nargs values on top. An error that
  * it raises is kept, with the traceback if it is a string, and stops the loop. */
 void bind_call(bind_link *link, int nargs);
-/* Keeps the error on top, pops it, and stops the loop. */
+/* Pops the error on top: it is the running job's, or kept, and stops the loop. */
 void bind_keep_error(lua_State *L, bind_link *link);
 /* Raises the oldest error kept, if there is one. */
 void bind_raise_kept(lua_State *L, bind_link *link);

@@ -128,7 +128,7 @@ static void on_timer(void *arg, tine_timer *timer)
     event e = {w, 0};
 
     (void)timer;
-    bind_enter(w->object.link, deliver, &e);
+    bind_enter_for(&w->object, deliver, &e);
 }
 
 static void on_io(void *arg, tine_io *io, int events)
@@ -137,7 +137,7 @@ static void on_io(void *arg, tine_io *io, int events)
     event e = {w, events};
 
     (void)io;
-    bind_enter(w->object.link, deliver, &e);
+    bind_enter_for(&w->object, deliver, &e);
 }
 
 static void on_signal(void *arg, tine_signal *sig, int signo)
@@ -146,7 +146,7 @@ static void on_signal(void *arg, tine_signal *sig, int signo)
     event e = {w, signo};
 
     (void)sig;
-    bind_enter(w->object.link, deliver, &e);
+    bind_enter_for(&w->object, deliver, &e);
 }
 
 /*** Calls a function later.
@@ -349,8 +349,16 @@ static int loop_stop(lua_State *L)
 /* fail(error): the poll under way, or else the next, raises it. */
 static int loop_fail(lua_State *L)
 {
+    bind_link *link = bind_link_check(L);
+    const bind_jobs *jobs = link->jobs;
+    lua_State *co = lua_tothread(L, 2);
+    uint64_t before = jobs ? jobs->current() : 0;
+    if (jobs && co)
+        jobs->enter(jobs->of(L, co));
     lua_settop(L, 1);
-    bind_keep_error(L, bind_link_check(L));
+    bind_keep_error(L, link);
+    if (jobs)
+        jobs->enter(before);
     return 0;
 }
 

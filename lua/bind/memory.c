@@ -89,7 +89,7 @@ static void on_memory(void *arg, tine_proc *p, const tine_error *err,
     answer a = {b, err, memory};
 
     (void)p;
-    bind_enter(b->object.link, deliver, &a);
+    bind_enter_for(&b->object, deliver, &a);
     bind_process_unwind(b);
 }
 

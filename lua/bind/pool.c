@@ -121,7 +121,7 @@ static void on_answer(void *arg, tine_job *job, const tine_error *err,
             free(a.all);
         return;
     }
-    bind_enter(a.all->service->object.link, deliver, &a);
+    bind_enter_for(&a.all->service->object, deliver, &a);
 }
 
 /* broadcast(pool, callback, ...): callback(nil, list), or nil and an err. */
@@ -206,7 +206,7 @@ static void on_reload(void *arg, const tine_error *err)
     r.err = err;
     free(kept);
     if (!r.service->object.link->closed)
-        bind_enter(r.service->object.link, deliver_reload, &r);
+        bind_enter_for(&r.service->object, deliver_reload, &r);
 }
 
 /* reload(p, pool, callback): callback(true) or (nil, err). The process comes first, as in

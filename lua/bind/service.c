@@ -143,7 +143,7 @@ static int deliver(lua_State *L)
 
 static void tell(news *n)
 {
-    bind_enter(n->service->object.link, deliver, n);
+    bind_enter_for(&n->service->object, deliver, n);
 }
 
 static void on_event(void *arg, pid_t pid, tine_job *job, const tine_str *values,
@@ -210,7 +210,7 @@ static void on_gone(void *arg)
 {
     bind_service *b = arg;
     if (!b->object.link->closed)
-        bind_enter(b->object.link, deliver_gone, b);
+        bind_enter_for(&b->object, deliver_gone, b);
 }
 
 /* --------------------------------------------------------------------- options */
@@ -424,7 +424,7 @@ static void on_text(void *arg, const tine_error *err, const char *text, size_t l
     q.len = len;
     free(kept);
     if (!q.service->object.link->closed)
-        bind_enter(q.service->object.link, deliver_text, &q);
+        bind_enter_for(&q.service->object, deliver_text, &q);
 }
 
 int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc)

@@ -13,6 +13,14 @@ local waiting <const> = {} -- luacheck: ignore 241
 -- What a coroutine yields to wait, so that a stray yield is found.
 local SUSPENDED <const> = {}
 
+-- Likewise, with an error to be raised in the place of the wait.
+local INTERRUPTED <const> = {}
+
+-- In an async worker: the number of the call whose code runs.
+task.job = nil
+-- Call -> its tasks, as keys.
+local of_job <const> = {}
+
 local Task = { __name = "tine.task" }
 Task.__index = Task
 
@@ -27,8 +35,12 @@ end
 
 -- The task has ended: tells those who wait for it. Returns whether there are any.
 local function finish(me)
-  local waiters = me.waiters
+  local waiters, mine = me.waiters, me.job and of_job[me.job]
   me.done, me.waiters = true, nil
+  if mine then
+    mine[me] = nil
+    of_job[me.job] = next(mine) and mine
+  end
   if waiters then
     later(waiters)
   end
@@ -111,7 +123,7 @@ function task.waker(what, level)
     me.awaits = nil
     local ok, err = step(me, ...)
     if not ok then
-      core.loop.fail(err)
+      core.loop.fail(err, me.co)
     end
     return true
   end
@@ -119,10 +131,42 @@ function task.waker(what, level)
   return wake
 end
 
+local function resumed(first, ...)
+  if first == INTERRUPTED then
+    error((...), 0)
+  end
+  return first, ...
+end
+
 --- Waits for the waker that was made last to be called.
 -- @return its arguments
+-- @raise what the task was interrupted with
 function task.suspend()
-  return coroutine.yield(SUSPENDED)
+  return resumed(coroutine.yield(SUSPENDED))
+end
+
+-- Raises the error in the place of the wait, if the task waits.
+local function interrupt(me, err)
+  if waiting[me] then
+    me.awaits = nil
+    local ok, problem = step(me, INTERRUPTED, err)
+    if not ok then
+      core.loop.fail(problem, me.co)
+    end
+  end
+end
+
+--- Raises an error in all tasks of a call that wait.
+-- @tparam integer job
+-- @param err
+function task.interrupt_all(job, err)
+  local mine = {}
+  for me in pairs(of_job[job] or {}) do
+    mine[#mine + 1] = me
+  end
+  for _, me in ipairs(mine) do
+    interrupt(me, err)
+  end
 end
 
 --- Starts a task, up to its first wait.
@@ -132,6 +176,11 @@ end
 function task.start(fn, ...)
   local me = setmetatable({ co = coroutine.create(fn), done = false }, Task)
   tasks[me.co] = me
+  me.job = task.job and task.job()
+  if me.job then
+    of_job[me.job] = of_job[me.job] or {}
+    of_job[me.job][me] = true
+  end
   local ok, err = step(me, ...)
   if not ok then
     return nil, err
