@@ -359,6 +359,62 @@ works(tine.new_exec())
 ]], { setup = "ulimit -v 120000" })
   end)
 
+  -- What a worker has left of a job that failed is no burden to the next, however often; the limit
+  -- is that of all processes of the host, which have it from the shell.
+  local function job_after_job(limit, megabytes, rounds, load)
+    program.check(([[
+local template = tine.new_exec():eval("MB = 1 << 20"):eval(%q)
+local pool = template:pool(function(what, n)
+  n = n and math.tointeger(tonumber(n))
+  if what == "fine" then return tostring(#("x"):rep(n)) end
+  if what == "used" then return tostring(collectgarbage("count")) end
+  local t, s = {}, "x"
+  for i = 1, 1 << 40 do
+    if what == "strings" then t[i] = ("x"):rep(MB) .. i end
+    if what == "small" then t[i] = ("x"):rep(3000) .. i end
+    if what == "tables" then t[i] = { i } end
+    if what == "nested" then t = { t } end
+    if what == "doubled" then s = s .. s end
+    if what == "caught" then
+      assert(not pcall(function() for k = 1, 1 << 40 do t[k] = ("x"):rep(n + k) end end))
+      return
+    end
+  end
+end, { max = 1 })
+tine.main(function()
+  for round = 1, %d do
+    for _, what in ipairs { "strings", "small", "tables", "nested", "doubled", "caught" } do
+      local ok, err = pcall(pool.await, pool, what, 1 << 20)
+      if what == "caught" then
+        assert(ok, err)
+      else
+        assert(not ok and err.message:find("not enough memory"), err)
+      end
+      for _, size in ipairs { 1 << 10, %d << 20, %d << 20 } do
+        local ok, n = pcall(pool.await, pool, "fine", size)
+        assert(ok and tonumber(n) == size, what .. ", then " .. size .. ": " .. tostring(n))
+      end
+      assert(tonumber(pool:await("used")) < (%d << 10) + 20000)
+    end
+  end
+  local stats = pool:stats()
+  assert(stats.failed >= 5 and stats.crashed == 0 and stats.started == 1)
+  pool:close()
+end)
+]]):format(load and "data = {} for i = 1, 60000 do data[i] = { i, 'item ' .. i } end" or "",
+      rounds, megabytes // 2, megabytes, 2 * megabytes),
+      { setup = "ulimit " .. limit })
+  end
+
+  for _, limit in ipairs { { "-v 50000", 4, 3 }, { "-v 100000", 15, 1 }, { "-d 40000", 4, 1 } } do
+    for _, load in ipairs { false, true } do
+      it(("a worker does the next job, with ulimit %s%s"):format(limit[1],
+        load and ", above what is shared" or ""), function()
+        job_after_job(limit[1], limit[2], limit[3], load)
+      end)
+    end
+  end
+
   case("an eval in a process fails, and nothing else", function()
     local source = tine.new()
     for _, code in ipairs {

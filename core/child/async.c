@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bind.h"
+#include "heap.h"
 #include "host.h"
 #include "link.h"
 #include "serving.h"
@@ -331,6 +332,8 @@ static void on_call(lua_State *L, request *r)
         }
     }
     lua_settop(L, top);
+    if (status != LUA_OK)
+        tine__gc_relieve(L);
 }
 
 /* The host wants the call to end; what it has started in the loop goes on unheard. */

@@ -175,7 +175,7 @@ static uint32_t piece_end(const sealing *s, uint32_t begin, uint32_t end)
 static bool wanted(const sealing *s, uint32_t u)
 {
     const tine__run *r = &s->heap->arena.runs[u];
-    if (r->kind == TINE__RUN_FREE)
+    if (tine__run_is_free(r))
         return false;
     if (!r->sealed)
         return true;
@@ -193,7 +193,7 @@ static void mark_sealed(sealing *s, uint32_t begin)
         tine__run *r = &a->runs[u];
         if (u + r->units > s->done)
             break;
-        if (r->kind == TINE__RUN_FREE)
+        if (tine__run_is_free(r) && !r->sealed)
             tine__arena_retire(a, u);
         if (!r->sealed)
             s->bytes += tine__heap_live(r);
@@ -237,7 +237,7 @@ static int seal_runs(sealing *s)
         if (wanted(s, u)) {
             begin = begin ? begin : u;
             end = u + r->units;
-        } else if (begin && (r->kind != TINE__RUN_FREE || r->units > GAP_MAX)) {
+        } else if (begin && (!tine__run_is_free(r) || r->units > GAP_MAX)) {
             err = seal_stretch(s, begin, end);
             begin = 0;
         }
