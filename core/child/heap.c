@@ -523,6 +523,8 @@ void tine__heap_adopt(lua_State *L)
     const char *wish = getenv("TINE_HEAP");
     if ((wish && strcmp(wish, "malloc") == 0) || tine__heap_open(&heap) < 0)
         return;
+    const char *in_cores = getenv("TINE_CORE_SHARED");
+    heap.in_cores = in_cores && strcmp(in_cores, "1") == 0;
     heap.foreign =
         ((int64_t)lua_gc(L, LUA_GCCOUNT) << 10) + (int64_t)lua_gc(L, LUA_GCCOUNTB);
     heap.stats.own = heap.foreign;

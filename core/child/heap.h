@@ -77,6 +77,7 @@ typedef struct tine__heap {
     int64_t wake;      /* when own passes this, gc.c is called */
     int64_t kept;      /* own, after the last seal */
     int64_t next_seal; /* own below this: sealing is not worth a thought */
+    bool in_cores;     /* what is sealed is dumped, too */
     bool hot; /* what is allocated now will be written: keep it out of the arena */
     int64_t foreign;         /* bytes of own that are outside */
     unsigned foreign_blocks; /* made ever */
