@@ -139,16 +139,65 @@ limit(next_fd - 5) -- below the end of a socket that is closed when it has been 
 wait("a process", function() return ready end)
 local ok, err = p:kill("TERM")
 assert(not ok and err.errno == 24, err)
-local sent, why = p:send_fd(0)
-assert(not sent and why.kind == "system" and why.errno == 24)
+local other = tine.new():eval("x = 1")
+local of_other = watch(other)
+assert(other:send_fd(0):eval("x = 2") == other) -- it is the handle's own error
 local here, no = tine.here()
 assert(not here and no.errno == 24)
 limit(100)
+ended(of_other)
+assert(of_other.errors[1] or of_other.exit)
 assert(p:kill("TERM"))
 ended(seen)
 assert(seen.info.signal == 15)
 works(tine.new())
 ]], { setup = "ulimit -n 100" })
+  end)
+
+  it("the cause is told at the handle, and by what was to be made of it", function()
+    program.check([[
+works(tine.new())
+local ready = tine.new()
+local pid
+ready:await_ready(function(id) pid = id end)
+wait("a process", function() return pid end)
+local held = {}
+local function fill()
+  repeat
+    held[#held + 1] = io.open("/dev/null")
+    local f = io.open("/dev/null")
+    held[#held + 1] = f
+  until not f
+end
+fill()
+
+local function is_cause(err, text)
+  assert(err and err.kind == "system" and err.errno == 24, err and err.message)
+  assert(err.message:find(text), err.message)
+end
+
+for _, what in ipairs { "pool", "rpc" } do
+  local p = tine.new()
+  local seen = watch(p)
+  local made, err = p[what](p, "print")
+  if made then made:close() else is_cause(err, "EMFILE") end
+  assert(made or err.kind == "system")
+  ended(seen)
+  is_cause(seen.exit, "command socket: .*EMFILE")
+end
+
+-- What is chained goes on, and the first cause comes where errors come, in its turn.
+local seen, sock, err = watch(ready), nil, nil
+assert(ready:eval("before = true"):send_fd(0):eval("error('after')"):send_arg("x") == ready)
+ready:run("print", function(...) sock, err = ... end)
+ended(seen)
+for _, f in ipairs(held) do f:close() end
+assert(#seen.errors == 1, #seen.errors)
+is_cause(seen.errors[1], "cannot hand over a descriptor: .*EMFILE")
+assert(seen.errors[1].pid == pid and seen.info.code == 1)
+if sock then sock:close() else assert(err) end
+works(tine.new())
+]], { setup = "ulimit -n 40" })
   end)
 
   case("a template cannot fork until it has some again", function()
