@@ -505,6 +505,36 @@ end)
     assert_works(source:fork())
   end)
 
+  case("a worker cannot take a large call, and says so", function()
+    local failed, answers
+    tine.go(function()
+      local p = tine.new()
+      local pid = p:await_ready()
+      local rpc = p:rpc(function(s)
+        if s == "table" then
+          local t = {}
+          for i = 1, 1 << 40 do t[i] = { i } end
+          return #t
+        end
+        return s
+      end)
+      rpc:await("x")
+      set_limit(pid, "as", 32 << 20)
+      local _, small = pcall(rpc.await, rpc, "table")
+      answers = { small, rpc:await("y") }
+      local _, err = pcall(rpc.await, rpc, ("x"):rep(64 << 20))
+      rpc:close()
+      failed = err
+    end)
+    wait_until(20, function() return failed end)
+    assert.are.equal("system", answers[1].kind)
+    assert.are.equal(ENOMEM, answers[1].errno)
+    assert.are.equal("y", answers[2])
+    assert.matches("out of memory for a call: .*ENOMEM", failed.message)
+    assert.are.equal(ENOMEM, failed.errno)
+    collectgarbage()
+  end)
+
   case("an interpreter that cannot start is an error", function()
     -- The limit is the host's own for a moment: a program of its own, then.
     program.check([[

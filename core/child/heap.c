@@ -415,10 +415,10 @@ void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
     } else {
         if (size < old)
             tine__gc_table_shrinks(h, p);
-        bool wanted = p != tine__gc_strings(h); /* Lua does without a longer table */
-        p = resize(h, p, old, size);
-        if (!p && wanted)
+        void *to = resize(h, p, old, size);
+        if (!to && p != tine__gc_strings(h)) /* Lua does without a longer table */
             tine__gc_starve(h);
+        p = to;
     }
     if (p && h->stats.own > h->wake)
         tine__gc_wake(h);

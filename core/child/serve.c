@@ -299,7 +299,7 @@ static void tell_memory(tine__child *c, const tine__reader *frame)
 
 static void fail_as_told(tine__child *c, const tine__reader *frame)
 {
-    static const char garbage[] = "garbage instead of a failure";
+    static const char garbage[] = "garbage in a failure";
     tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
     int err = (int)tine__get_u32(&cur);
     tine_str text = tine__get_str(&cur);

@@ -221,8 +221,7 @@ static const char *const hungry[] = {
     "local t while true do t = { t } end",
     "local s = 'x' while true do s = s .. s end",
     "return ('x'):rep(MB):gsub('x', ('y'):rep(1000))",
-    "local t = {} for i = 1, 1000 do t[i] = ('x'):rep(20000) end return "
-    "table.concat(t)",
+    "local t = {} for i = 1, 999 do t[i] = ('x'):rep(20000) end t = table.concat(t)",
     "local t = {} for i = 1, 1 << 40 do t[i] = coroutine.create(print) end",
     "local t = {} for i = 1, 1 << 40 do t[i] = function() return i end end",
     "return ('x'):rep(1 << 30)"};
