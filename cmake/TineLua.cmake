@@ -106,6 +106,9 @@ tine_private_headers(tine-template)
 target_include_directories(tine-template SYSTEM PRIVATE ${tine_lua_include})
 target_compile_options(tine-template PRIVATE ${TINE_TEMPLATE_CFLAGS})
 target_link_libraries(tine-template PRIVATE ${tine_event_libs} ${tine_msgpack_libs} ${tine_lua_libs})
+# Before it loads a C module, Lua has libm loaded: see libm.c.
+target_link_options(tine-template PRIVATE -Wl,--wrap=dlopen)
+
 # C modules find Lua's symbols in the executable, and no others.
 target_link_options(tine-template PRIVATE
   ${TINE_TEMPLATE_LDFLAGS} -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/template.map)

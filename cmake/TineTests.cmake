@@ -33,7 +33,7 @@ foreach(source ${test_sources})
   # Failures on demand, see there.
   file(STRINGS ${source} faults REGEX "^#include \"fault\\.h\"")
   if(faults)
-    foreach(symbol malloc calloc realloc strdup strndup sendmsg)
+    foreach(symbol malloc calloc realloc strdup strndup mmap mremap open sendmsg recvmsg)
       target_link_options(${name} PRIVATE -Wl,--wrap=${symbol})
     endforeach()
   endif()

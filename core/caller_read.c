@@ -27,6 +27,8 @@ static tine_error error_in(const tine__caller *c, tine__cursor *cur)
     if (kind > TINE_KIND_SYSTEM)
         cur->bad = true;
     err.kind = (tine_kind)kind;
+    if (err.kind == TINE_KIND_SYSTEM)
+        err.sys_errno = ENOMEM; /* nothing else of that kind befalls a call */
     err.message = message.data;
     err.message_len = message.len;
     err.traceback = traceback.len ? traceback.data : NULL;

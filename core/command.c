@@ -102,6 +102,20 @@ int tine_proc_send_fd(tine_proc *p, const int *fds, size_t nfds)
     return tine__proc_put(p, TINE__FRAME_FDS, NULL, 0, fds, nfds);
 }
 
+int tine_proc_fail(tine_proc *p, const char *what, int err)
+{
+    char text[300];
+    tine__buf b = {0};
+    tine_error error = tine__error_system(err, text, sizeof text, "cannot %s", what);
+    tine__buf_u32(&b, (uint32_t)error.sys_errno);
+    tine__buf_str(&b, error.message, error.message_len);
+    tine_str body = {b.data, b.len};
+    int result =
+        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_FAIL, &body, 1, NULL, 0);
+    tine__buf_free(&b);
+    return result;
+}
+
 /* run or to_fd came too late: the callback tells, as every time. */
 static int consume_ended(tine_proc *p, int err, tine_fd_cb cb, void *arg)
 {
@@ -294,6 +308,11 @@ int tine_proc_kill(tine_proc *p, int signo)
         return 0;
     }
     return tine__proc_signal(p, signo);
+}
+
+const tine_error *tine_proc_why(const tine_proc *p)
+{
+    return p->failed && p->cause ? &p->cause->error : NULL;
 }
 
 int tine_proc_ended(const tine_proc *p)

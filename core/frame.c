@@ -170,7 +170,8 @@ static int parse_head(tine__reader *r)
     for (int i = 0; i < 8; i++)
         r->want |= (uint64_t)h[4 + i] << (8 * i);
     bool small = r->type == TINE__FRAME_HELLO || r->type == TINE__FRAME_FORK ||
-                 r->type == TINE__FRAME_FDS || r->type == TINE__FRAME_MEMORY;
+                 r->type == TINE__FRAME_FDS || r->type == TINE__FRAME_MEMORY ||
+                 r->type == TINE__FRAME_FAIL;
     if (r->want > (small ? SMALL_FRAME : large_body))
         return refuse(r, "an oversized command");
     return 0;

@@ -15,6 +15,7 @@
  *            each u32 tine_code, str (empty: none); u64 offset of its region; fd: the memory
  *            that it lies in. The stream is as calls.h says from here on
  *   MEMORY   nothing: asks for a report MEMORY
+ *   FAIL     u32 errno, str message: what could not be sent. The process fails with it
  *
  * Report channel, processes to host: SOCK_SEQPACKET, one report a message, all begin with
  * u32 magic, u32 type, u64 id of the process that it is about.
@@ -32,7 +33,7 @@
 #ifndef TINE_PROTOCOL_H
 #define TINE_PROTOCOL_H
 
-#define TINE__PROTOCOL 3
+#define TINE__PROTOCOL 4
 
 enum tine__frame_type {
     TINE__FRAME_HELLO = 1,
@@ -44,6 +45,7 @@ enum tine__frame_type {
     TINE__FRAME_RUN,
     TINE__FRAME_SERVE,
     TINE__FRAME_MEMORY,
+    TINE__FRAME_FAIL,
     TINE__FRAME_TYPES
 };
 

@@ -141,6 +141,7 @@ static tine_error never_started(const tine_rpc *rpc, char *text, size_t size)
         err.signal = cause->signal;
         err.code = cause->code;
         err.status = cause->status;
+        err.sys_errno = cause->sys_errno;
     }
     err.message = text;
     err.message_len = (size_t)n < size ? (size_t)n : size - 1;

@@ -12,7 +12,7 @@ do
   local f <close> = assert(io.open(helper.root .. "/core/protocol.h"))
   PROTOCOL = tonumber(f:read("a"):match("#define TINE__PROTOCOL (%d+)"))
 end
-local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN, MEMORY = 1, 2, 3, 4, 5, 6, 7, 9
+local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN, MEMORY, FAIL = 1, 2, 3, 4, 5, 6, 7, 9, 10
 local TEXT, PLAIN = 0, 1
 
 local function frame(type, body, nfds, length)
@@ -139,7 +139,7 @@ describe("a command socket #proc", function()
       ("\0"):rep(12), ("\255"):rep(5000), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
       string.pack("<BBI2I8", EVAL, 0, FRAME_MAGIC ~ 0x8000, 0),
     }
-    for _, unknown in ipairs { 0, 10, 11, 127, 128, 255 } do
+    for _, unknown in ipairs { 0, 11, 12, 127, 128, 255 } do
       streams[#streams + 1] = frame(unknown, "")
     end
     for i, seen in ipairs(feed(source, streams)) do
@@ -211,7 +211,7 @@ describe("a command socket #proc", function()
     for _, length in ipairs { (1 << 40) + 1, math.maxinteger, -1 } do
       streams[#streams + 1] = frame(EVAL, "x", 0, length)
     end
-    for _, small in ipairs { HELLO, FORK, FDS, MEMORY } do
+    for _, small in ipairs { HELLO, FORK, FDS, MEMORY, FAIL } do
       streams[#streams + 1] = frame(small, "x", 0, 65537)
     end
     for i, seen in ipairs(feed(source, streams)) do
@@ -259,6 +259,8 @@ describe("a command socket #proc", function()
         frame(FORK, string.pack("<I8I4", 1, 0) .. huge),
         frame(HELLO, ""), frame(HELLO, ("\0"):rep(65536)),
         frame(MEMORY, "x"), frame(MEMORY, ("\0"):rep(65536)),
+        frame(FAIL, ""), frame(FAIL, "\12\0\0\0"), frame(FAIL, string.pack("<I4s4", 1 << 31, "")),
+        frame(FAIL, string.pack("<I4s4", 12, "x") .. "y"),
       }
       for i, seen in ipairs(feed(source, streams)) do
         assert.are.equal(1, #seen.errors, "stream " .. i)

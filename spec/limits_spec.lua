@@ -139,16 +139,65 @@ limit(next_fd - 5) -- below the end of a socket that is closed when it has been 
 wait("a process", function() return ready end)
 local ok, err = p:kill("TERM")
 assert(not ok and err.errno == 24, err)
-local sent, why = p:send_fd(0)
-assert(not sent and why.kind == "system" and why.errno == 24)
+local other = tine.new():eval("x = 1")
+local of_other = watch(other)
+assert(other:send_fd(0):eval("x = 2") == other) -- it is the handle's own error
 local here, no = tine.here()
 assert(not here and no.errno == 24)
 limit(100)
+ended(of_other)
+assert(of_other.errors[1] or of_other.exit)
 assert(p:kill("TERM"))
 ended(seen)
 assert(seen.info.signal == 15)
 works(tine.new())
 ]], { setup = "ulimit -n 100" })
+  end)
+
+  it("the cause is told at the handle, and by what was to be made of it", function()
+    program.check([[
+works(tine.new())
+local ready = tine.new()
+local pid
+ready:await_ready(function(id) pid = id end)
+wait("a process", function() return pid end)
+local held = {}
+local function fill()
+  repeat
+    held[#held + 1] = io.open("/dev/null")
+    local f = io.open("/dev/null")
+    held[#held + 1] = f
+  until not f
+end
+fill()
+
+local function is_cause(err, text)
+  assert(err and err.kind == "system" and err.errno == 24, err and err.message)
+  assert(err.message:find(text), err.message)
+end
+
+for _, what in ipairs { "pool", "rpc" } do
+  local p = tine.new()
+  local seen = watch(p)
+  local made, err = p[what](p, "print")
+  if made then made:close() else is_cause(err, "EMFILE") end
+  assert(made or err.kind == "system")
+  ended(seen)
+  is_cause(seen.exit, "command socket: .*EMFILE")
+end
+
+-- What is chained goes on, and the first cause comes where errors come, in its turn.
+local seen, sock, err = watch(ready), nil, nil
+assert(ready:eval("before = true"):send_fd(0):eval("error('after')"):send_arg("x") == ready)
+ready:run("print", function(...) sock, err = ... end)
+ended(seen)
+for _, f in ipairs(held) do f:close() end
+assert(#seen.errors == 1, #seen.errors)
+is_cause(seen.errors[1], "cannot hand over a descriptor: .*EMFILE")
+assert(seen.errors[1].pid == pid and seen.info.code == 1)
+if sock then sock:close() else assert(err) end
+works(tine.new())
+]], { setup = "ulimit -n 40" })
   end)
 
   case("a template cannot fork until it has some again", function()
@@ -359,6 +408,62 @@ works(tine.new_exec())
 ]], { setup = "ulimit -v 120000" })
   end)
 
+  -- What a worker has left of a job that failed is no burden to the next, however often; the limit
+  -- is that of all processes of the host, which have it from the shell.
+  local function job_after_job(limit, megabytes, rounds, load)
+    program.check(([[
+local template = tine.new_exec():eval("MB = 1 << 20"):eval(%q)
+local pool = template:pool(function(what, n)
+  n = n and math.tointeger(tonumber(n))
+  if what == "fine" then return tostring(#("x"):rep(n)) end
+  if what == "used" then return tostring(collectgarbage("count")) end
+  local t, s = {}, "x"
+  for i = 1, 1 << 40 do
+    if what == "strings" then t[i] = ("x"):rep(MB) .. i end
+    if what == "small" then t[i] = ("x"):rep(3000) .. i end
+    if what == "tables" then t[i] = { i } end
+    if what == "nested" then t = { t } end
+    if what == "doubled" then s = s .. s end
+    if what == "caught" then
+      assert(not pcall(function() for k = 1, 1 << 40 do t[k] = ("x"):rep(n + k) end end))
+      return
+    end
+  end
+end, { max = 1 })
+tine.main(function()
+  for round = 1, %d do
+    for _, what in ipairs { "strings", "small", "tables", "nested", "doubled", "caught" } do
+      local ok, err = pcall(pool.await, pool, what, 1 << 20)
+      if what == "caught" then
+        assert(ok, err)
+      else
+        assert(not ok and err.message:find("not enough memory"), err)
+      end
+      for _, size in ipairs { 1 << 10, %d << 20, %d << 20 } do
+        local ok, n = pcall(pool.await, pool, "fine", size)
+        assert(ok and tonumber(n) == size, what .. ", then " .. size .. ": " .. tostring(n))
+      end
+      assert(tonumber(pool:await("used")) < (%d << 10) + 20000)
+    end
+  end
+  local stats = pool:stats()
+  assert(stats.failed >= 5 and stats.crashed == 0 and stats.started == 1)
+  pool:close()
+end)
+]]):format(load and "data = {} for i = 1, 60000 do data[i] = { i, 'item ' .. i } end" or "",
+      rounds, megabytes // 2, megabytes, 2 * megabytes),
+      { setup = "ulimit " .. limit })
+  end
+
+  for _, limit in ipairs { { "-v 50000", 4, 3 }, { "-v 100000", 15, 1 }, { "-d 40000", 4, 1 } } do
+    for _, load in ipairs { false, true } do
+      it(("a worker does the next job, with ulimit %s%s"):format(limit[1],
+        load and ", above what is shared" or ""), function()
+        job_after_job(limit[1], limit[2], limit[3], load)
+      end)
+    end
+  end
+
   case("an eval in a process fails, and nothing else", function()
     local source = tine.new()
     for _, code in ipairs {
@@ -398,6 +503,36 @@ works(tine.new_exec())
     assert.are.equal(ENOMEM, seen.errors[1].errno)
     assert.matches("memory", seen.errors[1].message)
     assert_works(source:fork())
+  end)
+
+  case("a worker cannot take a large call, and says so", function()
+    local failed, answers
+    tine.go(function()
+      local p = tine.new()
+      local pid = p:await_ready()
+      local rpc = p:rpc(function(s)
+        if s == "table" then
+          local t = {}
+          for i = 1, 1 << 40 do t[i] = { i } end
+          return #t
+        end
+        return s
+      end)
+      rpc:await("x")
+      set_limit(pid, "as", 32 << 20)
+      local _, small = pcall(rpc.await, rpc, "table")
+      answers = { small, rpc:await("y") }
+      local _, err = pcall(rpc.await, rpc, ("x"):rep(64 << 20))
+      rpc:close()
+      failed = err
+    end)
+    wait_until(20, function() return failed end)
+    assert.are.equal("system", answers[1].kind)
+    assert.are.equal(ENOMEM, answers[1].errno)
+    assert.are.equal("y", answers[2])
+    assert.matches("out of memory for a call: .*ENOMEM", failed.message)
+    assert.are.equal(ENOMEM, failed.errno)
+    collectgarbage()
   end)
 
   case("an interpreter that cannot start is an error", function()

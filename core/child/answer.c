@@ -287,6 +287,16 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
 
 /* ------------------------------------------------------------------- requests */
 
+#define NO_MEMORY "Cannot allocate memory (ENOMEM)"
+
+__attribute__((noreturn)) static void fatal(tine_kind kind, const char *text)
+{
+    tine__answer_error(TINE__FATAL, 0, NULL, kind, (tine_str){text, strlen(text)},
+                       (tine_str){"", 0});
+    tine__answer_flush(true);
+    tine__leave(1);
+}
+
 /* Sees that the frame that begins at start has room. */
 static void make_room(size_t need)
 {
@@ -300,7 +310,7 @@ static void make_room(size_t need)
         return;
     unsigned char *in = realloc(line.in, cap);
     if (!in)
-        tine__leave(1);
+        fatal(TINE_KIND_SYSTEM, "out of memory for a call: " NO_MEMORY);
     line.in = in;
     line.cap = cap;
 }
@@ -315,8 +325,13 @@ static int receive(bool wait)
             line.end += (size_t)n;
             return 1;
         }
-        if (n < 0 && errno == EAGAIN && !wait)
+        bool is_short = n < 0 && (errno == ENOBUFS || errno == ENOMEM);
+        if (is_short)
+            usleep(1000);
+        if (n < 0 && (errno == EAGAIN || is_short) && !wait)
             return 0;
+        if (is_short)
+            continue;
         if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
             return -1;
     }
@@ -324,11 +339,7 @@ static int receive(bool wait)
 
 static void garbage(void)
 {
-    static const char text[] = "the host sent garbage on the call stream";
-    tine__answer_error(TINE__FATAL, 0, NULL, TINE_KIND_PROTOCOL,
-                       (tine_str){text, sizeof text - 1}, (tine_str){"", 0});
-    tine__answer_flush(true);
-    tine__leave(1);
+    fatal(TINE_KIND_PROTOCOL, "the host sent garbage on the call stream");
 }
 
 bool tine__request_ready(void)

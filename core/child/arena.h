@@ -13,6 +13,7 @@ enum { TINE__UNIT_SHIFT = 16, TINE__ARENA_BINS = 32 };
 typedef enum tine__run_kind {
     TINE__RUN_NONE, /* not the first unit of a run */
     TINE__RUN_FREE,
+    TINE__RUN_CLOSED, /* free, and without address space */
     TINE__RUN_BLOCKS, /* equal blocks of a size class */
     TINE__RUN_LARGE,  /* one block */
 } tine__run_kind;
@@ -51,14 +52,24 @@ void tine__arena_give(tine__arena *a, uint32_t u);
 /* Changes a run's length in place if it can. */
 bool tine__arena_resize(tine__arena *a, uint32_t u, uint32_t n);
 /* Gives memory of free runs back to the system, until at most `keep` units may have
- * any. */
+ * any, and the address space of long ones. */
 void tine__arena_purge(tine__arena *a, uint32_t keep);
+/* Gives the address space of all free runs back. Returns whether there was any. */
+bool tine__arena_close_free(tine__arena *a);
+/* Maps the first n units of a run again if they are no longer mapped. Returns whether they
+ * are; if not, the run has been given back. */
+bool tine__arena_mend(tine__arena *a, uint32_t u, uint32_t n);
 /* Makes a free run one that is not handed out again. */
 void tine__arena_retire(tine__arena *a, uint32_t u);
 
 static inline char *tine__arena_at(const tine__arena *a, uint32_t u)
 {
     return a->base + ((size_t)u << TINE__UNIT_SHIFT);
+}
+
+static inline bool tine__run_is_free(const tine__run *r)
+{
+    return r->kind == TINE__RUN_FREE || r->kind == TINE__RUN_CLOSED;
 }
 
 static inline bool tine__arena_has(const tine__arena *a, const void *p)

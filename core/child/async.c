@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bind.h"
+#include "heap.h"
 #include "host.h"
 #include "link.h"
 #include "serving.h"
@@ -422,6 +423,8 @@ static void on_call(lua_State *L, request *r)
         }
     }
     lua_settop(L, top);
+    if (status != LUA_OK)
+        tine__gc_relieve(L);
 }
 
 /* Raises the error in the call's coroutines that wait, so that they close what they have open. */

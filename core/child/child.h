@@ -71,6 +71,8 @@ void tine__leave(int code) __attribute__((noreturn));
 void tine__flush(tine__child *c);
 void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
                 size_t len, const char *traceback, size_t traceback_len);
+/* The same of a system call; err: errno. */
+void tine__fail_system(tine__child *c, const char *what, int err);
 
 /* ending.c: the host has gone. Ends this process, with its workers and with all that they and it
  * have started, but for what is detached. */
@@ -108,8 +110,9 @@ void tine__reap_by_signal(void);
 /* fork.c */
 /* Carries out a FORK frame. In the new process c is its own afterwards. */
 void tine__fork(tine__child *c, tine__reader *frame);
-/* Redirections as the flags of FORK and HELLO say; fds may be NULL. Takes what it uses. */
-void tine__redirect(uint32_t flags, int *fds, size_t nfds);
+/* Redirections as the flags of FORK and HELLO say; fds may be NULL. Returns 0 or a negative
+ * errno. */
+int tine__redirect(uint32_t flags, int *fds, size_t nfds);
 
 /* interp.c: all that is done in the interpreter, protected. */
 void tine__interp_open(tine__child *c);

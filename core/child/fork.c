@@ -13,25 +13,33 @@
 #include "heap.h"
 #include "protocol.h"
 
-void tine__redirect(uint32_t flags, int *fds, size_t nfds)
+static int redirect_to_null(int n)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (fd == n) /* it was closed */
+        return fcntl(fd, F_SETFD, 0) < 0 ? -errno : 0;
+    int err = dup2(fd, n) < 0 ? -errno : 0;
+    close(fd);
+    return err;
+}
+
+int tine__redirect(uint32_t flags, int *fds, size_t nfds)
 {
     size_t next = 0;
-    if (!flags)
-        return;
-    for (int n = 0; n < 3; n++) {
-        int fd = -1;
+    int err = 0;
+    for (int n = 0; n < 3 && !err; n++) {
         uint32_t how = flags >> 2 * n & 3;
         if (how == TINE__STDIO_FD && next < nfds)
-            dup2(fds[next++], n);
-        else if (how == TINE__STDIO_NULL &&
-                 (fd = tine__fd_above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC))) >=
-                     0)
-            dup2(fd, n);
-        tine__fd_close(&fd);
+            err = dup2(fds[next++], n) < 0 ? -errno : 0;
+        else if (how == TINE__STDIO_NULL)
+            err = redirect_to_null(n);
     }
     /* A callback in the host wants lines as they are written. */
     if (flags & TINE__FORK_LINES(1))
         setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+    return err;
 }
 
 /* The new process's first word. It carries its parent's count. */
@@ -59,7 +67,7 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     tine__fd_close(&c->cmd);
     c->cmd = frame->fds[0];
     frame->fds[0] = -1;
-    tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
+    int redirected = tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
     tine__workers_forget(&c->workers); /* those are its parent's */
     c->held = c->ending = 0;
     c->nreaped = 0;
@@ -71,6 +79,8 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     if (name.len)
         tine__title_set(name.data, name.len);
     announce(c, parent_seq);
+    if (redirected < 0)
+        tine__fail_system(c, "cannot redirect standard input and output", -redirected);
 }
 
 static void refuse(tine__child *c, uint64_t id, int err, const char *text)

@@ -98,7 +98,7 @@ static void set_wake(tine__heap *h)
     const accounts *a = h->accounts;
     int64_t room = (int64_t)(a->nbuckets - a->nstrings) * STRING_MIN;
     int64_t soon = h->stats.own + (room > SOON_MIN ? room : SOON_MIN);
-    h->wake = soon < h->due ? soon : h->due;
+    h->wake = h->starved ? INT64_MIN : soon < h->due ? soon : h->due;
 }
 
 /* Garbage among what has become old since the last. To collect what is the process's own costs
@@ -106,24 +106,32 @@ static void set_wake(tine__heap *h)
  * as much to win. */
 static int64_t full_at(const tine__heap *h)
 {
-    return h->own.state != TINE__OWN_NEVER
+    return h->own.state >= TINE__OWN_IDLE
                ? 2 * h->after_full + OWN_MIN
                : 2 * h->after_full + h->stats.shared + MAJOR_MIN;
+}
+
+/* Has Lua believe that it owes so much work. */
+static void owe(accounts *a, ptrdiff_t debt)
+{
+    if (a->debt < debt) {
+        a->total += a->debt - debt;
+        a->debt = debt;
+    }
 }
 
 static void ask(tine__heap *h)
 {
     accounts *a = h->accounts;
     h->asked = true;
-    h->asked_major = h->own.state == TINE__OWN_NEVER && h->stats.own > full_at(h);
+    h->asked_major =
+        h->own.state < TINE__OWN_IDLE && (h->starved || h->stats.own > full_at(h));
     if (h->asked_major)
         reveal_strings(h);
     a->estimate = h->asked_major ? 0 : OUT_OF_REACH;
     a->last_atomic = 0;
-    if (a->debt <= 0) {
-        a->total += a->debt - 1;
-        a->debt = 1;
-    }
+    owe(a, 1);
+    h->wake = INT64_MIN; /* until it has been done, which is soon */
 }
 
 /* After a collection. */
@@ -141,24 +149,37 @@ static void rest(tine__heap *h)
     set_wake(h);
 }
 
+/* After a collection of all that is the process's own. */
+static void end_starving(tine__heap *h)
+{
+    enum { TURNS_MAX = 1 << 16 };
+    h->starved = h->starved && h->stats.own > h->starved_own / 4 * 3 &&
+                 h->starved_turns < TURNS_MAX;
+    h->starved_white = h->accounts->white;
+}
+
+void tine__gc_full_done(tine__heap *h)
+{
+    if (h->own.state == TINE__OWN_LATER)
+        h->own.state = TINE__OWN_IDLE;
+    h->after_full = h->stats.own;
+    end_starving(h);
+    rest(h);
+}
+
 static void note_collected(tine__heap *h)
 {
     h->stats.majors += h->asked_major;
     h->stats.minors += !h->asked_major;
     if (h->asked_major)
-        h->after_full = h->stats.own;
-    rest(h);
-}
-
-void tine__gc_full_done(tine__heap *h)
-{
-    h->after_full = h->stats.own;
-    rest(h);
+        tine__gc_full_done(h);
+    else
+        rest(h);
 }
 
 /* Also for the sake of the string table, but not for a few strings each time: then it may
  * double. */
-static bool want_own(tine__heap *h)
+static bool want_own(tine__heap *h, bool now)
 {
     bool filling = is_table_filling(h);
     if (h->own.state != TINE__OWN_IDLE)
@@ -167,7 +188,7 @@ static bool want_own(tine__heap *h)
         h->filled = h->accounts->nbuckets;
         filling = false;
     }
-    if (h->stats.own < full_at(h) && !filling)
+    if (h->stats.own < full_at(h) && !filling && !now)
         return false;
     h->own.state = TINE__OWN_WANTED;
     /* An object is made before that, or else it is asked for something else. */
@@ -175,20 +196,81 @@ static bool want_own(tine__heap *h)
     return true;
 }
 
-void tine__gc_wake(tine__heap *h)
+static void wake_generational(tine__heap *h, bool now)
 {
     if (h->own.state == TINE__OWN_WANTED)
         h->own.state = TINE__OWN_IDLE;
-    else if (!h->asked && want_own(h))
+    else if (!h->asked && want_own(h, now))
         return;
-    if (!h->asked && h->stats.own < h->due && !is_table_filling(h)) {
+    if (!h->asked && h->stats.own < h->due && !is_table_filling(h) && !now)
         set_wake(h);
-    } else if (!h->asked) {
+    else if (!h->asked)
         ask(h);
-        h->wake = INT64_MIN; /* until it has been done, which is soon */
-    } else if (h->accounts->debt <= 0) {
+    else if (h->accounts->debt <= 0)
         note_collected(h);
+}
+
+/* ----------------------------------------------------------------- when memory has run out */
+
+/* Lua decides when, but for that. */
+static void ask_for_cycle(tine__heap *h)
+{
+    accounts *a = h->accounts;
+    owe(a, a->total + a->debt + MINOR_MIN);
+    h->asked = true;
+}
+
+static void wake_incremental(tine__heap *h, bool now)
+{
+    if (h->asked && h->accounts->debt > 0)
+        return; /* it is still to come */
+    if (h->asked)
+        end_starving(h);
+    h->asked = false;
+    if (h->starved && now)
+        ask_for_cycle(h);
+    h->wake = h->starved ? INT64_MIN : INT64_MAX;
+}
+
+/* The first collections may come while what has failed still has what it had: its error is made,
+ * with a traceback. So more follow, each after twice as many calls as the one before. */
+static bool is_hungry(tine__heap *h)
+{
+    uint32_t n = h->starved && !h->asked ? ++h->starved_turns : 0;
+    return n && !(n & (n - 1));
+}
+
+/* Every collection of all changes what is the current white. */
+static bool is_collected_since(const tine__heap *h)
+{
+    return h->starved && h->accounts->white != h->starved_white;
+}
+
+bool tine__gc_starve(tine__heap *h)
+{
+    accounts *a = h->accounts;
+    if (!a || a->nil_type)
+        return false;
+    bool first = !is_collected_since(h);
+    h->starved = true;
+    h->starved_white = a->white;
+    h->starved_turns = 0;
+    h->starved_own = h->stats.own;
+    h->wake = INT64_MIN;
+    if (a->generational)
+        want_own(h, true);
+    return first;
+}
+
+void tine__gc_wake(tine__heap *h)
+{
+    if (!h->accounts->generational) {
+        wake_incremental(h, is_hungry(h));
+        return;
     }
+    if (is_collected_since(h))
+        tine__gc_full_done(h); /* by Lua, at once */
+    wake_generational(h, is_hungry(h));
 }
 
 /* In generational mode already. */
@@ -375,6 +457,8 @@ static int collect(lua_State *L, tine__heap *h)
 {
     static const char *const kinds[] = {"minor", "own", "full", NULL};
     int kind = luaL_checkoption(L, 2, "minor", kinds), result = 0;
+    if (kind == 0 && h->starved)
+        kind = 1;
     if (kind == 2)
         result = collect_full(L, h);
     else if (kind == 0 || !tine__own_collect(L, h))
@@ -388,6 +472,27 @@ static int collect(lua_State *L, tine__heap *h)
         rest(h);
     lua_pushinteger(L, 0);
     return 1;
+}
+
+static int relieve(lua_State *L)
+{
+    tine__heap *h = tine__heap_of(L);
+    if (!h->stats.sealed)
+        lua_gc(L, LUA_GCCOLLECT);
+    else if (!tine__own_collect(L, h))
+        collect_full(L, h);
+    return 0;
+}
+
+void tine__gc_relieve(lua_State *L)
+{
+    tine__heap *h = tine__heap_of(L);
+    if (!h || !h->starved || !lua_checkstack(L, 2))
+        return;
+    lua_pushcfunction(L, relieve);
+    if (lua_pcall(L, 0, 0, 0) != LUA_OK)
+        lua_pop(L, 1);
+    h->starved = false;
 }
 
 /* The original is the upvalue: until something is sealed nothing differs. */

@@ -233,14 +233,24 @@ static void *take_large(tine__heap *h, size_t size, tine__holds holds)
     return tine__arena_at(&h->arena, u);
 }
 
-/* The pages change their place, not their contents. Only whole runs of our own
- * memory. */
-static bool move_pages(const tine__heap *h, tine__run *from, void *to)
+/* Of what p has been a block of `old` octets, the contents move to a longer one. Where p is a
+ * run of our own memory, its pages change their place. Returns whether there is a block
+ * `to` still: mremap may unmap where it was to move to, and fail for want of room then. */
+static bool move_contents(tine__heap *h, void *p, size_t old, void *to)
 {
-    size_t len = (size_t)from->units << TINE__UNIT_SHIFT;
-    return from->units >= MOVE_MIN && !from->sealed &&
-           mremap(start(h, from), len, len,
-                  MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED;
+    bool ours = tine__arena_has(&h->arena, p) && tine__arena_has(&h->arena, to);
+    const tine__run *r = ours ? tine__arena_run(&h->arena, p) : NULL;
+    if (r && r->kind == TINE__RUN_LARGE && r->units >= MOVE_MIN && !r->sealed) {
+        size_t len = (size_t)r->units << TINE__UNIT_SHIFT;
+        if (mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) !=
+            MAP_FAILED)
+            return true;
+        uint32_t u = number(h, tine__arena_run(&h->arena, to));
+        if (!tine__arena_mend(&h->arena, u, r->units))
+            return false;
+    }
+    memcpy(to, p, old);
+    return true;
 }
 
 /* A larger or a smaller block in the same place, or NULL. */
@@ -256,12 +266,21 @@ static void *resize_large(tine__heap *h, tine__run *r, size_t size)
 /* ------------------------------------------------------------------------ any
  * blocks */
 
+/* As realloc. Where address space is limited, what we have free of it may be wanted. */
+static void *foreign(tine__heap *h, void *p, size_t size)
+{
+    void *to = realloc(p, size);
+    return to || !tine__arena_close_free(&h->arena) ? to : realloc(p, size);
+}
+
 static void *take_foreign(tine__heap *h, size_t size)
 {
-    void *p = malloc(size);
-    h->own.astray += !h->hot;
-    h->foreign += p ? (int64_t)size : 0;
-    h->foreign_blocks++;
+    void *p = foreign(h, NULL, size);
+    if (p) {
+        h->own.astray += !h->hot;
+        h->foreign += (int64_t)size;
+        h->foreign_blocks++;
+    }
     return p;
 }
 
@@ -307,15 +326,27 @@ static inline void give(tine__heap *h, void *p, size_t size)
     h->stats.own -= (int64_t)size;
 }
 
+/* To make a block smaller must not fail. */
+static void *shrink_in_place(tine__heap *h, void *p, size_t old, size_t size)
+{
+    int64_t less = (int64_t)old - (int64_t)size;
+    bool ours = tine__arena_has(&h->arena, p);
+    if (ours && tine__arena_run(&h->arena, p)->sealed)
+        return p;
+    h->foreign -= ours ? 0 : less;
+    h->stats.own -= less;
+    return p;
+}
+
 static void *move(tine__heap *h, void *p, size_t old, size_t size)
 {
     void *to = take(h, size, TINE__RAW); /* objects do not move */
     if (!to)
-        return size <= old ? p : NULL;
-    tine__run *r = tine__arena_has(&h->arena, p) ? tine__arena_run(&h->arena, p) : NULL;
-    if (!r || r->kind != TINE__RUN_LARGE || size < old ||
-        !tine__arena_has(&h->arena, to) || !move_pages(h, r, to))
-        memcpy(to, p, old < size ? old : size);
+        return size <= old ? shrink_in_place(h, p, old, size) : NULL;
+    if (size <= old)
+        memcpy(to, p, size);
+    else if (!move_contents(h, p, old, to))
+        return NULL;
     h->stats.own += (int64_t)size;
     give(h, p, old);
     return to;
@@ -327,9 +358,9 @@ static void *resize_foreign(tine__heap *h, void *p, size_t old, size_t size)
 {
     if (size > BLOCK_MAX && !h->hot)
         return move(h, p, old, size);
-    void *to = realloc(p, size);
-    h->foreign_blocks++;
+    void *to = foreign(h, p, size);
     if (to) {
+        h->foreign_blocks++;
         h->foreign += (int64_t)size - (int64_t)old;
         h->stats.own += (int64_t)size - (int64_t)old;
     }
@@ -358,6 +389,19 @@ static void *resize(tine__heap *h, void *p, size_t old, size_t size)
     return to;
 }
 
+static void *make(tine__heap *h, size_t tag, size_t size)
+{
+    bool again = h->own.state == TINE__OWN_UNDER_WAY;
+    if (h->own.state > TINE__OWN_IDLE && tine__own_turn(h, tag))
+        return NULL; /* which has Lua collect, and ask again */
+    void *p = take(h, size, holds_of(tag, size));
+    if (p)
+        h->stats.own += (int64_t)size;
+    else if (tine__gc_starve(h) && !again && h->own.state == TINE__OWN_WANTED)
+        tine__own_turn(h, tag);
+    return p;
+}
+
 void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
 {
     tine__heap *h = ud;
@@ -366,16 +410,17 @@ void *tine__heap_alloc(void *ud, void *p, size_t old, size_t size)
             give(h, p, old);
         return NULL;
     }
-    if (p) {
+    if (!p) {
+        p = make(h, old, size);
+    } else {
         if (size < old)
             tine__gc_table_shrinks(h, p);
-        p = resize(h, p, old, size);
-    } else if (h->own.state > TINE__OWN_IDLE && tine__own_turn(h, old)) {
-        return NULL; /* which has Lua collect, and ask again */
-    } else if ((p = take(h, size, holds_of(old, size)))) {
-        h->stats.own += (int64_t)size;
+        void *to = resize(h, p, old, size);
+        if (!to && p != tine__gc_strings(h)) /* Lua does without a longer table */
+            tine__gc_starve(h);
+        p = to;
     }
-    if (h->stats.own > h->wake)
+    if (p && h->stats.own > h->wake)
         tine__gc_wake(h);
     return p;
 }
@@ -417,7 +462,7 @@ void tine__heap_blocks_in(const tine__heap *h, const tine__run *r, const char *p
 bool tine__heap_is_block(const tine__heap *h, const tine__run *first, const char *p)
 {
     tine__holds holds = tine__heap_holds(first);
-    if (first->sealed || first->kind == TINE__RUN_FREE || holds == TINE__RAW)
+    if (first->sealed || tine__run_is_free(first) || holds == TINE__RAW)
         return false;
     size_t at = (size_t)(p - start(h, first));
     if (holds == TINE__THREADS)
@@ -430,7 +475,7 @@ bool tine__heap_is_block(const tine__heap *h, const tine__run *first, const char
 
 size_t tine__heap_extent(const tine__run *r)
 {
-    if (r->kind == TINE__RUN_FREE)
+    if (tine__run_is_free(r))
         return 0;
     if (r->kind == TINE__RUN_BLOCKS)
         return (size_t)r->fresh * class_size[class_in(r)];
@@ -478,6 +523,8 @@ void tine__heap_adopt(lua_State *L)
     const char *wish = getenv("TINE_HEAP");
     if ((wish && strcmp(wish, "malloc") == 0) || tine__heap_open(&heap) < 0)
         return;
+    const char *in_cores = getenv("TINE_CORE_SHARED");
+    heap.in_cores = in_cores && strcmp(in_cores, "1") == 0;
     heap.foreign =
         ((int64_t)lua_gc(L, LUA_GCCOUNT) << 10) + (int64_t)lua_gc(L, LUA_GCCOUNTB);
     heap.stats.own = heap.foreign;

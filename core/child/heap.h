@@ -44,6 +44,7 @@ typedef struct tine__heap_stats {
 /* own.c */
 typedef enum tine__own_state {
     TINE__OWN_NEVER,    /* impossible in this process, for now */
+    TINE__OWN_LATER,    /* something was lacking: not before a collection of all */
     TINE__OWN_IDLE,     /* nothing is wanted */
     TINE__OWN_WANTED,   /* as soon as an object is made */
     TINE__OWN_UNDER_WAY /* until that object is asked for again */
@@ -76,6 +77,7 @@ typedef struct tine__heap {
     int64_t wake;      /* when own passes this, gc.c is called */
     int64_t kept;      /* own, after the last seal */
     int64_t next_seal; /* own below this: sealing is not worth a thought */
+    bool in_cores;     /* what is sealed is dumped, too */
     bool hot; /* what is allocated now will be written: keep it out of the arena */
     int64_t foreign;         /* bytes of own that are outside */
     unsigned foreign_blocks; /* made ever */
@@ -89,6 +91,11 @@ typedef struct tine__heap {
     int hidden;         /* strings that Lua has been made not to count */
     int filled; /* the table's size when a collection left it nearly full, or 0 */
     bool asked, asked_major;
+    /* An allocation has failed, and no collection has freed much since. */
+    bool starved;
+    uint8_t starved_white;  /* the current one then, or after the last collection */
+    uint32_t starved_turns; /* calls since */
+    int64_t starved_own;    /* own then */
     tine__own own;
 } tine__heap;
 
@@ -153,6 +160,13 @@ void tine__gc_arm(lua_State *L, tine__heap *h);
 void tine__gc_wake(tine__heap *h);
 /* A collection of all ages has been done; whatever wants one waits for the next. */
 void tine__gc_full_done(tine__heap *h);
+/* Called in the allocator when there is no memory: soon all is collected. Lua does that itself
+ * only where it asks for memory itself, which buffers for strings do not, and before what
+ * has failed has let go of what it had. Returns whether that is the first failure of an
+ * allocation, for which Lua may try again. */
+bool tine__gc_starve(tine__heap *h);
+/* Between two jobs: if memory has run out in the last, what it has left is collected. */
+void tine__gc_relieve(lua_State *L);
 /* Called in the allocator when a block is made smaller that may be the string table:
  * a major collection has come about without us. */
 void tine__gc_table_shrinks(tine__heap *h, const void *p);

@@ -344,6 +344,7 @@ static bool run_protected(tine__child *c, tine__reader *frame)
     if (status != LUA_OK)
         fail_with_value(c, status, cmd.garbage);
     lua_settop(L, top);
+    tine__gc_relieve(L);
     return status == LUA_OK;
 }
 

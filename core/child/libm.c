@@ -2,20 +2,36 @@
  *
  * A fork and an exit pay for each mapping of a process, used or not. Those of libm.so are
  * five, which made a short worker a tenth dearer, and most workers calculate no sine. With
- * these in its place the linker leaves libm.so out. C modules that need it bring it along. */
+ * these in its place the linker leaves libm.so out. C modules find it all the same: many use
+ * it without saying so, as lua5.4 has it. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+/* What Lua calls in place of dlopen, by the linker's --wrap. */
+void *__wrap_dlopen(const char *path, int flags);
+void *__real_dlopen(const char *path, int flags);
+
 typedef double (*unary)(double);
 typedef double (*binary)(double, double);
 
+static void *libm(void)
+{
+    static void *handle;
+    if (!handle)
+        handle = __real_dlopen("libm.so.6", RTLD_NOW | RTLD_GLOBAL);
+    return handle;
+}
+
+void *__wrap_dlopen(const char *path, int flags)
+{
+    libm();
+    return __real_dlopen(path, flags);
+}
+
 static void *load(const char *name)
 {
-    static void *libm;
-    if (!libm)
-        libm = dlopen("libm.so.6", RTLD_NOW | RTLD_LOCAL);
-    void *f = libm ? dlsym(libm, name) : NULL;
+    void *f = libm() ? dlsym(libm(), name) : NULL;
     if (!f) {
         fprintf(stderr, "tine-template: %s\n", dlerror());
         abort();

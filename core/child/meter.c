@@ -77,6 +77,8 @@ void tine__meter_serve(lua_State *L)
 void tine__meter_publish(void)
 {
     const tine__heap *h = serving.heap;
+    if (h && h->starved)
+        tine__gc_relieve(serving.L);
     if (h && h->stats.seals + h->stats.failures != serving.seals)
         publish_all();
     else

@@ -230,16 +230,33 @@ void tine__own_open(lua_State *L, tine__heap *h)
 
 /* -------------------------------------------------------------------------- roots */
 
+/* For when there is no memory: a collection frees some. */
+static struct reserve {
+    value roots[1 << 14];
+    uint32_t run_of[1 << 14];
+} reserve;
+
+static bool take_reserve(tine__own *own)
+{
+    if (own->room)
+        return false;
+    own->roots = reserve.roots;
+    own->room = sizeof reserve.roots / sizeof *reserve.roots;
+    return true;
+}
+
 static bool make_room(tine__own *own)
 {
     enum { FIRST = 1 << 16 };
+    if (own->roots == reserve.roots)
+        return false;
     size_t room = own->room ? 2 * own->room : FIRST;
     void *p = own->room ? mremap(own->roots, own->room * sizeof(value),
                                  room * sizeof(value), MREMAP_MAYMOVE)
                         : mmap(NULL, room * sizeof(value), PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
-        return false;
+        return take_reserve(own);
     own->roots = p;
     own->room = room;
     return true;
@@ -247,7 +264,7 @@ static bool make_room(tine__own *own)
 
 static void drop_roots(tine__own *own)
 {
-    if (own->room)
+    if (own->room && own->roots != reserve.roots)
         munmap(own->roots, own->room * sizeof(value));
     own->roots = NULL;
     own->room = own->nroots = own->nsealed = 0;
@@ -317,9 +334,9 @@ static bool find_runs(tine__heap *h)
     const tine__arena *a = &h->arena;
     void *p = mmap(NULL, size_of_run_of(h), PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED)
+    if (p == MAP_FAILED && size_of_run_of(h) > sizeof reserve.run_of)
         return false;
-    h->own.run_of = p;
+    h->own.run_of = p == MAP_FAILED ? reserve.run_of : p;
     for (uint32_t u = 1; u < a->top; u += a->runs[u].units)
         for (uint32_t i = 0; i < a->runs[u].units; i++)
             h->own.run_of[u + i] = u;
@@ -334,7 +351,8 @@ static bool find_roots_in_written(tine__heap *h)
     bool good = tine__heap_each_written(h, add_roots, h);
     own->nsealed = own->nroots;
     good = good && tine__heap_each_written(h, add_parts, h);
-    munmap(own->run_of, size_of_run_of(h));
+    if (own->run_of != reserve.run_of)
+        munmap(own->run_of, size_of_run_of(h));
     return good;
 }
 
@@ -385,7 +403,7 @@ static bool begin(tine__heap *h)
         add_between(own, list);
     if (!known || own->nroots > UINT32_MAX) {
         drop_roots(own);
-        own->state = TINE__OWN_NEVER;
+        own->state = TINE__OWN_LATER;
         return false;
     }
     whiten(own, h->accounts->white);
@@ -426,7 +444,10 @@ bool tine__own_turn(tine__heap *h, size_t tag)
     if (tag < LUA_TSTRING || tag > PROTOTYPE)
         return false; /* not what the emergency collection surely comes for */
     h->own.state = TINE__OWN_IDLE;
-    return begin(h);
+    bool begun = begin(h);
+    if (!begun && h->starved)
+        h->wake = INT64_MIN;
+    return begun;
 }
 
 bool tine__own_collect(lua_State *L, tine__heap *h)

@@ -31,6 +31,7 @@ typedef struct sealing {
     uint32_t done;         /* the unit up to which the stretch is mapped */
     uint32_t cuts[2];      /* the units where the string table begins and ends */
     int64_t bytes;         /* of Lua's, newly sealed */
+    bool in_cores;         /* it is to be in core dumps */
     bool dirty[TINE__PIECES];
 } sealing;
 
@@ -138,6 +139,9 @@ static int map_piece(const sealing *s)
              MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, s->fd, (off_t)(from - s->origin));
     if (p == MAP_FAILED)
         return -errno;
+    /* One page written to would put all of the mapping into a core dump. */
+    if (!s->in_cores)
+        madvise(p, (size_t)(s->end - from), MADV_DONTDUMP);
     make_huge(s);
     return 0;
 }
@@ -175,7 +179,7 @@ static uint32_t piece_end(const sealing *s, uint32_t begin, uint32_t end)
 static bool wanted(const sealing *s, uint32_t u)
 {
     const tine__run *r = &s->heap->arena.runs[u];
-    if (r->kind == TINE__RUN_FREE)
+    if (tine__run_is_free(r))
         return false;
     if (!r->sealed)
         return true;
@@ -193,7 +197,7 @@ static void mark_sealed(sealing *s, uint32_t begin)
         tine__run *r = &a->runs[u];
         if (u + r->units > s->done)
             break;
-        if (r->kind == TINE__RUN_FREE)
+        if (tine__run_is_free(r) && !r->sealed)
             tine__arena_retire(a, u);
         if (!r->sealed)
             s->bytes += tine__heap_live(r);
@@ -237,7 +241,7 @@ static int seal_runs(sealing *s)
         if (wanted(s, u)) {
             begin = begin ? begin : u;
             end = u + r->units;
-        } else if (begin && (r->kind != TINE__RUN_FREE || r->units > GAP_MAX)) {
+        } else if (begin && (!tine__run_is_free(r) || r->units > GAP_MAX)) {
             err = seal_stretch(s, begin, end);
             begin = 0;
         }
@@ -258,11 +262,12 @@ static void find_cuts(sealing *s)
 
 /* As long as nothing is allocated next to it, nobody writes to the description of what is
  * sealed either; at 4 GB it is 2 MB. */
-static void seal_table(const tine__arena *a)
+static void seal_table(const tine__heap *h)
 {
     enum { WORTH = 16 * PAGE };
+    const tine__arena *a = &h->arena;
     size_t len = a->top * sizeof *a->runs / PAGE * PAGE;
-    sealing s = {.begin = (char *)a->runs, .fd = -1};
+    sealing s = {.begin = (char *)a->runs, .fd = -1, .in_cores = h->in_cores};
     if (len < WORTH)
         return;
     s.end = s.begin + len;
@@ -277,14 +282,14 @@ static void seal_table(const tine__arena *a)
 
 int tine__heap_seal_now(tine__heap *h)
 {
-    sealing s = {.heap = h};
+    sealing s = {.heap = h, .in_cores = h->in_cores};
     if (h->stats.sealed)
         tine__heap_find_dirty(h, s.dirty);
     find_cuts(&s);
     tine__arena_purge(&h->arena, 0);
     int err = seal_runs(&s);
     tine__heap_turn_page(h);
-    seal_table(&h->arena);
+    seal_table(h);
     if (!err)
         s.bytes = h->stats.own - h->foreign; /* exactly, and it is all */
     h->stats.shared += s.bytes;

@@ -67,6 +67,9 @@ void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *messa
     memcpy(c->why, message, kept);
     c->why[kept] = 0;
     fflush(NULL);
+    if (c->report < 0 &&
+        !c->detach) /* there has been no greeting; somebody may read it */
+        fprintf(stderr, "tine: %.*s\n", (int)len, message);
     tine__say_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
                      (tine_str){traceback, traceback_len});
 }
@@ -78,6 +81,14 @@ static void protocol_failure(tine__child *c, const char *problem)
     tine__fail(c, TINE_KIND_PROTOCOL, 0, text, strlen(text), "", 0);
     tine__fd_close(&c->cmd);
     tine__reader_free(&c->reader);
+}
+
+void tine__fail_system(tine__child *c, const char *what, int err)
+{
+    char text[300];
+    snprintf(text, sizeof text, "%s: %s (%s)", what, tine_strerror(-err),
+             tine_errname(-err));
+    tine__fail(c, TINE_KIND_SYSTEM, err, text, strlen(text), "", 0);
 }
 
 static void on_sigchld(int signo)
@@ -153,11 +164,31 @@ static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
     return n;
 }
 
+/* The kernel lacks memory: it may have some in a moment. Returns whether to try again. */
+static bool is_short(int err, int *tries)
+{
+    enum { PAUSE_MS = 5, TRIES = 200 };
+    if ((err != ENOMEM && err != ENOBUFS) || ++*tries > TRIES)
+        return false;
+    poll(NULL, 0, PAUSE_MS);
+    return true;
+}
+
+/* No more commands will come; err: 0 at the end of the stream. */
+static void end_commands(tine__child *c, int err)
+{
+    if (err && err != ECONNRESET)
+        tine__fail_system(c, "cannot read the command socket", err);
+    else if (!tine__reader_between(&c->reader))
+        protocol_failure(c, "a truncated command");
+    tine__fd_close(&c->cmd);
+}
+
 /* Returns when a whole frame is there, or the stream has ended (false). */
 static bool next_frame(tine__child *c)
 {
     tine__reader *r = &c->reader;
-    int fds[TINE_MAX_FDS];
+    int fds[TINE_MAX_FDS], tries = 0;
     while (c->cmd >= 0) {
         size_t room, nfds;
         bool lost = false;
@@ -169,7 +200,7 @@ static bool next_frame(tine__child *c)
             return false;
         }
         ssize_t n = receive(c, to, room, fds, &nfds, &lost);
-        if (n == -EINTR)
+        if (n == -EINTR || (n < 0 && is_short((int)-n, &tries)))
             continue;
         if (n == -EAGAIN) {
             if (tine__reader_between(r))
@@ -178,11 +209,10 @@ static bool next_frame(tine__child *c)
             continue;
         }
         if (n <= 0) {
-            if (!tine__reader_between(r))
-                protocol_failure(c, "a truncated command");
-            tine__fd_close(&c->cmd);
+            end_commands(c, (int)-n);
             return false;
         }
+        tries = 0;
         int done = tine__reader_got(r, (size_t)n, fds, nfds, lost);
         if (done < 0)
             protocol_failure(c, r->problem);
@@ -267,6 +297,18 @@ static void tell_memory(tine__child *c, const tine__reader *frame)
         tine__meter_say(c);
 }
 
+static void fail_as_told(tine__child *c, const tine__reader *frame)
+{
+    static const char garbage[] = "garbage in a failure";
+    tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
+    int err = (int)tine__get_u32(&cur);
+    tine_str text = tine__get_str(&cur);
+    if (!tine__get_done(&cur) || err < 0)
+        tine__fail(c, TINE_KIND_PROTOCOL, 0, garbage, sizeof garbage - 1, "", 0);
+    else
+        tine__fail(c, TINE_KIND_SYSTEM, err, text.data, text.len, "", 0);
+}
+
 static void carry_out(tine__child *c, tine__reader *frame)
 {
     c->seq++;
@@ -287,6 +329,9 @@ static void carry_out(tine__child *c, tine__reader *frame)
         break;
     case TINE__FRAME_MEMORY:
         tell_memory(c, frame);
+        break;
+    case TINE__FRAME_FAIL:
+        fail_as_told(c, frame);
         break;
     default:
         if (!c->failed)

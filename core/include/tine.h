@@ -322,6 +322,9 @@ TINE_API int tine_proc_require(tine_proc *p, const tine_str *names, size_t n);
 /* Descriptors for the entry function. Takes them. nfds <= TINE_MAX_FDS, else -EINVAL;
  * -EBADF if one is not open. */
 TINE_API int tine_proc_send_fd(tine_proc *p, const int *fds, size_t nfds);
+/* Of something for p that cannot be had: in its turn among the commands p fails with it, as when
+ * an eval fails. what: "hand over a descriptor"; err: a negative errno. */
+TINE_API int tine_proc_fail(tine_proc *p, const char *what, int err);
 /* Strings for the entry function. */
 TINE_API int tine_proc_send_arg(tine_proc *p, const tine_str *args, size_t n);
 /* Enters func as func(sock, ...): its end of the socket, then all descriptors and strings
@@ -348,6 +351,9 @@ TINE_API pid_t tine_proc_pid(const tine_proc *p);
 TINE_API int tine_proc_kill(tine_proc *p, int signo);
 /* Whether the process has ended or could not be made. */
 TINE_API int tine_proc_ended(const tine_proc *p);
+/* Why it failed or could not be made, as on_error tells, or NULL. Valid until p is closed, or a
+ * turn of the loop. */
+TINE_API const tine_error *tine_proc_why(const tine_proc *p);
 /* Whether commands are queued or under way, or a function runs: the handle has business. */
 TINE_API int tine_proc_busy(const tine_proc *p);
 /* Whether run or to_fd has used the handle up. */

@@ -267,9 +267,8 @@ static int duplicate_all(int *fds, int n)
 /*** Sends descriptors for the entry function. They are duplicated at once.
 @function process:send_fd
 @param ... integers, Lua files, `tine.fd`s, or objects with a method `fileno` or `getfd`
-@treturn[1] process itself
-@treturn[2] nil
-@treturn[2] err when this process can have no more descriptors */
+When this process can have no more, the other fails: `on_error` tells.
+@treturn process itself */
 static int process_send_fd(lua_State *L)
 {
     bind_process *b = bind_process_check_open(L, 1, "send_fd");
@@ -285,8 +284,10 @@ static int process_send_fd(lua_State *L)
     if (err == EBADF)
         return bind_raise(L, 1,
                           "send_fd: a descriptor was closed by the fileno of another");
-    if (err)
-        return bind_fail_errno(L, "send_fd", err);
+    if (err) /* the handle's own error, as all that goes wrong later */
+        return bind_process_queued(
+            L, b, 1, "send_fd",
+            tine_proc_fail(b->object.core, "hand over a descriptor", -err));
     for (i = 0; i < n && rc == 0; i += chunk) {
         chunk = n - i < TINE_MAX_FDS ? n - i : TINE_MAX_FDS;
         rc = tine_proc_send_fd(b->object.core, fds + i, (size_t)chunk);

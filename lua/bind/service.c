@@ -279,6 +279,17 @@ static void read_options(lua_State *L, int idx, bind_service *b, tine_pool_optio
     }
 }
 
+/* Of a process that has failed the reason is that one's. */
+static int fail_new(lua_State *L, const tine_proc *p, const char *what, int rc)
+{
+    const tine_error *why = tine_proc_why(p);
+    if (rc != -TINE_ECLOSED || !why)
+        return bind_fail(L, what, rc);
+    lua_pushnil(L);
+    bind_push_failure(L, why);
+    return 2;
+}
+
 /* new(p, is_pool, options): options are checked, with defaults filled in. Returns the
  * service; nil and an err. */
 static int service_new(lua_State *L)
@@ -314,7 +325,7 @@ static int service_new(lua_State *L)
         core = rpc;
     }
     if (rc < 0)
-        return bind_fail(L, b->is_pool ? "pool" : "rpc", rc);
+        return fail_new(L, p->object.core, b->is_pool ? "pool" : "rpc", rc);
     p->consumer = b->is_pool ? BIND_BY_POOL : BIND_BY_RPC;
     bind_object_attach(&b->object, core);
     bind_object_know(L, self, &b->object);

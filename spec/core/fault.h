@@ -1,12 +1,16 @@
 /* Failures on demand. A test that includes this is linked so that the core's calls of malloc
- * and its kin, and of sendmsg, come here first (cmake/TineTests.cmake). */
+ * and its kin, of mmap, mremap, open, sendmsg and recvmsg come here first
+ * (cmake/TineTests.cmake). */
 #ifndef TINE_SPEC_FAULT_H
 #define TINE_SPEC_FAULT_H
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 void *__real_malloc(size_t size);
@@ -14,14 +18,22 @@ void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *old, size_t size);
 char *__real_strdup(const char *s);
 char *__real_strndup(const char *s, size_t n);
+void *__real_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset);
+void *__real_mremap(void *old, size_t len, size_t size, int flags, void *to);
+int __real_open(const char *path, int flags, mode_t mode);
 ssize_t __real_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __real_recvmsg(int fd, struct msghdr *msg, int flags);
 
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *old, size_t size);
 char *__wrap_strdup(const char *s);
 char *__wrap_strndup(const char *s, size_t n);
+void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset);
+void *__wrap_mremap(void *old, size_t len, size_t size, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags);
 
 /* The call that fails, counted down; 0: none will. After it, `fault_more` further ones. */
 static long fault_at, fault_more;
@@ -42,7 +54,7 @@ static bool fault_now(void)
     return true;
 }
 
-static void fault_set(long at, long more)
+__attribute__((unused)) static void fault_set(long at, long more)
 {
     fault_at = at;
     fault_more = more;
@@ -73,6 +85,44 @@ char *__wrap_strdup(const char *s)
 char *__wrap_strndup(const char *s, size_t n)
 {
     return fault_now() ? NULL : __real_strndup(s, n);
+}
+
+void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset)
+{
+    return fault_now() ? MAP_FAILED : __real_mmap(at, len, prot, flags, fd, offset);
+}
+
+void *__wrap_mremap(void *old, size_t len, size_t size, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    void *to = flags & MREMAP_FIXED ? va_arg(args, void *) : NULL;
+    va_end(args);
+    return fault_now() ? MAP_FAILED : __real_mremap(old, len, size, flags, to);
+}
+
+/* Errnos that open and recvmsg fail with, if not 0; the latter after so many more calls. */
+static int fault_open, fault_recvmsg;
+static long fault_recvmsg_after;
+
+int __wrap_open(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    if (!fault_open)
+        return __real_open(path, flags, mode);
+    errno = fault_open;
+    return -1;
+}
+
+ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags)
+{
+    if (!fault_recvmsg || fault_recvmsg_after-- > 0)
+        return __real_recvmsg(fd, msg, flags);
+    errno = fault_recvmsg;
+    return -1;
 }
 
 /* If set, decides what a sendmsg does: an errno to fail with, or 0 with *most octets. */
