@@ -143,7 +143,7 @@ describe("pool:promote #proc", function()
     local _, pid = pool:await("x")
     local r = results()
     pool("sleep", 30, r.cb(1))
-    pools.running(pool, 1)
+    proc.wait_for(function() return pool:stats().workers[1].job end)
     local ended
     pool:promote(function(...) ended = table.pack(...) end)
     pools.kill(math.tointeger(tonumber(pid)))
@@ -159,6 +159,11 @@ describe("pool:promote #proc", function()
     local by = pool:await("x")
     assert.is_true(pool:promote())
     assert.are.equal(by, (pool:await("x")))
+    proc.wait_for(function() -- it is forked when the first worker is ready
+      for _, pid in ipairs(helper.children(math.tointeger(tonumber(by)))) do
+        if helper.title(pid):find("spare") then return true end
+      end
+    end)
     -- The promoted one takes the place of a template whose death is survived; it is the child of
     -- the first, so both go here.
     pools.kill(template:pid())
