@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blocking.h"
 #include "fd.h"
 #include "guard.h"
 #include "host.h"
@@ -34,6 +35,12 @@ static void redirect_close(redirect *r)
     tine__fd_close_all(r->fds, 3);
 }
 
+static int blocking_dup(int fd)
+{
+    int blocking = tine__fd_blocking(fd);
+    return blocking == fd ? tine__fd_dup(fd) : blocking;
+}
+
 static int redirect_one(tine_proc *p, const tine_stdio *how, int n, redirect *r)
 {
     int fd = -1, err = 0;
@@ -42,7 +49,7 @@ static int redirect_one(tine_proc *p, const tine_stdio *how, int n, redirect *r)
         r->flags |= (uint32_t)TINE__STDIO_NULL << 2 * n;
         return 0;
     case TINE_STDIO_FD:
-        fd = tine__fd_dup(how->fd);
+        fd = blocking_dup(how->fd);
         err = fd < 0 ? fd : 0;
         break;
     case TINE_STDIO_LINES:
@@ -85,6 +92,17 @@ static int never(tine_proc *p, int err, const char *what, const char *which)
                                           which ? " " : "", which ? which : "");
     tine__proc_never(p, &error);
     return 0;
+}
+
+static int never_redirected(tine_proc *p, int err)
+{
+    return never(
+        p, err,
+        err == -EOPNOTSUPP
+            ? "redirect its standard input and output to what is nonblocking for "
+              "all who have it, and cannot be opened anew: make it blocking first"
+            : "redirect its standard input and output",
+        NULL);
 }
 
 /* ------------------------------------------------------------ direct children */
@@ -198,7 +216,7 @@ static int spawn_proc(tine_host *host, const tine_proc_options *options,
     tine_proc *p = *out;
     p->was_busy = true;
     if ((err = redirect_all(p, options, &r)) < 0)
-        return never(p, err, "redirect its standard input and output", NULL);
+        return never_redirected(p, err);
     default_stdin(&r, options);
     err = open_socket(p, &far);
     if (!err)
@@ -291,7 +309,7 @@ static int fork_proc(tine_proc *parent, const tine_proc_options *options, bool s
     tine_proc *p = *out;
     p->was_busy = true;
     if ((err = redirect_all(p, options, &r)) < 0)
-        return never(p, err, "redirect its standard input and output", NULL);
+        return never_redirected(p, err);
     if ((err = open_socket(p, &far)) < 0) {
         redirect_close(&r);
         return never(p, err, "make a command socket", NULL);

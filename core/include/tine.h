@@ -244,7 +244,8 @@ typedef enum tine_stdio_how {
     TINE_STDIO_DEFAULT, /* exec'ed: stdin null, the others inherited; forked: as its template */
     TINE_STDIO_INHERIT, /* exec'ed: the host's own; forked: its template's */
     TINE_STDIO_NULL,
-    TINE_STDIO_FD,   /* a duplicate of fd */
+    TINE_STDIO_FD, /* a duplicate of fd; of its file opened anew where that is nonblocking;
+                      * EOPNOTSUPP where that cannot be: a nonblocking socket */
     TINE_STDIO_LINES /* stdout and stderr only: each line to on_line, in the host */
 } tine_stdio_how;
 
