@@ -19,6 +19,7 @@
 #include "host.h"
 #include "protocol.h"
 #include "spawn.h"
+#include "sweeper.h"
 
 /* How long an interpreter may take until it answers. It is counted in steps: of a time that
  * the host spends away from its loop, only one counts. */
@@ -171,6 +172,7 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
         .path = tine_host_interpreter(host),
         .command_fd = far,
         .detach = p->detach,
+        .apart = p->apart,
         .lua_path = host->lua_path,
         .lua_cpath = host->lua_cpath,
     };
@@ -188,13 +190,18 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
     err = tine__proc_watch(p);
     if (err < 0)
         tine__proc_end_direct(p);
+    else
+        tine__sweeper_watch(host, p);
     return err;
 }
 
-static void default_stdin(redirect *r, const tine_proc_options *options)
+/* Ctrl-C is the host's alone, and without a terminal nothing can be stopped in the background
+ * of it. Who reads it must stay. */
+static void default_stdin(tine_proc *p, redirect *r, const tine_proc_options *options)
 {
     if (!options || options->stdio[0].how == TINE_STDIO_DEFAULT)
         r->flags |= TINE__STDIO_NULL;
+    p->apart = p->detach || stdio_kind(r, 0) != TINE__STDIO_KEEP;
 }
 
 static int begin(tine_host *host, const tine_proc_options *options, tine_proc **out)
@@ -217,7 +224,7 @@ static int spawn_proc(tine_host *host, const tine_proc_options *options,
     p->was_busy = true;
     if ((err = redirect_all(p, options, &r)) < 0)
         return never_redirected(p, err);
-    default_stdin(&r, options);
+    default_stdin(p, &r, options);
     err = open_socket(p, &far);
     if (!err)
         err = put_hello(p, r.flags);
@@ -316,7 +323,7 @@ static int fork_proc(tine_proc *parent, const tine_proc_options *options, bool s
     }
     if (spare)
         r.flags |= TINE__FORK_SPARE;
-    p->spare = spare;
+    p->spare = p->apart = spare;
     err = put_fork(parent, p, &r, &far);
     if (!err)
         tine__proc_adopt(parent, p);
@@ -412,10 +419,8 @@ static void become_child(const redirect *r, bool detach, pid_t parent, const int
                          size_t nkeep)
 {
     tine__signals_reset();
-    if (detach)
+    if (detach || stdio_kind(r, 0) != TINE__STDIO_KEEP)
         setsid();
-    else if (stdio_kind(r, 0) != TINE__STDIO_KEEP)
-        setpgid(0, 0);
     if (!detach)
         tine__guard_parent(parent);
     child_stdio(r);
@@ -463,6 +468,8 @@ static int born_here(tine_proc *p, pid_t pid)
     int err = tine__proc_watch(p);
     if (err < 0)
         tine__proc_end_direct(p);
+    else
+        tine__sweeper_watch(p->host, p);
     return err;
 }
 
@@ -484,7 +491,7 @@ int tine_proc_here(tine_host *host, const tine_proc_options *options, tine_proc 
         tine__proc_free(p);
         return err;
     }
-    default_stdin(&r, options);
+    default_stdin(p, &r, options);
     err = open_socket(p, &far);
     if (!err)
         err = put_hello(p, r.flags);

@@ -57,10 +57,8 @@ static int child_main(void *arg)
     spawn_child *c = arg;
     const tine__spawn_args *args = c->args;
     tine__signals_reset();
-    if (args->detach)
+    if (args->apart)
         setsid();
-    else if (args->stdio[0] != TINE__SPAWN_INHERIT)
-        setpgid(0, 0); /* Ctrl-C is the host's; who reads the terminal must stay */
     int source[4];
     for (int n = 0; n < 3; n++)
         if ((source[n] = stdio_source(c, n)) < 0)
@@ -157,7 +155,8 @@ int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd, const char
     char fd[16], parent[16];
     snprintf(fd, sizeof fd, "%d", TINE__SPAWN_FD);
     snprintf(parent, sizeof parent, "%d", args->detach ? 0 : (int)getpid());
-    char *argv[] = {"tine-template", "--serve", fd, parent, NULL};
+    char *argv[] = {"tine-template", args->sweeps ? "--sweep" : "--serve", fd, parent,
+                    NULL};
     *step = "make a process for";
     char **envp = environment(args);
     if (!envp)

@@ -9,6 +9,7 @@
 #include "embed.h"
 #include "guard.h"
 #include "protocol.h"
+#include "sweeper.h"
 
 int luaopen_tine_core(lua_State *L);
 
@@ -73,6 +74,8 @@ int main(int argc, char **argv)
         return usage(stdout);
     int fd = argc == 4 ? number(argv[2]) : -1;
     int parent = argc == 4 ? number(argv[3]) : -1;
+    if (fd >= 0 && parent > 0 && strcmp(argv[1], "--sweep") == 0)
+        return tine__sweep(fd, parent);
     if (fd < 0 || parent < 0 || strcmp(argv[1], "--serve") != 0)
         return usage(stderr);
     if (parent)
