@@ -18,6 +18,7 @@
 #include "guard.h"
 #include "host.h"
 #include "protocol.h"
+#include "setting.h"
 #include "spawn.h"
 #include "sweeper.h"
 
@@ -239,9 +240,17 @@ static int default_template(tine_host *host)
 {
     static const tine_proc_options options = {.name = "template"};
     const tine_proc *known = host->template_proc;
-    if (known && !tine_proc_ended(known) && !known->eof)
-        return 0;
-    int err = spawn_proc(host, &options, &host->template_proc);
+    bool holds =
+        host->early || (host->setting && tine__setting_holds(host->setting, host));
+    if (known && !tine_proc_ended(known) && !known->eof) {
+        if (holds)
+            return 0;
+        tine_host_reset(host);
+    }
+    free(host->setting);
+    host->setting = tine__setting_take(host);
+    int err =
+        host->setting ? spawn_proc(host, &options, &host->template_proc) : -ENOMEM;
     if (!err)
         host->template_proc->hidden = true;
     return err;

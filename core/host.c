@@ -92,6 +92,7 @@ int tine_host_new(tine_host **out, const tine_host_options *options)
 
 static void free_strings(tine_host *host)
 {
+    free(host->setting);
     free(host->interpreter);
     free(host->found_interpreter);
     free(host->lua_path);

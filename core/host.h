@@ -40,8 +40,9 @@ struct tine_host {
 
     int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
 
-    tine_proc *template_proc; /* the default template, or NULL */
-    bool early;               /* template_proc is the program's own fork */
+    struct tine__setting *setting; /* that template_proc was made in, or NULL */
+    tine_proc *template_proc;      /* the default template, or NULL */
+    bool early;                    /* template_proc is the program's own fork */
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
     tine_error_cb on_error;
     void *arg;

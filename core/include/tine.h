@@ -265,7 +265,8 @@ typedef struct tine_proc_options {
     size_t nkeep;
 } tine_proc_options;
 
-/* A new empty process, forked from the default template, which is exec'ed on first use and
+/* A new empty process, forked from the default template, which is exec'ed on first use (and
+ * anew when interpreter, module paths, working directory or environment have changed) and
  * kept (or from the early template, where there is one). options may be NULL. Gives *out,
  * to be given back with tine_proc_close. Failures to make the process arrive at its
  * callbacks, as do all later ones; only -ENOMEM and -TINE_ESTALE are returned. */
