@@ -38,8 +38,11 @@ struct tine_host {
     uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
     uint64_t nborn;
 
-    tine_proc *template_proc; /* the default template, or NULL */
-    bool early;               /* template_proc is the program's own fork */
+    int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
+
+    struct tine__setting *setting; /* that template_proc was made in, or NULL */
+    tine_proc *template_proc;      /* the default template, or NULL */
+    bool early;                    /* template_proc is the program's own fork */
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
     tine_error_cb on_error;
     void *arg;
@@ -133,6 +136,7 @@ struct tine_proc {
     uint64_t sent, done; /* commands queued, and known to be carried out */
 
     bool direct;  /* child of the host process itself: it reaps it */
+    bool apart;   /* leads a session of its own */
     bool adopted; /* from_fd: somebody else reaps it */
     bool made, consumed, running, given, closed, dying, ended, detach;
     bool unheard;  /* its report channel was shut */

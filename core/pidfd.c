@@ -72,11 +72,13 @@ static int status_of_orphan(const tine_proc *p)
 }
 
 /* Our own child; somebody else's waitpid(-1), or an ignored SIGCHLD, may have been faster. */
-static int status_from_wait(const tine_proc *p, struct rusage *rusage)
+static int status_from_wait(tine_proc *p, struct rusage *rusage)
 {
     siginfo_t info;
     memset(&info, 0, sizeof info);
     long result;
+    if (!p->detach)
+        tine__proc_signal_group(p, SIGKILL); /* what it has started goes with it */
     do
         result =
             syscall(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | WNOHANG, rusage);
@@ -147,7 +149,7 @@ int tine__pidfd_signal(const tine_proc *p, int signo)
 
 /* The flag is of Linux 6.9. The pidfd stands for the group as long as any of it lives, also
  * when the leader has been reaped; a number does not, so without the flag the group goes only
- * while its leader is there to hold the number. */
+ * while its leader is there to hold the number, or has been and is ours to reap. */
 #define SIGNAL_GROUP 4u
 
 int tine__proc_signal_group(tine_proc *p, int signo)
@@ -159,7 +161,7 @@ int tine__proc_signal_group(tine_proc *p, int signo)
     if (errno != EINVAL && errno != ENOSYS)
         return -errno;
     struct pollfd ended = {p->pidfd, POLLIN, 0};
-    if (poll(&ended, 1, 0) > 0)
+    if (!p->direct && poll(&ended, 1, 0) > 0)
         return -ESRCH;
     return kill(-p->pid, signo) < 0 ? -errno : 0;
 }

@@ -298,7 +298,8 @@ void tine__proc_give(tine_proc *p)
         tine__fd_close(&fd);
         return;
     }
-    tine__fd_nonblock(fd, true);
+    if (!p->serves)
+        tine__fd_nonblock(fd, true);
     cb(p->fd_arg, p, fd, NULL);
 }
 

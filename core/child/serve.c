@@ -43,8 +43,6 @@ void tine__leave(int code)
     flush_stdio();
     if (tine__host_is_gone(&tine__self))
         tine__end();
-    if (tine__self.serves)
-        tine__end_followers(&tine__self);
     _exit(code);
 }
 
@@ -366,6 +364,7 @@ static void open_child(tine__child *c, lua_State *L, int fd)
     tine__interp_reseed(c); /* a fork of the program has that one's random numbers */
     tine__catch_sigchld(c);
     c->leads = tine__guard_leads();
+    c->apart = c->leads && getsid(0) == getpid();
     tine__guard_call(tine__end_unless_held);
 }
 

@@ -219,7 +219,7 @@ static void end_serving(tine__child *c)
     tine__interrupt_end();
     c->cmd = tine__answer_close();
     tine__catch_sigchld(c);
-    c->serves = c->flushed = false;
+    c->flushed = false;
     c->named = true;
     tine__title_set("template", 8);
 }
@@ -245,7 +245,6 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
         tine__fail(c, TINE_KIND_SYSTEM, -err, text, strlen(text), "", 0);
         tine__leave(1);
     }
-    c->serves = true;
     atomic_store(&tine__answer_page()->began_ns, tine__clock_ns());
     tine__reap_by_signal();
     sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);

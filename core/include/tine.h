@@ -251,7 +251,8 @@ typedef enum tine_stdio_how {
     TINE_STDIO_DEFAULT, /* exec'ed: stdin null, the others inherited; forked: as its template */
     TINE_STDIO_INHERIT, /* exec'ed: the host's own; forked: its template's */
     TINE_STDIO_NULL,
-    TINE_STDIO_FD,   /* a duplicate of fd */
+    TINE_STDIO_FD, /* a duplicate of fd; of its file opened anew where that is nonblocking;
+                      * EOPNOTSUPP where that cannot be: a nonblocking socket */
     TINE_STDIO_LINES /* stdout and stderr only: each line to on_line, in the host */
 } tine_stdio_how;
 
@@ -271,7 +272,8 @@ typedef struct tine_proc_options {
     size_t nkeep;
 } tine_proc_options;
 
-/* A new empty process, forked from the default template, which is exec'ed on first use and
+/* A new empty process, forked from the default template, which is exec'ed on first use (and
+ * anew when interpreter, module paths, working directory or environment have changed) and
  * kept (or from the early template, where there is one). options may be NULL. Gives *out,
  * to be given back with tine_proc_close. Failures to make the process arrive at its
  * callbacks, as do all later ones; only -ENOMEM and -TINE_ESTALE are returned. */

@@ -2,6 +2,7 @@
  * called by methods written in Lua: errors blame the caller of those. */
 #include "process.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
@@ -125,6 +126,7 @@ static int deliver_fd(lua_State *L)
         return 0;
     if (fd >= 0) {
         n->fd = -1;
+        fcntl(fd, F_SETFL, O_RDWR); /* see sock.c */
         bind_fd_push(L, fd);
         lua_pushnil(L);
     } else {
