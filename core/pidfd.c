@@ -138,9 +138,10 @@ int tine__pidfd_signal(const tine_proc *p, int signo)
 {
     if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, 0) == 0)
         return 0;
-    if (errno != ENOSYS)
+    if (errno != ENOSYS && errno != EPERM)
         return -errno;
-    /* Under valgrind, or in a container that does not know the call: the next best. */
+    /* Under valgrind, or in a container that does not know the call, or refuses it: the next best,
+     * which is refused as well where it is not the call that is the matter. */
     struct pollfd ended = {p->pidfd, POLLIN, 0};
     if (poll(&ended, 1, 0) > 0)
         return -ESRCH;
@@ -158,7 +159,7 @@ int tine__proc_signal_group(tine_proc *p, int signo)
         return -ESRCH;
     if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, SIGNAL_GROUP) == 0)
         return 0;
-    if (errno != EINVAL && errno != ENOSYS)
+    if (errno != EINVAL && errno != ENOSYS && errno != EPERM)
         return -errno;
     struct pollfd ended = {p->pidfd, POLLIN, 0};
     if (!p->direct && poll(&ended, 1, 0) > 0)
