@@ -107,19 +107,6 @@ static int never_redirected(tine_proc *p, int err)
         NULL);
 }
 
-/* Without pidfds nobody could be killed, or waited for, but by a number that may be another's. */
-static int check_pidfds(tine_host *host)
-{
-    if (host->has_pidfds)
-        return 0;
-    int fd = tine__pidfd_open(getpid());
-    if (fd == -ENOSYS || fd == -EPERM || fd == -EACCES)
-        return fd;
-    tine__fd_close(&fd);
-    host->has_pidfds = true;
-    return 0;
-}
-
 /* ------------------------------------------------------------ direct children */
 
 static void on_no_hello(void *arg, tine_timer *timer)
@@ -236,8 +223,6 @@ static int spawn_proc(tine_host *host, const tine_proc_options *options,
         return err;
     tine_proc *p = *out;
     p->was_busy = true;
-    if ((err = check_pidfds(host)) < 0)
-        return never(p, err, "do without pidfd_open, which this system refuses", NULL);
     if ((err = redirect_all(p, options, &r)) < 0)
         return never_redirected(p, err);
     default_stdin(p, &r, options);

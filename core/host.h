@@ -38,7 +38,7 @@ struct tine_host {
     uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
     uint64_t nborn;
 
-    bool has_pidfds;               /* pidfd_open has been seen to work */
+    enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
     int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
 
     struct tine__setting *setting; /* that template_proc was made in, or NULL */
@@ -310,6 +310,9 @@ int tine__proc_watch(tine_proc *p);
 int tine__pidfd_signal(const tine_proc *p, int signo);
 /* A pidfd above 2, or a negative errno. */
 int tine__pidfd_open(pid_t pid);
+/* Whether the system refuses them: then a process's number is the next best, which is its own until
+ * its template has reaped it, and we are told that at once. */
+bool tine__pidfds_refused(tine_host *host);
 /* How a process ended that somebody else has reaped, as wait() says; -1 if nobody knows. */
 int tine__pidfd_status(const tine_proc *p);
 
