@@ -285,9 +285,9 @@ int tine__proc_signal(tine_proc *p, int signo)
         /* There was no descriptor to spare when it was made. Take one now, and see that
          * its end was not reported meanwhile. */
         int fd = tine__pidfd_open(p->pid);
-        if (fd < 0)
+        if (fd < 0 && !tine__pidfds_refused(p->host))
             return fd;
-        p->pidfd = fd;
+        p->pidfd = fd < 0 ? -1 : fd;
         p->refs++;
         tine__host_reports(p->host, INT32_MAX);
         p->refs--;

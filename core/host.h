@@ -38,6 +38,7 @@ struct tine_host {
     uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
     uint64_t nborn;
 
+    enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
     int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
 
     struct tine__setting *setting; /* that template_proc was made in, or NULL */
@@ -46,8 +47,9 @@ struct tine_host {
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
     tine_error_cb on_error;
     void *arg;
-    int timer_fd;
+    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
     tine_io *timer_io;
+    struct event *alarm;
     int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
     struct tine__caller *busy; /* workers that owe answers */
     size_t nbusy;
@@ -191,7 +193,12 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
 int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
                          tine_timer_cb cb, void *arg);
 
+/* In place of a timerfd: calls tine__timers_due in so many microseconds, or some more. */
+int tine__loop_alarm_open(tine_host *host);
+void tine__loop_alarm(tine_host *host, int64_t usec);
+
 /* timers.c */
+void tine__timers_due(tine_host *host);
 int tine__timers_open(tine_host *host);
 void tine__timers_close(tine_host *host);
 /* The loop is to wake up at that time, or before. */
@@ -304,6 +311,9 @@ int tine__proc_watch(tine_proc *p);
 int tine__pidfd_signal(const tine_proc *p, int signo);
 /* A pidfd above 2, or a negative errno. */
 int tine__pidfd_open(pid_t pid);
+/* Whether the system refuses them: then a process's number is the next best, which is its own until
+ * its template has reaped it, and we are told that at once. */
+bool tine__pidfds_refused(tine_host *host);
 /* How a process ended that somebody else has reaped, as wait() says; -1 if nobody knows. */
 int tine__pidfd_status(const tine_proc *p);
 

@@ -101,6 +101,31 @@ static void on_later(evutil_socket_t fd, short events, void *arg)
     leave(host);
 }
 
+static void on_alarm(evutil_socket_t fd, short events, void *arg)
+{
+    tine_host *host = arg;
+    (void)fd;
+    (void)events;
+    if (!enter(host))
+        return;
+    tine__timers_due(host);
+    leave(host);
+}
+
+int tine__loop_alarm_open(tine_host *host)
+{
+    host->alarm = event_new(host->base, -1, 0, on_alarm, host);
+    return host->alarm ? 0 : -ENOMEM;
+}
+
+void tine__loop_alarm(tine_host *host, int64_t usec)
+{
+    const struct timeval when = {usec / 1000000, usec % 1000000};
+    const struct timeval now = {0, 0};
+    if (event_add(host->alarm, usec > 0 ? &when : &now) < 0)
+        event_active(host->alarm, EV_TIMEOUT, 0);
+}
+
 /* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
  * take these: so first see that there are as many as it needs, all above 2. */
 static int open_base(tine_host *host)
@@ -153,6 +178,8 @@ void tine__loop_close(tine_host *host)
     }
     if (host->later_event)
         event_free(host->later_event);
+    if (host->alarm)
+        event_free(host->alarm);
     if (host->own_base && host->base)
         event_base_free(host->base);
 }

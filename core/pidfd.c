@@ -134,13 +134,36 @@ static void on_pidfd(void *arg, tine_io *io, int events)
         ask(p, ASK_AGAIN);
 }
 
+bool tine__pidfds_refused(tine_host *host)
+{
+    if (host->pidfds == PIDFDS_UNKNOWN) {
+        int fd = tine__pidfd_open(getpid());
+        if (fd < 0 && fd != -ENOSYS && fd != -EPERM && fd != -EACCES)
+            return false;
+        host->pidfds = fd < 0 ? PIDFDS_REFUSED : PIDFDS_GIVEN;
+        if (fd >= 0)
+            close(fd);
+    }
+    return host->pidfds == PIDFDS_REFUSED;
+}
+
+static int signal_number(const tine_proc *p, pid_t number, int signo)
+{
+    if (!p->pid || p->ended || !tine__pidfds_refused(p->host))
+        return -ESRCH;
+    return kill(number, signo) < 0 ? -errno : 0;
+}
+
 int tine__pidfd_signal(const tine_proc *p, int signo)
 {
+    if (p->pidfd < 0)
+        return signal_number(p, p->pid, signo);
     if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, 0) == 0)
         return 0;
-    if (errno != ENOSYS)
+    if (errno != ENOSYS && errno != EPERM)
         return -errno;
-    /* Under valgrind, or in a container that does not know the call: the next best. */
+    /* Under valgrind, or in a container that does not know the call, or refuses it: the next best,
+     * which is refused as well where it is not the call that is the matter. */
     struct pollfd ended = {p->pidfd, POLLIN, 0};
     if (poll(&ended, 1, 0) > 0)
         return -ESRCH;
@@ -155,10 +178,10 @@ int tine__pidfd_signal(const tine_proc *p, int signo)
 int tine__proc_signal_group(tine_proc *p, int signo)
 {
     if (p->pidfd < 0)
-        return -ESRCH;
+        return signal_number(p, -p->pid, signo);
     if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, SIGNAL_GROUP) == 0)
         return 0;
-    if (errno != EINVAL && errno != ENOSYS)
+    if (errno != EINVAL && errno != ENOSYS && errno != EPERM)
         return -errno;
     struct pollfd ended = {p->pidfd, POLLIN, 0};
     if (!p->direct && poll(&ended, 1, 0) > 0)

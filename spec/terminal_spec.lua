@@ -55,7 +55,8 @@ describe("on a terminal #proc", function()
   end
 
   it("a worker whose template has it as stdin can read it", function()
-    local text, code = helper.run("(sleep 0.2; echo a line) | script -qec " .. helper.quote(proc.program([[
+    local text, code = helper.run("(sleep 0.2; echo a line) | script -qec "
+      .. helper.quote(proc.program([[
         local template = tine.new_exec { stdin = "inherit" }
         tine.main(function()
           local p = template:fork()

@@ -35,8 +35,7 @@ static char in_place[] = "TINE_C=before";
 static void written_over(tine_host *host, bool back)
 {
     (void)host;
-    memcpy(strchr(in_place, '=') + 1, back ? "before" : "after", 6);
-    in_place[12] = back ? 'e' : 0;
+    in_place[9] = back ? 'f' : 'v';
 }
 
 static void no_environment(tine_host *host, bool back)
