@@ -361,6 +361,12 @@ TINE_API int tine_proc_busy(const tine_proc *p);
 /* Whether run or to_fd has used the handle up. */
 TINE_API int tine_proc_consumed(const tine_proc *p);
 
+/* Tells when all that was queued before has been carried out (err NULL), or that it will not be:
+ * something of it failed, and err is that. cb is called once, in a later turn of the loop. Returns
+ * 0, -ENOMEM, -TINE_ECONSUMED, or -TINE_ECLOSED when p has ended or is closed: tine_proc_why
+ * says why. */
+TINE_API int tine_proc_await_loaded(tine_proc *p, tine_ready_cb cb, void *arg);
+
 /* Asks for the memory of p, as it is when what was queued before is carried out. Nobody can
  * ask the interpreter of a process that was told to run or whose socket was passed on: of it
  * only what the system says is known. One that serves calls says it after each. The answer

@@ -376,6 +376,7 @@ void bind_process_open_events(lua_State *L)
                                          {"run", process_run},
                                          {"to_fd", process_to_fd},
                                          {"memory", bind_process_memory},
+                                         {"loaded", bind_process_loaded},
                                          {NULL, NULL}};
 
     luaL_setfuncs(L, functions, 0);
