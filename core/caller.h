@@ -140,6 +140,8 @@ pid_t tine__caller_pid(const tine__caller *c);
 size_t tine__caller_load(const tine__caller *c);
 bool tine__caller_is_ready(const tine__caller *c);
 bool tine__caller_is_closed(const tine__caller *c); /* or killed, or dying */
+/* Whether a job that was handed over has started, by what the page says now. */
+bool tine__caller_has_started(tine__caller *c, const tine_job *job);
 /* The job that runs (async: the oldest), and since when; NULL if none. */
 tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec);
 void *tine__caller_tag(const tine__caller *c); /* the owner's own */

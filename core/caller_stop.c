@@ -35,6 +35,11 @@ static bool has_started(tine__caller *c, uint64_t serial)
     return tine__caller_started(c) >= serial;
 }
 
+bool tine__caller_has_started(tine__caller *c, const tine_job *job)
+{
+    return has_started(c, job->serial);
+}
+
 /* What the page says is asked once: a worker that says something else later puts no deadline
  * off. Where another call has taken the job's place, that one started later. */
 static int64_t async_start_of(tine__caller *c, tine_job *job)

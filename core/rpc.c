@@ -365,6 +365,11 @@ void tine_job_cancel(tine_job *job)
     end_later(rpc, job);
 }
 
+int tine_job_running(const tine_job *job)
+{
+    return job->at && tine__caller_has_started(job->at, job);
+}
+
 int tine_job_withdraw(tine_job *job)
 {
     if (job->at)

@@ -472,6 +472,8 @@ TINE_API void tine_job_cancel(tine_job *job);
 /* Ends a job that has not started, as tine_job_cancel does. Returns 1, or 0 if it may have
  * started: then it goes on. */
 TINE_API int tine_job_withdraw(tine_job *job);
+/* Whether a worker has begun with it, by what is known now. */
+TINE_API int tine_job_running(const tine_job *job);
 
 /* ------------------------------------------------------------------- pools */
 

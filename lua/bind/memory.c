@@ -112,7 +112,8 @@ static int refuse(lua_State *L, const char *text)
 /* The process is not there any more; why, where that is known. */
 static int refuse_ended(lua_State *L, bind_process *b, bool loaded)
 {
-    const tine_error *why = loaded && b->object.core ? tine_proc_why(b->object.core) : NULL;
+    const tine_error *why =
+        loaded && b->object.core ? tine_proc_why(b->object.core) : NULL;
     if (!why)
         return refuse(L, "the process has ended");
     lua_pushnil(L);
@@ -147,7 +148,8 @@ static int ask(lua_State *L, const char *what, bool loaded)
     if (rc < 0) {
         lua_pushnil(L);
         lua_rawseti(L, -2, n);
-        return rc == -TINE_ECLOSED ? refuse_ended(L, b, loaded) : bind_fail(L, what, rc);
+        return rc == -TINE_ECLOSED ? refuse_ended(L, b, loaded)
+                                   : bind_fail(L, what, rc);
     }
     bind_process_settle(L, 1, b);
     lua_pushboolean(L, 1);

@@ -14,6 +14,7 @@ local tine = {
   loop = loop,
   go = go.go,
   main = go.main,
+  timeout = go.timeout,
   early = process.early,
   from_fd = process.from_fd,
   reset = core.reset,
