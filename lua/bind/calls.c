@@ -580,12 +580,10 @@ void bind_calls_open(lua_State *L)
                                          {"guard", guard},
                                          {"tap", tap},
                                          {NULL, NULL}};
-    static const luaL_Reg methods[] = {{"cancel", job_cancel},
-                                       {"withdraw", job_withdraw},
-                                       {"done", job_done},
-                                       {"running", job_running},
-                                       {"id", job_id},
-                                       {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"cancel", job_cancel}, {"withdraw", job_withdraw},
+        {"done", job_done},     {"running", job_running},
+        {"id", job_id},         {NULL, NULL}};
     if (!get_calls(L))
         open_state(L);
     if (luaL_newmetatable(L, JOB_TYPE)) {
