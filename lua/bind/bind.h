@@ -10,10 +10,17 @@
 
 /* error.c: the err tables of the Lua API, with the metatable "tine.error". */
 
+#define BIND_ERROR_TYPE "tine.error"
+
 /* Makes the metatable. Leaves the stack as it was; needs no module table. */
 void bind_error_open(lua_State *L);
 /* Pushes {kind=, message=} with the metatable; further fields are the caller's to set. */
 void bind_push_error(lua_State *L, const char *kind, const char *message, size_t len);
+/* Whether the value at idx is such an err. */
+int bind_is_error(lua_State *L, int idx);
+/* Pushes what to say of an error value, at a positive idx: its text or its type, never its
+ * address, which means nothing in another process. Raises what its __tostring raises. */
+void bind_push_error_text(lua_State *L, int idx);
 /* Pushes nil and an err of kind "system" with errno and a message "WHAT: strerror". Returns 2. */
 int bind_fail_errno(lua_State *L, const char *what, int err);
 

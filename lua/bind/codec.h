@@ -42,6 +42,12 @@ const char *bind_codec_text(lua_State *L, int idx, size_t *len);
 /* Pushes what is wrong with a list of so many values. Returns 0. */
 int bind_codec_refuse_count(lua_State *L, const char *what, size_t n);
 
+/* Appends the octets of the error value at idx, a positive one. Returns 1; or 0 where the
+ * serialiser has none for it, with nothing pushed. Raises want of memory. */
+int bind_codec_encode_error(bind_codec *c, lua_State *L, int idx, bind_octets *out);
+/* Pushes what that encoded; nil for anything else. */
+void bind_codec_decode_error(bind_codec *c, lua_State *L, const void *data, size_t len);
+
 /* Sets codec(kind[, source]) in the table on top: the codec itself, for the specs. */
 void bind_codec_open(lua_State *L);
 
