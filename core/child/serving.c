@@ -182,6 +182,7 @@ static int begin(lua_State *L)
         lua_call(L, lua_gettop(L) - base, 0);
     }
     s->codec = bind_codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
+    bind_codec_take_functions(s->codec);
     s->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
     push_code(L, b, FUNC);
     s->func = luaL_ref(L, LUA_REGISTRYINDEX);
