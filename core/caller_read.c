@@ -26,6 +26,11 @@ static tine_error error_in(const tine__caller *c, tine__cursor *cur)
     tine_str message = tine__get_str(cur), traceback = tine__get_str(cur);
     if (kind > TINE_KIND_SYSTEM)
         cur->bad = true;
+    if (cur->at != cur->end) {
+        tine_str value = tine__get_str(cur);
+        err.value = value.data;
+        err.value_len = value.len;
+    }
     err.kind = (tine_kind)kind;
     if (err.kind == TINE_KIND_SYSTEM)
         err.sys_errno = ENOMEM; /* nothing else of that kind befalls a call */

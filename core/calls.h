@@ -15,7 +15,9 @@
  * Worker to host:
  *   READY    init has returned; the first frame unless it is FATAL
  *   RESULT   times, payload: the results, serialised
- *   ERROR    times, u32 tine_kind, str message, str traceback
+ *   ERROR    times, u32 tine_kind, str message, str traceback; str value where the error was no
+ *            text and could be serialised: one value; a tine.error is two, a table and true. Of
+ *            TINE_STRINGS the text of a number
  *   EVENT    payload; serial: the call that runs, or 0
  *   RETIRE   the worker wants no calls beyond those it has
  *   TRACE    str text; serial: the number of the question, as in the page. Async: and, once for

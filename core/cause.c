@@ -23,7 +23,8 @@ static char *keep(char **to, const char *text, size_t len)
 tine__cause *tine__cause_new(const tine_error *err)
 {
     size_t status_len = err->status ? strlen(err->status) : 0;
-    size_t size = err->message_len + err->traceback_len + status_len + 3;
+    size_t size =
+        err->message_len + err->traceback_len + status_len + err->value_len + 4;
     tine__cause *cause = malloc(sizeof *cause + size);
     if (!cause)
         return NULL;
@@ -32,6 +33,7 @@ tine__cause *tine__cause_new(const tine_error *err)
     cause->error.message = keep(&to, err->message, err->message_len);
     cause->error.traceback = keep(&to, err->traceback, err->traceback_len);
     cause->error.status = keep(&to, err->status, status_len);
+    cause->error.value = keep(&to, err->value, err->value_len);
     return cause;
 }
 

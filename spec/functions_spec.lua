@@ -264,3 +264,97 @@ describe("bytecode #proc", function()
     helper.cleanup()
   end)
 end)
+
+describe("a function as an argument of a call #proc", function()
+  local function prepare()
+    function apply(f, ...) return f(...) end -- luacheck: ignore 111
+    function apply_later(done, f, ...) done(f(...)) end -- luacheck: ignore 111
+    function give() return function() end end -- luacheck: ignore 111
+    function tell() require("tine").event(1, { f = function() end }) end -- luacheck: ignore 111
+  end
+
+  local function each(entries, fn)
+    for _, what in ipairs { "rpc", "pool" } do
+      for _, entry in ipairs(entries) do
+        local p = tine.new():eval(prepare)
+        local service = p[what](p, entry,
+          { serialiser = "lua", async = entry == "apply_later" })
+        fn(service, what .. " " .. entry)
+        service:close()
+      end
+    end
+  end
+
+  case("runs there, with its upvalues copied", function()
+    each({ "apply", "apply_later" }, function(service, label)
+      local n, list = 5, { 1, 2 }
+      local function add(x) return x + n + #list end
+      assert.equal(17, service:await(add, 10), label)
+      assert.equal(9, service:await(function(t) return t.f(t.x) end, { f = add, x = 2 }))
+      assert.equal("function", service:await(function()
+        return type(apply) -- luacheck: ignore 113
+      end))
+      assert.equal("nil", service:await(function() return type(describe) end))
+      -- One list, which both see, as often as they are called.
+      local function set() list[3] = 3 end
+      assert.equal(3, service:await(function(f, l) f() return #l end, set, list))
+      assert.equal(2, #list)
+    end)
+  end)
+
+  case("is the same twice in one call, and goes by map", function()
+    local pool = tine.new():eval(prepare):pool("apply", { serialiser = "lua", max = 2 })
+    local function same(f, g) return f == g end
+    assert.is_true(pool:await(same, same, same))
+    local n, jobs = 3, {}
+    for i = 1, 5 do jobs[i] = function() return i * n end end
+    for i, ok, got in pool:map(jobs) do
+      assert.is_true(ok)
+      assert.equal(i * 3, got)
+    end
+    pool:close()
+  end)
+
+  case("is refused with the path where an upvalue cannot be copied", function()
+    each({ "apply" }, function(service)
+      local file, deep = io.stdout, { list = { io.stdout } }
+      local function fails(pattern, ...)
+        local ok, err = pcall(service.await, service, ...)
+        assert.is_false(ok)
+        assert.equal("encode", err.kind)
+        assert.matches(pattern, err.message)
+      end
+      fails("^args%[1%] upvalue 'file': a userdata %(FILE%*%)$", function() return file end)
+      fails("^args%[2%]%.f upvalue 'deep'%.list%[1%]: a userdata", 1,
+        { f = function() return deep end })
+      fails("^args%[1%]: a C function %(print; use it as a global%)$", print)
+    end)
+  end)
+
+  case("goes to workers only, and by no other serialiser", function()
+    local events = 0
+    local function fails(entry, serialiser, pattern, ...)
+      local p = tine.new():eval(prepare)
+      local function count() events = events + 1 end
+      local rpc = p:rpc(entry, { serialiser = serialiser, on_event = count })
+      local ok, err = pcall(rpc.await, rpc, ...)
+      assert.is_false(ok)
+      assert.matches(pattern, err.message)
+      rpc:close()
+    end
+    fails("give", "lua", "^results%[1%]: a function$")
+    fails("tell", "lua", "event%[2%]%.f: a function$")
+    for _, serialiser in ipairs { "json", "msgpack", "string" } do
+      fails("apply", serialiser, "^args%[1%]: a function", function() end)
+    end
+    assert.equal(0, events)
+  end)
+
+  it("is garbage to a host, whoever writes it", function()
+    local octets = require "tine.core".plain.encode(true, function() return 1 end)
+    local codec = require "tine.core".codec("lua")
+    local got, why = codec:decode(octets)
+    assert.is_nil(got)
+    assert.matches("a function, where only data is taken", why)
+  end)
+end)

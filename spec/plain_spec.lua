@@ -427,6 +427,29 @@ describe("functions as plain data #unit", function()
     assert.equal("upvalue 'show': a C function (print; use it as a global)",
       refusal(true, function() return show end))
     assert.equal("args[1]: a C function", refusal(true, core.encode))
+    local unpack = require "cjson".decode
+    assert.equal("upvalue 'unpack': a C function (cjson.decode: require the module in the "
+      .. "function that uses it)", refusal(true, function() return unpack end))
+  end)
+
+  it("says that a module is not sent, but required", function()
+    local cjson = require "cjson"
+    local text = refusal(true, function() return cjson.encode end)
+    assert.matches("^upvalue 'cjson'%.[%a_.]+: a [%a ]+ %(in the module 'cjson': "
+      .. "require the module in the function that uses it%)$", text)
+    local tine = require "tine"
+    assert.matches("upvalue 'tine'.*%(in the module 'tine[%a_.]*': require the module",
+      refusal(true, function() return tine.new end))
+  end)
+
+  it("says what to do with cjson.null", function()
+    local text = "a light userdata (cjson.null? the serialiser \"json\" has it; others have nil "
+      .. "and false)"
+    for _, functions in ipairs { true, false } do
+      assert.equal("args[1].x: " .. text, refusal(functions, { x = require "cjson".null }))
+    end
+    local _, why = require "tine.core".codec("msgpack"):encode({ x = require "cjson".null })
+    assert.equal("args[1].x: " .. text, why)
   end)
 
   it("gives names and values that survive the sender", function()

@@ -264,14 +264,15 @@ void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t n
 }
 
 void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
-                        tine_kind kind, tine_str message, tine_str traceback)
+                        tine_kind kind, tine_str message, tine_str traceback,
+                        tine_str value)
 {
     enum { TEXT_MAX = 1 << 20 };
-    unsigned char lengths[2][4];
+    unsigned char lengths[3][4];
     uint32_t number = (uint32_t)kind;
-    tine_str *texts[2] = {&message, &traceback};
-    for (int i = 0; i < 2; i++) {
-        if (texts[i]->len > TEXT_MAX)
+    tine_str *texts[3] = {&message, &traceback, &value};
+    for (int i = 0; i < 3; i++) {
+        if (i < 2 && texts[i]->len > TEXT_MAX)
             texts[i]->len = TEXT_MAX;
         for (int k = 0; k < 4; k++)
             lengths[i][k] = (unsigned char)(texts[i]->len >> 8 * k);
@@ -281,8 +282,10 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
                         {lengths[0], 4},
                         message,
                         {lengths[1], 4},
-                        traceback};
-    tine__answer_put(type, serial, parts, sizeof parts / sizeof *parts);
+                        traceback,
+                        {lengths[2], 4},
+                        value};
+    tine__answer_put(type, serial, parts, value.data ? 8 : 6);
 }
 
 /* ------------------------------------------------------------------- requests */
@@ -292,7 +295,7 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
 __attribute__((noreturn)) static void fatal(tine_kind kind, const char *text)
 {
     tine__answer_error(TINE__FATAL, 0, NULL, kind, (tine_str){text, strlen(text)},
-                       (tine_str){"", 0});
+                       (tine_str){"", 0}, (tine_str){NULL, 0});
     tine__answer_flush(true);
     tine__leave(1);
 }

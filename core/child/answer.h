@@ -19,7 +19,8 @@ tine__page *tine__answer_page(void); /* NULL: this process serves no calls */
  * or the frame large. */
 void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t nparts);
 void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
-                        tine_kind kind, tine_str message, tine_str traceback);
+                        tine_kind kind, tine_str message, tine_str traceback,
+                        tine_str value);
 /* Sends what is queued; wait: all of it, however long that takes. Returns whether all has
  * gone. */
 bool tine__answer_flush(bool wait);

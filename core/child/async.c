@@ -74,7 +74,7 @@ static void answer_error(lua_State *L, token *t, const tine__failure *f)
 static void answer_text(lua_State *L, token *t, tine_kind kind, const char *text,
                         size_t len)
 {
-    tine__failure f = {kind, {text, len}, {"", 0}};
+    tine__failure f = {.kind = kind, .message = {text, len}, .traceback = {"", 0}};
     answer_error(L, t, &f);
 }
 
@@ -211,6 +211,8 @@ static int fail(lua_State *L)
     tine__failure_from(L, LUA_ERRRUN, TINE_KIND_EXCEPTION, &f);
     split(&f);
     if (!t->answered)
+        tine__failure_value(&f);
+    if (!t->answered)
         answer_error(L, t, &f);
     else if (!t->stopped)
         tell_late(&f);
@@ -253,6 +255,8 @@ static int job_failed(lua_State *L, uint64_t serial)
     lua_rawgeti(L, LUA_REGISTRYINDEX, async.tokens);
     lua_rawgeti(L, -1, (lua_Integer)serial);
     token *t = lua_touserdata(L, -1);
+    if (t && !t->answered)
+        tine__failure_value(&f);
     if (t && !t->answered) {
         answer_error(L, t, &f);
         t->stopped = true; /* nobody wants to hear its done any more */
@@ -415,6 +419,7 @@ static void on_call(lua_State *L, request *r)
     tine__serving_switch(0);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        tine__failure_value(&f);
         if (!r->token) {
             uint64_t times[2] = {tine__clock_ns(), 0};
             tine__answer_failure(r->head.serial, times, &f);
@@ -508,7 +513,8 @@ static void read_requests(void *arg, tine_io *io, int events)
 
 static void leave_with(const tine__failure *f)
 {
-    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback);
+    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback,
+                       (tine_str){NULL, 0});
     tine__answer_flush(true);
     tine__leave(1);
 }

@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "bind.h"
+
 /* Registry: {message, traceback, kind}, or false. */
 static const char noted_key;
 
@@ -11,18 +13,6 @@ void tine__failure_open(lua_State *L)
 {
     lua_pushboolean(L, 0);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &noted_key);
-}
-
-/* Whether the value at idx is an err table. */
-static bool is_err(lua_State *L, int idx)
-{
-    bool same;
-    if (!lua_istable(L, idx) || !lua_getmetatable(L, idx))
-        return false;
-    luaL_getmetatable(L, "tine.error");
-    same = lua_rawequal(L, -1, -2);
-    lua_pop(L, 2);
-    return same;
 }
 
 /* Pushes a field of the err table at idx; returns whether it is a string. */
@@ -49,12 +39,12 @@ int tine__on_error(lua_State *L)
     luaL_checkstack(L, 10, NULL);
     lua_settop(L, 1);
     int kind = TINE_KIND_EXCEPTION;
-    bool err = is_err(L, 1), traced = false;
+    bool err = bind_is_error(L, 1), traced = false;
     lua_createtable(L, 3, 0);
     if (err)
         kind = kind_of(L, 1);
     if (!err || !get_string(L, 1, "message"))
-        luaL_tolstring(L, 1, NULL);
+        bind_push_error_text(L, 1);
     lua_rawseti(L, 2, 1);
     if (err)
         traced = get_string(L, 1, "traceback");
@@ -83,9 +73,8 @@ void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure 
 {
     static const char dumb[] = "an error that cannot be shown";
     int at = lua_gettop(L);
-    f->kind = kind;
+    *f = (tine__failure){.kind = kind, .L = L};
     f->message = (tine_str){dumb, sizeof dumb - 1};
-    f->traceback = (tine_str){"", 0};
     if (status == LUA_ERRMEM)
         f->kind = TINE_KIND_SYSTEM;
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &noted_key) == LUA_TTABLE &&
@@ -102,6 +91,9 @@ void tine__failure_from(lua_State *L, int status, tine_kind kind, tine__failure 
     } else if (lua_type(L, at) == LUA_TSTRING) {
         f->message.data = lua_tolstring(L, at, &f->message.len);
     }
+    if (status == LUA_ERRRUN && f->kind == TINE_KIND_EXCEPTION &&
+        lua_type(L, at) != LUA_TSTRING)
+        f->at = at;
     lua_pushboolean(L, 0);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &noted_key);
 }

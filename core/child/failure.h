@@ -9,6 +9,9 @@
 typedef struct tine__failure {
     tine_kind kind;
     tine_str message, traceback;
+    tine_str value; /* serialised; data NULL: none */
+    lua_State *L;   /* at at there: an error that is no text; 0: none */
+    int at;
 } tine__failure;
 
 /* Once for each state, protected. */

@@ -26,7 +26,35 @@ uint64_t tine__clock_ns(void)
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f)
 {
-    tine__answer_error(TINE__ERROR, serial, times, f->kind, f->message, f->traceback);
+    tine__answer_error(TINE__ERROR, serial, times, f->kind, f->message, f->traceback,
+                       f->value);
+}
+
+static int encode_error(lua_State *L)
+{
+    tine__failure *f = lua_touserdata(L, 2);
+    tine__serving *s = &tine__service;
+    s->error_out.len = 0;
+    if (bind_codec_encode_error(s->codec, L, 1, &s->error_out))
+        f->value = (tine_str){s->error_out.data, s->error_out.len};
+    return 0;
+}
+
+void tine__failure_value(tine__failure *f)
+{
+    lua_State *L = f->L;
+    tine__serving *s = &tine__service;
+    if (!f->at || s->encodes_error || !lua_checkstack(L, LUA_MINSTACK))
+        return;
+    s->encodes_error = true; /* the user's freeze may start what fails, too */
+    lua_pushcfunction(L, encode_error);
+    lua_pushvalue(L, f->at);
+    lua_pushlightuserdata(L, f);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+        f->value = (tine_str){NULL, 0};
+        lua_pop(L, 1);
+    }
+    s->encodes_error = false;
 }
 
 void tine__mark(uint64_t serial)
@@ -154,6 +182,7 @@ static int begin(lua_State *L)
         lua_call(L, lua_gettop(L) - base, 0);
     }
     s->codec = bind_codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
+    bind_codec_take_functions(s->codec);
     s->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
     push_code(L, b, FUNC);
     s->func = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -164,7 +193,8 @@ static int begin(lua_State *L)
 
 static void fatal(tine_kind kind, tine_str message, tine_str traceback)
 {
-    tine__answer_error(TINE__FATAL, 0, NULL, kind, message, traceback);
+    tine__answer_error(TINE__FATAL, 0, NULL, kind, message, traceback,
+                       (tine_str){NULL, 0});
     tine__answer_flush(true);
     tine__leave(1);
 }
@@ -215,6 +245,7 @@ static void end_serving(tine__child *c)
     }
     bind_octets_free(&s->out);
     bind_octets_free(&s->event_out);
+    bind_octets_free(&s->error_out);
     *s = (tine__serving){SERVES_NOTHING};
     tine__interrupt_end();
     c->cmd = tine__answer_close();

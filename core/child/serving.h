@@ -13,18 +13,22 @@
 typedef struct tine__serving {
     lua_State *L;
     bind_codec *codec;
-    bool async, marks, retired;
+    bool async, marks, retired, encodes_error;
     int func, done;        /* registry references; done: LUA_NOREF without one */
     int anchor, args;      /* likewise: of the codec; of what init got, or LUA_NOREF */
     uint64_t serial;       /* of the call whose code runs now, or 0 */
     bind_octets out;       /* scratch */
     bind_octets event_out; /* likewise: events are made while out is in use */
+    bind_octets error_out; /* likewise */
 } tine__serving;
 
 extern tine__serving tine__service;
 
 /* ns on CLOCK_MONOTONIC. */
 uint64_t tine__clock_ns(void);
+/* Serialises the error, where it is no text; without a value where that fails. The value is valid
+ * until the next one is. */
+void tine__failure_value(tine__failure *f);
 /* Answers a call with an error. */
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f);

@@ -43,6 +43,11 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
     lua_pushcfunction(L, run_call);
     lua_pushlightuserdata(L, &c);
     int status = lua_pcall(L, 1, 0, 1);
+    tine__failure f;
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, c.kind, &f);
+        tine__failure_value(&f); /* while the call can still be stopped */
+    }
     s->serial = 0;
     if (s->marks)
         tine__mark(0);
@@ -52,8 +57,6 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
         tine__answer_put(TINE__RESULT, serial, parts, 2);
     } else {
-        tine__failure f;
-        tine__failure_from(L, status, c.kind, &f);
         tine__answer_failure(serial, times, &f);
         lua_settop(L, 1);
     }

@@ -100,6 +100,12 @@ typedef struct tine_error {
     int signal;         /* signal number, or 0 */
     const char *status; /* how the process ended, in words, or NULL */
     int sys_errno;      /* errno, positive, or 0 */
+    /* What a call's function has raised where that is no text: serialised as results are, as a
+     * list of one value; an err of tine's own as two, a table of its fields and true. With
+     * TINE_STRINGS: the text of a number. NULL where there is none, or it cannot be
+     * serialised. */
+    const void *value;
+    size_t value_len; /* bytes */
 } tine_error;
 
 /* "exception", "exit", ...: the name of a kind. */

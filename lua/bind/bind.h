@@ -10,10 +10,17 @@
 
 /* error.c: the err tables of the Lua API, with the metatable "tine.error". */
 
+#define BIND_ERROR_TYPE "tine.error"
+
 /* Makes the metatable. Leaves the stack as it was; needs no module table. */
 void bind_error_open(lua_State *L);
 /* Pushes {kind=, message=} with the metatable; further fields are the caller's to set. */
 void bind_push_error(lua_State *L, const char *kind, const char *message, size_t len);
+/* Whether the value at idx is such an err. */
+int bind_is_error(lua_State *L, int idx);
+/* Pushes what to say of an error value, at a positive idx: its text or its type, never its
+ * address, which means nothing in another process. Raises what its __tostring raises. */
+void bind_push_error_text(lua_State *L, int idx);
 /* Pushes nil and an err of kind "system" with errno and a message "WHAT: strerror". Returns 2. */
 int bind_fail_errno(lua_State *L, const char *what, int err);
 
@@ -48,12 +55,25 @@ void bind_fd_set_default_blocking(int blocking);
 
 /* plain.c: plain Lua data as octets and back, see there for what is plain. */
 
-/* Pushes a string that encodes the n values from index first. With functions != 0, Lua
- * functions are plain too. On failure pushes a message that names the value, such as
- * "upvalue 'conf'.list[7]: a userdata". Returns 1 for success, else 0. */
+/* What refusals call the light userdata NULL. */
+#define BIND_NULL_TEXT                                                                 \
+    "a light userdata (cjson.null? the serialiser \"json\" has it; others have nil "   \
+    "and false)"
+
+/* Whether Lua functions are plain, too. */
+enum {
+    BIND_NO_FUNCTIONS,
+    BIND_CODE,     /* they are: the first value is code, and the others its arguments */
+    BIND_FUNCTIONS /* they are; all values are arguments */
+};
+
+/* Pushes a string that encodes the n values from index first. On failure pushes a message
+ * that names the value, such as "upvalue 'conf'.list[7]: a userdata" (of code), "args[2].x: a
+ * userdata". Returns 1 for success, else 0. */
 int bind_plain_encode(lua_State *L, int first, int n, int functions);
 /* Pushes the values encoded in data and returns how many. -1 with a message pushed when
- * the data is malformed, or holds a function and functions is 0. */
+ * the data is malformed, or holds a function and functions is 0: for what comes from the
+ * host itself alone it may be anything else, since bytecode can do anything. */
 int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions);
 int bind_plain_open(lua_State *L); /* sets encode and decode in the table on top */
 

@@ -153,6 +153,27 @@ static int push_results(lua_State *L, answer *a)
     return 1;
 }
 
+static int decode_error(lua_State *L)
+{
+    const answer *a = lua_touserdata(L, 1);
+    bind_codec_decode_error(a->service->codec, L, a->err->value, a->err->value_len);
+    return 1;
+}
+
+/* Pushes an err, without its value where memory is short for that. */
+static void push_error(lua_State *L, answer *a)
+{
+    bind_push_failure(L, a->err);
+    if (!a->err->value)
+        return;
+    lua_pushcfunction(L, decode_error);
+    lua_pushlightuserdata(L, a);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK)
+        lua_setfield(L, -2, "value");
+    else
+        lua_pop(L, 1);
+}
+
 static int deliver(lua_State *L)
 {
     answer *a = lua_touserdata(L, 1);
@@ -173,7 +194,7 @@ static int deliver(lua_State *L)
     a->record = NULL;
     int nargs = 1;
     if (a->err)
-        bind_push_failure(L, a->err);
+        push_error(L, a);
     else
         nargs = push_results(L, a);
     bind_service_paid(b);

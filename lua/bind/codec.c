@@ -130,12 +130,23 @@ int bind_codec_rename(lua_State *L, const char *what)
     return 0;
 }
 
-static int encode_plain(lua_State *L, int first, int n, const char *what,
-                        bind_octets *out)
+void bind_codec_send_functions(bind_codec *c)
+{
+    c->sends_functions = 1;
+}
+
+void bind_codec_take_functions(bind_codec *c)
+{
+    c->takes_functions = 1;
+}
+
+static int encode_plain(const bind_codec *c, lua_State *L, int first, int n,
+                        const char *what, bind_octets *out)
 {
     size_t len;
     luaL_checkstack(L, 8, "too many values");
-    if (!bind_plain_encode(L, first, n, 0))
+    if (!bind_plain_encode(L, first, n,
+                           c->sends_functions ? BIND_FUNCTIONS : BIND_NO_FUNCTIONS))
         return bind_codec_rename(L, what);
     const char *octets = lua_tolstring(L, -1, &len);
     memcpy(bind_codec_room(L, out, len), octets, len);
@@ -201,7 +212,7 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
         ok = bind_msgpack_encode(L, first, n, what, out);
         break;
     case BIND_LUA:
-        ok = encode_plain(L, first, n, what, out);
+        ok = encode_plain(c, L, first, n, what, out);
         break;
     case BIND_JSON:
         ok = bind_json_encode(c, L, first, n, what, out);
@@ -223,7 +234,7 @@ static int decode(bind_codec *c, lua_State *L, const void *data, size_t len)
     case BIND_MSGPACK:
         return bind_msgpack_decode(c, L, data, len);
     case BIND_LUA:
-        return bind_plain_decode(L, data, len, 0);
+        return bind_plain_decode(L, data, len, c->takes_functions);
     case BIND_JSON:
         return bind_json_decode(c, L, data, len);
     default:

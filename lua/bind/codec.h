@@ -29,6 +29,11 @@ void bind_octets_free(bind_octets *o);
  * BIND_SOURCE: Lua text that returns freeze and thaw. Raises where that, or a module that
  * the kind needs, fails to load: a string. */
 bind_codec *bind_codec_push(lua_State *L, int kind, const char *source, size_t len);
+/* From now on Lua functions are values that it encodes, or decodes. Only a host encodes them,
+ * in arguments; only its worker decodes them, from there: bytecode can do anything. Of
+ * BIND_LUA only; others have none. */
+void bind_codec_send_functions(bind_codec *c);
+void bind_codec_take_functions(bind_codec *c);
 /* Appends the octets of the n values from index first on. Returns 1; or 0, with out->len
  * as it was and a message pushed: the path to the value and what it is, such as
  * "args[2].list[7]: a userdata"; what names the list: "args", "results", "event". Any error
@@ -41,6 +46,12 @@ int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
 const char *bind_codec_text(lua_State *L, int idx, size_t *len);
 /* Pushes what is wrong with a list of so many values. Returns 0. */
 int bind_codec_refuse_count(lua_State *L, const char *what, size_t n);
+
+/* Appends the octets of the error value at idx, a positive one. Returns 1; or 0 where the
+ * serialiser has none for it, with nothing pushed. Raises want of memory. */
+int bind_codec_encode_error(bind_codec *c, lua_State *L, int idx, bind_octets *out);
+/* Pushes what that encoded; nil for anything else. */
+void bind_codec_decode_error(bind_codec *c, lua_State *L, const void *data, size_t len);
 
 /* Sets codec(kind[, source]) in the table on top: the codec itself, for the specs. */
 void bind_codec_open(lua_State *L);

@@ -3,6 +3,7 @@
 
 #include <lauxlib.h>
 
+#include "bind.h"
 #include "codec_priv.h"
 
 /* Keeps the functions encode and decode on top. */
@@ -31,8 +32,8 @@ static int append(lua_State *L, const char *what, bind_octets *out)
 /* Makes the error value on top a message. */
 static void as_message(lua_State *L, const char *prefix)
 {
-    const char *text = luaL_tolstring(L, -1, NULL);
-    lua_pushfstring(L, "%s%s", prefix, text);
+    bind_push_error_text(L, lua_gettop(L));
+    lua_pushfstring(L, "%s%s", prefix, lua_tostring(L, -1));
     lua_replace(L, -3);
     lua_pop(L, 1);
 }
@@ -40,18 +41,13 @@ static void as_message(lua_State *L, const char *prefix)
 /* Whether the value on top is the err that stops a call. */
 static int is_stop(lua_State *L)
 {
-    int stop = 0;
-    if (!lua_istable(L, -1) || !lua_getmetatable(L, -1))
+    if (!bind_is_error(L, -1))
         return 0;
-    luaL_getmetatable(L, "tine.error");
-    if (lua_rawequal(L, -1, -2)) {
-        lua_pushliteral(L, "kind");
-        lua_rawget(L, -4);
-        const char *kind = lua_tostring(L, -1);
-        stop = kind && (strcmp(kind, "timeout") == 0 || strcmp(kind, "cancelled") == 0);
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 2);
+    lua_pushliteral(L, "kind");
+    lua_rawget(L, -2);
+    const char *kind = lua_tostring(L, -1);
+    int stop = kind && (strcmp(kind, "timeout") == 0 || strcmp(kind, "cancelled") == 0);
+    lua_pop(L, 1);
     return stop;
 }
 

@@ -10,6 +10,7 @@
 
 #include <lauxlib.h>
 
+#include "bind.h"
 #include "codec_priv.h"
 
 enum { MAX_DEPTH = 30 };
@@ -89,6 +90,8 @@ static bool refuse_type(encoder *e, int idx)
     if (lua_type(L, idx) == LUA_TUSERDATA &&
         luaL_getmetafield(L, idx, "__name") == LUA_TSTRING)
         return refuse(e, lua_pushfstring(L, "a userdata (%s)", lua_tostring(L, -1)));
+    if (lua_islightuserdata(L, idx) && !lua_touserdata(L, idx))
+        return refuse(e, BIND_NULL_TEXT);
     if (lua_iscfunction(L, idx))
         return refuse(e, "a C function");
     return refuse(e, lua_pushfstring(L, "a %s", luaL_typename(L, idx)));

@@ -9,6 +9,7 @@ enum { CODEC_ENCODE, CODEC_DECODE };
 struct bind_codec {
     int kind;
     int encode, decode; /* of those that work in Lua: registry references */
+    int sends_functions, takes_functions;
     void *unpacked;     /* of MessagePack, kept for its memory; or NULL */
 };
 

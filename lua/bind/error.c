@@ -9,8 +9,6 @@
 
 #include <lauxlib.h>
 
-#define ERROR_TYPE "tine.error"
-
 /* The message and, on lines of its own, the traceback if there is one. */
 static int error_tostring(lua_State *L)
 {
@@ -28,10 +26,59 @@ static int error_tostring(lua_State *L)
     return 1;
 }
 
+int bind_is_error(lua_State *L, int idx)
+{
+    int same;
+
+    luaL_checkstack(L, 2, NULL);
+    if (!lua_istable(L, idx) || !lua_getmetatable(L, idx))
+        return 0;
+    luaL_getmetatable(L, BIND_ERROR_TYPE);
+    same = lua_rawequal(L, -1, -2);
+    lua_pop(L, 2);
+    return same;
+}
+
+/* Pushes the text that the value has of its own. A userdata's is often its address. */
+static int push_own_text(lua_State *L, int idx)
+{
+    if (luaL_getmetafield(L, idx, "__tostring") == LUA_TNIL)
+        return 0;
+    lua_pop(L, 1);
+    const char *text = luaL_tolstring(L, idx, NULL);
+    if (!lua_isuserdata(L, idx) || !strstr(text, "0x"))
+        return 1;
+    lua_pop(L, 1);
+    return 0;
+}
+
+void bind_push_error_text(lua_State *L, int idx)
+{
+    const char *type;
+
+    luaL_checkstack(L, 6, NULL);
+    if (push_own_text(L, idx))
+        return;
+    switch (lua_type(L, idx)) {
+    case LUA_TNIL:
+    case LUA_TBOOLEAN:
+    case LUA_TNUMBER:
+    case LUA_TSTRING:
+        luaL_tolstring(L, idx, NULL);
+        return;
+    default:
+        type = luaL_typename(L, idx);
+        if (luaL_getmetafield(L, idx, "__name") != LUA_TSTRING)
+            lua_pushstring(L, type);
+        lua_pushfstring(L, "(error object is a %s value)", lua_tostring(L, -1));
+        lua_remove(L, -2);
+    }
+}
+
 void bind_error_open(lua_State *L)
 {
     luaL_checkstack(L, 3, NULL);
-    if (luaL_newmetatable(L, ERROR_TYPE)) {
+    if (luaL_newmetatable(L, BIND_ERROR_TYPE)) {
         lua_pushcfunction(L, error_tostring);
         lua_setfield(L, -2, "__tostring");
     }
@@ -46,7 +93,7 @@ void bind_push_error(lua_State *L, const char *kind, const char *message, size_t
     lua_setfield(L, -2, "kind");
     lua_pushlstring(L, message, len);
     lua_setfield(L, -2, "message");
-    luaL_setmetatable(L, ERROR_TYPE);
+    luaL_setmetatable(L, BIND_ERROR_TYPE);
 }
 
 /* These two, unlike strerror, are safe in threads and do not follow the locale. */

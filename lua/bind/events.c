@@ -341,7 +341,7 @@ static int process_run(lua_State *L)
 
     if (lua_type(L, 2) == LUA_TFUNCTION) {
         kind = TINE_PLAIN;
-        if (!bind_plain_encode(L, 2, 1, 1))
+        if (!bind_plain_encode(L, 2, 1, BIND_CODE))
             return bind_raise(L, 2, "run: %s", lua_tostring(L, -1));
     } else if (lua_type(L, 2) == LUA_TSTRING) {
         lua_pushvalue(L, 2);

@@ -1,4 +1,5 @@
 /* The message for a value that is not plain: the path to it, and what it is. */
+#include "bind.h"
 #include "plain.h"
 
 #include <string.h>
@@ -128,7 +129,8 @@ static void push_path(const struct plain_encoder *e)
     luaL_Buffer b;
     int i, cut, is_code;
 
-    is_code = e->arg == 1 && e->nframes > 0 && e->frames[0].step == STEP_UPVALUES;
+    is_code = e->functions == BIND_CODE && e->arg == 1 && e->nframes > 0 &&
+              e->frames[0].step == STEP_UPVALUES;
     cut = e->nframes > MAX_HEAD + MAX_TAIL;
     luaL_buffinit(L, &b);
     if (!is_code) {
@@ -145,56 +147,120 @@ static void push_path(const struct plain_encoder *e)
     luaL_pushresult(&b);
 }
 
-/* With the function at the top: pushes "a C function (string.format; ...)". */
-static void push_c_function(lua_State *L)
+/* Pushes the name of a loaded module that is the table at idx. Returns 0 with nothing pushed
+ * where there is none. */
+static int push_module(lua_State *L, int idx)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+        if (lua_rawequal(L, -1, idx) && lua_type(L, -2) == LUA_TSTRING) {
+            lua_pop(L, 1);
+            lua_remove(L, -2);
+            return 1;
+        }
+    }
+    lua_pop(L, 1);
+    return 0;
+}
+
+/* Likewise of the innermost module that the refused value, at the top, is or lies in. */
+static int push_enclosing(const struct plain_encoder *e)
+{
+    lua_State *L = e->L;
+    int i;
+
+    if (push_module(L, lua_gettop(L)))
+        return 1;
+    for (i = e->nframes - 1; i >= 0; i--) {
+        if (e->frames[i].step != STEP_UPVALUES && push_module(L, e->frames[i].base))
+            return 1;
+    }
+    return 0;
+}
+
+/* Pushes the name in the table at idx of the value at value. Returns as push_module. */
+static int push_name_in(lua_State *L, int idx, int value)
+{
+    for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
+        if (lua_rawequal(L, -1, value) && lua_type(L, -2) == LUA_TSTRING) {
+            lua_pop(L, 1);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Pushes "string.format; use it as a global" for the function at func, if it is Lua's own. */
+static int push_own_function(lua_State *L, int func)
 {
     static const char *const libs[] = {
         LUA_GNAME,     LUA_STRLIBNAME, LUA_TABLIBNAME,  LUA_MATHLIBNAME, LUA_IOLIBNAME,
         LUA_OSLIBNAME, LUA_COLIBNAME,  LUA_UTF8LIBNAME, LUA_LOADLIBNAME, LUA_DBLIBNAME,
     };
-    int func = lua_gettop(L);
     size_t i;
 
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     for (i = 0; i < sizeof libs / sizeof libs[0]; i++) {
         lua_settop(L, func + 1);
         lua_pushstring(L, libs[i]);
-        if (lua_rawget(L, func + 1) != LUA_TTABLE)
+        if (lua_rawget(L, func + 1) != LUA_TTABLE || !push_name_in(L, func + 2, func))
             continue;
-        for (lua_pushnil(L); lua_next(L, func + 2); lua_pop(L, 1)) {
-            if (!lua_rawequal(L, -1, func) || lua_type(L, -2) != LUA_TSTRING)
-                continue;
-            lua_pushfstring(L, "a C function (%s%s%s; use it as a global)",
-                            i == 0 ? "" : libs[i], i == 0 ? "" : ".",
-                            lua_tostring(L, -2));
-            lua_replace(L, func + 1);
-            lua_settop(L, func + 1);
-            return;
-        }
+        lua_pushfstring(L, "%s%s%s; use it as a global", i == 0 ? "" : libs[i],
+                        i == 0 ? "" : ".", lua_tostring(L, -1));
+        return 1;
     }
     lua_settop(L, func);
-    lua_pushliteral(L, "a C function");
+    return 0;
 }
 
-static void push_kind(lua_State *L, int functions)
+/* Pushes "cjson.encode" for the function at func, if a loaded module has it. */
+static int push_member(lua_State *L, int func)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    for (lua_pushnil(L); lua_next(L, func + 1); lua_settop(L, func + 2)) {
+        if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1) ||
+            !push_name_in(L, func + 3, func))
+            continue;
+        lua_pushfstring(L, "%s.%s", lua_tostring(L, func + 2), lua_tostring(L, -1));
+        return 1;
+    }
+    lua_settop(L, func);
+    return 0;
+}
+
+#define REQUIRE_IT "require the module in the function that uses it"
+
+/* Pushes what the C function at the top is, and what to do about it. */
+static void push_c_function(const struct plain_encoder *e)
+{
+    lua_State *L = e->L;
+    int func = lua_gettop(L);
+
+    if (push_own_function(L, func))
+        lua_pushfstring(L, "a C function (%s)", lua_tostring(L, -1));
+    else if (push_enclosing(e))
+        lua_pushfstring(L, "a C function (in the module '%s': " REQUIRE_IT ")",
+                        lua_tostring(L, -1));
+    else if (push_member(L, func))
+        lua_pushfstring(L, "a C function (%s: " REQUIRE_IT ")", lua_tostring(L, -1));
+    else
+        lua_pushliteral(L, "a C function");
+}
+
+static void push_type(lua_State *L)
 {
     switch (lua_type(L, -1)) {
     case LUA_TTABLE:
         lua_pushliteral(L, "a table with a metatable");
         break;
     case LUA_TFUNCTION:
-        if (!lua_iscfunction(L, -1))
-            lua_pushliteral(L, "a function");
-        else if (functions)
-            push_c_function(L);
-        else
-            lua_pushliteral(L, "a C function");
+        lua_pushstring(L, lua_iscfunction(L, -1) ? "a C function" : "a function");
         break;
     case LUA_TTHREAD:
         lua_pushliteral(L, "a coroutine");
         break;
     case LUA_TLIGHTUSERDATA:
-        lua_pushliteral(L, "a light userdata");
+        lua_pushstring(L, lua_touserdata(L, -1) ? "a light userdata" : BIND_NULL_TEXT);
         break;
     default:
         if (luaL_getmetafield(L, -1, "__name") != LUA_TSTRING)
@@ -204,12 +270,32 @@ static void push_kind(lua_State *L, int functions)
     }
 }
 
+/* Pushes what the value at the top is. */
+static void push_kind(const struct plain_encoder *e)
+{
+    lua_State *L = e->L;
+    int value = lua_gettop(L);
+
+    if (e->functions && lua_iscfunction(L, value)) {
+        push_c_function(e);
+        return;
+    }
+    if (e->functions && push_enclosing(e)) {
+        lua_pushvalue(L, value);
+        push_type(L);
+        lua_pushfstring(L, "%s (in the module '%s': " REQUIRE_IT ")",
+                        lua_tostring(L, -1), lua_tostring(L, value + 1));
+        return;
+    }
+    push_type(L);
+}
+
 int bind_plain_refuse(struct plain_encoder *e, const char *what)
 {
     lua_State *L = e->L;
 
     if (what == NULL) {
-        push_kind(L, e->functions);
+        push_kind(e);
         what = lua_tostring(L, -1);
     }
     push_path(e);

@@ -201,7 +201,7 @@ static int process_eval(lua_State *L)
         args = strings(L, 3, n, small);
         rc = tine_proc_eval(b->object.core, TINE_TEXT, code, len, args, (size_t)n);
     } else {
-        if (!bind_plain_encode(L, 2, n + 1, 1))
+        if (!bind_plain_encode(L, 2, n + 1, BIND_CODE))
             return bind_raise(L, 1, "eval: %s", lua_tostring(L, -1));
         code = lua_tolstring(L, -1, &len);
         rc = tine_proc_eval(b->object.core, TINE_PLAIN, code, len, NULL, 0);

@@ -232,7 +232,7 @@ static tine_func get_func(lua_State *L, int idx, const char *name)
     int type = lua_getfield(L, idx, name);
     if (type == LUA_TFUNCTION) {
         f.kind = TINE_PLAIN;
-        if (!bind_plain_encode(L, lua_gettop(L), 1, 1))
+        if (!bind_plain_encode(L, lua_gettop(L), 1, BIND_CODE))
             bind_raise(L, 2, "%s: %s", name, lua_tostring(L, -1));
     }
     if (type != LUA_TNIL)
@@ -313,6 +313,7 @@ static int service_new(lua_State *L)
     b->strings = o.rpc.serialiser == TINE_STRINGS;
     b->codec =
         bind_codec_push(L, (int)o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
+    bind_codec_send_functions(b->codec);
     lua_setiuservalue(L, self, BIND_CODEC);
     void *core;
     if (b->is_pool) {

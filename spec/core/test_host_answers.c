@@ -9,7 +9,9 @@
 static const char code[] =
     "function echo(...) return ... end\n"
     "function die() os.execute('p=$PPID; (sleep 0.05; kill -9 $p) &') return 'dead' "
-    "end\n";
+    "end\n"
+    "function fail(x) error(x ~= 'text' and { code = 7 } or x, 0) end\n"
+    "function fail_number() error(42) end\n";
 
 static struct {
     tine_host *host;
@@ -23,16 +25,23 @@ static tine_str str(const char *text)
     return (tine_str){text, strlen(text)};
 }
 
-static tine_rpc *open_rpc(tine_host *host, const char *name)
+static tine_rpc *open_rpc_with(tine_host *host, const char *name,
+                               tine_serialiser serialiser)
 {
+    tine_rpc_options options = {.serialiser = serialiser};
     tine_proc *p;
     tine_rpc *rpc;
     tine_func func = {TINE_TEXT, name, strlen(name)};
     CHECK_INT(tine_proc_new(host, NULL, &p), 0);
     CHECK_INT(tine_proc_eval(p, TINE_TEXT, code, sizeof code - 1, NULL, 0), 0);
-    CHECK_INT(tine_rpc_new(p, &func, NULL, &rpc), 0);
+    CHECK_INT(tine_rpc_new(p, &func, &options, &rpc), 0);
     tine_proc_close(p);
     return rpc;
+}
+
+static tine_rpc *open_rpc(tine_host *host, const char *name)
+{
+    return open_rpc_with(host, name, TINE_STRINGS);
 }
 
 static void count_end(void *arg, tine_job *job, const tine_error *err,
@@ -267,6 +276,54 @@ static void ignore_fault(void *arg, tine_proc *p, const tine_error *err)
     (void)arg, (void)p, (void)err;
 }
 
+typedef struct wanted {
+    const char *message, *value; /* value NULL: none */
+    size_t len;
+    int ends;
+} wanted;
+
+static void check_error(void *arg, tine_job *job, const tine_error *err,
+                        const tine_str *results, size_t n)
+{
+    wanted *want = arg;
+    (void)job, (void)results, (void)n;
+    CHECK(err && err->kind == TINE_KIND_EXCEPTION);
+    CHECK_INT(err->message_len, strlen(want->message));
+    CHECK(memcmp(err->message, want->message, err->message_len) == 0);
+    CHECK_INT(err->value_len, want->len);
+    CHECK(!err->value == !want->value);
+    CHECK(!want->value || memcmp(err->value, want->value, want->len) == 0);
+    want->ends++;
+}
+
+static void expect_error(tine_host *host, tine_rpc *rpc, const tine_str *arg,
+                         wanted want)
+{
+    CHECK_INT(tine_rpc_call(rpc, arg, 1, check_error, &want, NULL), 0);
+    await(host, &want.ends, 1);
+}
+
+static void errors_that_are_no_text(tine_host *host)
+{
+    static const char type[] = "(error object is a table value)";
+    tine_str text = str("text"), nil = str("\x91\xc0"), packed = str("\x91\xa4text");
+    tine_rpc *rpc = open_rpc_with(host, "fail", TINE_MSGPACK);
+    expect_error(host, rpc, &nil,
+                 (wanted){type,
+                          "\x91\x81\xa4"
+                          "code\x07",
+                          8, 0});
+    expect_error(host, rpc, &packed, (wanted){"text", NULL, 0, 0});
+    tine_rpc_close(rpc, NULL, NULL);
+    rpc = open_rpc(host, "fail");
+    expect_error(host, rpc, &text, (wanted){"text", NULL, 0, 0});
+    expect_error(host, rpc, &nil, (wanted){type, NULL, 0, 0});
+    tine_rpc_close(rpc, NULL, NULL);
+    rpc = open_rpc(host, "fail_number");
+    expect_error(host, rpc, &nil, (wanted){"42", "42", 2, 0});
+    tine_rpc_close(rpc, NULL, NULL);
+}
+
 static void with_host(void (*body)(tine_host *))
 {
     tine_host *host;
@@ -304,8 +361,14 @@ static void nests(void)
     no_loop_in_a_borrowed_one();
 }
 
+static void values(void)
+{
+    with_host(errors_that_are_no_text);
+}
+
 int main(void)
 {
+    RUN(values);
     RUN(stops);
     RUN(polls);
     RUN(forks);
