@@ -36,6 +36,11 @@ void tine__mark(uint64_t serial);
 /* Functions for the table "tine.child". */
 void tine__serving_functions(lua_State *L);
 
+/* No more calls will come: calls `done`, and leaves. */
+void tine__serving_finish(const tine__serving *s) __attribute__((noreturn));
+/* Tells the host why, and leaves. */
+void tine__serving_fatal(const tine__failure *f) __attribute__((noreturn));
+
 /* Returns when the worker is to become a template. */
 void tine__sync_run(tine__serving *s);
 void tine__async_run(tine__serving *s) __attribute__((noreturn));

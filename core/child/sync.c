@@ -116,6 +116,5 @@ void tine__sync_run(tine__serving *s)
             tine__answer_flush(true);
         tine__interrupt_settle();
     }
-    tine__answer_flush(true);
-    tine__leave(0);
+    tine__serving_finish(s);
 }
