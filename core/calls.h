@@ -103,7 +103,8 @@ bool tine__call_head_get(tine__call_head *head,
  *
  * Signal TINE__SIGNAL makes a worker look at the page: at stop (raise an error in that call if
  * it runs, once) and at trace_asked (say the traceback, then store trace_told). It does not
- * interrupt system calls that can be restarted.
+ * interrupt system calls that can be restarted, but for those of a call that is to end, when it
+ * comes again: the host sends it until that has ended.
  *
  * Async: calls that wait are ended by CANCEL frames. Only the one whose code keeps the loop from
  * reading them needs the signal, so the host puts into stop the one that it finds in `running`,

@@ -48,6 +48,7 @@ void tine__serving_switch(uint64_t serial)
     if (tine__service.serial == serial)
         return;
     tine__service.serial = serial;
+    tine__interrupt_calm();
     if (page)
         atomic_store(&page->running, serial);
     if (tine__service.marks)

@@ -61,6 +61,8 @@ void tine__interrupt_open(lua_State *L);
 void tine__interrupt_serve(lua_State *L);
 /* Undoes that. */
 void tine__interrupt_end(void);
+/* The call that was to end has got the error, or has ended by itself. */
+void tine__interrupt_calm(void);
 /* Answers the question for a traceback with that number by the body of a TRACE. */
 void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts);
 /* Answers a question for a traceback that has not been answered, when nothing runs. */

@@ -44,6 +44,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
     lua_pushlightuserdata(L, &c);
     int status = lua_pcall(L, 1, 0, 1);
     s->serial = 0;
+    tine__interrupt_calm();
     if (s->marks)
         tine__mark(0);
     times[1] = tine__clock_ns() - times[0];

@@ -422,7 +422,7 @@ typedef struct tine_rpc_options {
      * or it is replaced. Not in one that dies, is killed, or becomes a template. An error in it
      * is told to on_error. */
     tine_func done;
-    int async;      /* non-zero: func(done, ...) may answer later, many calls at once */
+    int async; /* non-zero: func(done, ...) may answer later, many calls at once */
     tine_serialiser serialiser;
     tine_str source;      /* TINE_SOURCE: Lua text that returns freeze and thaw */
     int64_t timeout_usec; /* a call may run, from its start; 0: for ever */
