@@ -23,6 +23,7 @@
  *   SKIPPED  the call was recalled before it started
  *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
+ *   FAULT    likewise, but it goes on: async, an error of what an answered call has started
  * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and octets.
  * A payload of TINE_STRINGS is one str after another. */
 #ifndef TINE_CALLS_H
@@ -49,7 +50,8 @@ enum tine__call_frame {
     TINE__TRACE,
     TINE__SKIPPED,
     TINE__FATAL,
-    TINE__PROMOTED
+    TINE__PROMOTED,
+    TINE__FAULT
 };
 
 #define TINE__CALL_HEAD 16

@@ -1,7 +1,6 @@
 /* The async backend: many calls at once, answered by their `done` now or later, in the loop of
  * the worker's own tine. */
 #include <lauxlib.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -194,11 +193,14 @@ static void split(tine__failure *f)
     f->message.len = (size_t)(trace - at);
 }
 
+/* Its call has been answered: the host's on_error hears of it. */
 static void tell_late(const tine__failure *f)
 {
-    fprintf(stderr, "tine: after its call was answered: %.*s\n%.*s\n",
-            (int)f->message.len, (const char *)f->message.data, (int)f->traceback.len,
-            (const char *)f->traceback.data);
+    if (f->kind == TINE_KIND_TIMEOUT || f->kind == TINE_KIND_CANCELLED)
+        return;
+    tine__answer_error(TINE__FAULT, 0, NULL, f->kind, f->message, f->traceback);
+    tine__answer_arm();
+    tine__host_post(async.link->host, &async.flush_task);
 }
 
 /* fail(done, failure): the call's function raised. */
