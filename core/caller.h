@@ -91,6 +91,8 @@ typedef struct tine__caller_ops {
     /* job_id 0: written outside of any. */
     void (*output)(void *owner, tine__caller *c, uint64_t job_id, int stream,
                    const char *line, size_t len);
+    /* Something went wrong in the worker that is of no open call. */
+    void (*fault)(void *owner, tine__caller *c, const tine_error *err);
 } tine__caller_ops;
 
 /* Makes p serve: consumes it as tine_proc_run does. For output to be captured p must have

@@ -197,6 +197,20 @@ static void on_fatal(tine__caller *c, const frame *f)
     c->cause = tine__cause_new(&err);
 }
 
+static void on_fault(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    tine_error err = error_in(c, &cur);
+    if (!tine__get_done(&cur)) {
+        tine__caller_broken(c, "it sent garbage in place of an error");
+        return;
+    }
+    err.pid = tine__caller_pid(c);
+    tine__cause *cause = tine__cause_new(&err);
+    c->ops->fault(c->owner, c, cause ? &cause->error : &err);
+    free(cause);
+}
+
 static void on_ready(tine__caller *c)
 {
     if (c->ready) {
@@ -276,6 +290,9 @@ static void on_frame(tine__caller *c, const frame *f)
         break;
     case TINE__FATAL:
         on_fatal(c, f);
+        break;
+    case TINE__FAULT:
+        on_fault(c, f);
         break;
     case TINE__PROMOTED:
         if (c->promoted_usec && !c->first)

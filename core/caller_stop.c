@@ -15,6 +15,7 @@ enum {
     TRACE_PATIENCE = 1000000,
     HEAR_AGAIN = 1000,
     END_PATIENCE = 20000,
+    SIGNAL_AGAIN = 1000,
     LOOK_AGAIN = 10000
 };
 
@@ -143,27 +144,36 @@ static void wake_worker(tine__caller *c)
         tine__pidfd_signal(c->proc, TINE__SIGNAL);
 }
 
-/* Has the error raised in the job's code; async: if that runs. Once. */
+/* Has the error raised in the job's code; async: if that runs. Until it has ended: a first signal
+ * may come before it sleeps, and would not wake it everywhere. */
 static void point_at(tine__caller *c, const tine_job *job)
 {
     tine__page *page = c->region.page;
     uint64_t stop = job->serial * 2 + (job->reason == TINE__REASON_CANCEL);
     if (c->service->async && atomic_load(&page->running) != job->serial)
         return;
-    if (atomic_exchange(&page->stop, stop) != stop)
-        wake_worker(c);
+    atomic_store(&page->stop, stop);
+    wake_worker(c);
+}
+
+/* When to point at it again. */
+static int64_t look_at(const tine__caller *c, const tine_job *job, int64_t now)
+{
+    int64_t end = job->stop_usec + c->service->grace_usec;
+    int64_t wait = now - job->stop_usec;
+    wait = wait < SIGNAL_AGAIN ? SIGNAL_AGAIN : wait;
+    wait = wait > LOOK_AGAIN ? LOOK_AGAIN : wait;
+    return now + wait < end ? now + wait : end;
 }
 
 static void ask_to_stop(tine__caller *c, tine_job *job)
 {
-    int64_t look = c->service->grace_usec;
     if (c->service->async) {
         unsigned char reason[4] = {(unsigned char)job->reason};
         tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
-        look = look < LOOK_AGAIN ? look : LOOK_AGAIN;
     }
     point_at(c, job);
-    tine__caller_wake_at(c, job->stop_usec + look);
+    tine__caller_wake_at(c, look_at(c, job, job->stop_usec));
 }
 
 /* It was taken back: its end is told in the next turn. */
@@ -345,10 +355,8 @@ static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
         tine__caller_kill(c);
         return -1;
     }
-    if (!c->service->async)
-        return end;
     point_at(c, job);
-    return end < now + LOOK_AGAIN ? end : now + LOOK_AGAIN;
+    return look_at(c, job, now);
 }
 
 /* Whether the worker has nothing to do but to begin with this job. */
@@ -388,7 +396,7 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
     tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
-    return job->stop_usec + c->service->grace_usec;
+    return look_at(c, job, job->stop_usec);
 }
 
 /* What a process loads before it serves takes as long as it takes. Where it has nothing more to

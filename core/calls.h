@@ -25,6 +25,7 @@
  *   SKIPPED  the call was recalled before it started
  *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
+ *   FAULT    likewise, but it goes on: async, an error of what an answered call has started
  * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and octets.
  * A payload of TINE_STRINGS is one str after another. */
 #ifndef TINE_CALLS_H
@@ -51,7 +52,8 @@ enum tine__call_frame {
     TINE__TRACE,
     TINE__SKIPPED,
     TINE__FATAL,
-    TINE__PROMOTED
+    TINE__PROMOTED,
+    TINE__FAULT
 };
 
 #define TINE__CALL_HEAD 16
@@ -105,7 +107,8 @@ bool tine__call_head_get(tine__call_head *head,
  *
  * Signal TINE__SIGNAL makes a worker look at the page: at stop (raise an error in that call if
  * it runs, once) and at trace_asked (say the traceback, then store trace_told). It does not
- * interrupt system calls that can be restarted.
+ * interrupt system calls that can be restarted, but for those of a call that is to end, when it
+ * comes again: the host sends it until that has ended.
  *
  * Async: calls that wait are ended by CANCEL frames. Only the one whose code keeps the loop from
  * reading them needs the signal, so the host puts into stop the one that it finds in `running`,

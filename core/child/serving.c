@@ -76,6 +76,7 @@ void tine__serving_switch(uint64_t serial)
     if (tine__service.serial == serial)
         return;
     tine__service.serial = serial;
+    tine__interrupt_calm();
     if (page)
         atomic_store(&page->running, serial);
     if (tine__service.marks)
@@ -191,9 +192,9 @@ static int begin(lua_State *L)
     return 0;
 }
 
-static void fatal(tine_kind kind, tine_str message, tine_str traceback)
+void tine__serving_fatal(const tine__failure *f)
 {
-    tine__answer_error(TINE__FATAL, 0, NULL, kind, message, traceback,
+    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback,
                        (tine_str){NULL, 0});
     tine__answer_flush(true);
     tine__leave(1);
@@ -209,9 +210,34 @@ static void begin_protected(lua_State *L, beginning *b)
     int status = lua_pcall(L, 1, 0, 1);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        fatal(f.kind, f.message, f.traceback);
+        tine__serving_fatal(&f);
     }
     lua_settop(L, 0);
+}
+
+static int call_done(lua_State *L)
+{
+    if (tine__service.done != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, tine__service.done);
+        lua_call(L, 0, 0);
+    }
+    return 0;
+}
+
+void tine__serving_finish(const tine__serving *s)
+{
+    tine__failure f;
+    lua_State *L = s->L;
+    lua_pushcfunction(L, tine__on_error);
+    int handler = lua_gettop(L);
+    lua_pushcfunction(L, call_done);
+    int status = lua_pcall(L, 0, 0, handler);
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        tine__serving_fatal(&f);
+    }
+    tine__answer_flush(true);
+    tine__leave(0);
 }
 
 static bool take_apart(beginning *b, uint32_t *flags, uint64_t *offset)

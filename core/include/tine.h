@@ -430,8 +430,11 @@ typedef void (*tine_text_cb)(void *arg, const tine_error *err, const char *text,
 /* All zeros is the default. Everything is borrowed, and copied where it is needed longer. */
 typedef struct tine_rpc_options {
     tine_func init; /* called first, with the descriptors and strings sent */
-    tine_func done; /* async: called when the host has closed and nothing is open */
-    int async;      /* non-zero: func(done, ...) may answer later, many calls at once */
+    /* Called in each worker after its last call, before it leaves: because the host has closed,
+     * or it is replaced. Not in one that dies, is killed, or becomes a template. An error in it
+     * is told to on_error. */
+    tine_func done;
+    int async; /* non-zero: func(done, ...) may answer later, many calls at once */
     tine_serialiser serialiser;
     tine_str source;      /* TINE_SOURCE: Lua text that returns freeze and thaw */
     int64_t timeout_usec; /* a call may run, from its start; 0: for ever */

@@ -243,7 +243,7 @@ static int connect_next(struct bind_fd *f, struct bind_target *t)
             return err;
         do
             n = connect(f->fd, &a->to.any, a->len);
-        while (n < 0 && errno == EINTR);
+        while (n < 0 && bind_fd_again());
         err = n < 0 ? errno : 0;
         bind_fd_set_nonblock(f->fd, false);
         t->pending = err == EINPROGRESS;
@@ -350,7 +350,7 @@ static int step_accept(lua_State *L, struct bind_fd *f)
         return -EAGAIN;
     do
         fd = accept4(f->fd, NULL, NULL, SOCK_CLOEXEC);
-    while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+    while (fd < 0 && (errno == ECONNABORTED || bind_fd_again()));
     made->fd = bind_fd_lift(fd);
     if (made->fd < 0)
         return -errno;
