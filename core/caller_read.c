@@ -1,5 +1,9 @@
 /* What comes from a worker: frames out of its socket, and after its death out of the ring. All of
- * it may be garbage, which ends the worker and nothing else. */
+ * it may be garbage, which ends the worker and nothing else.
+ *
+ * Callbacks get what they are told where it has arrived, each string with a NUL behind it: on the
+ * length of the next one, which has been read by then, or on the octet behind the frame, which is
+ * put back afterwards. So a buffer always has room for one octet more than it holds. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +30,10 @@ static tine_error error_in(const tine__caller *c, tine__cursor *cur)
     tine_str message = tine__get_str(cur), traceback = tine__get_str(cur);
     if (kind > TINE_KIND_SYSTEM)
         cur->bad = true;
+    if (!cur->bad) {
+        tine__end_str(message);
+        tine__end_str(traceback);
+    }
     err.kind = (tine_kind)kind;
     if (err.kind == TINE_KIND_SYSTEM)
         err.sys_errno = ENOMEM; /* nothing else of that kind befalls a call */
@@ -59,6 +67,8 @@ static int values_in(tine__caller *c, tine__cursor *cur, size_t *n)
         if (cur->bad)
             return -1;
     }
+    for (size_t i = 0; i < *n; i++)
+        tine__end_str(c->strs[i]);
     return 0;
 }
 
@@ -229,12 +239,15 @@ static void on_trace(tine__caller *c, const frame *f)
         if (!cur.bad)
             put_call(c, &b, serial, one);
     }
-    if (!tine__get_done(&cur))
+    tine__buf_put(&b, "", 1);
+    if (!tine__get_done(&cur)) {
         tine__caller_broken(c, "it sent garbage as a traceback");
-    else if (b.failed)
+    } else if (b.failed) {
+        tine__end_str(text);
         tine__caller_told_trace(c, f->head.serial, text);
-    else
-        tine__caller_told_trace(c, f->head.serial, (tine_str){b.data, b.len});
+    } else {
+        tine__caller_told_trace(c, f->head.serial, (tine_str){b.data, b.len - 1});
+    }
     tine__buf_free(&b);
 }
 
@@ -292,7 +305,7 @@ static bool is_broken(const tine__caller *c)
 }
 
 /* Carries out all whole frames; returns how many octets they are. */
-static size_t take_frames(tine__caller *c, const unsigned char *data, size_t len)
+static size_t take_frames(tine__caller *c, unsigned char *data, size_t len)
 {
     size_t at = 0;
     while (len - at >= TINE__CALL_HEAD && !is_broken(c)) {
@@ -305,23 +318,27 @@ static size_t take_frames(tine__caller *c, const unsigned char *data, size_t len
             break;
         f.body = data + at + TINE__CALL_HEAD;
         at += TINE__CALL_HEAD + f.head.len;
+        unsigned char behind = data[at];
+        data[at] = 0;
         on_frame(c, &f);
+        data[at] = behind;
     }
     return at;
 }
 
 static bool keep(tine__caller *c, const unsigned char *data, size_t len)
 {
-    tine__buf_put(&c->in, data, len);
-    if (!c->in.failed)
+    if (tine__buf_room(&c->in, len + 1)) {
+        tine__buf_put(&c->in, data, len);
         return true;
+    }
     tine__buf_free(&c->in);
     tine__caller_broken(c, "there is no memory for what it sent");
     return false;
 }
 
-/* n octets came. */
-static void feed(tine__caller *c, const unsigned char *data, size_t n)
+/* n octets came; there is room for one more behind them. */
+static void feed(tine__caller *c, unsigned char *data, size_t n)
 {
     c->received += n;
     if (is_broken(c))
@@ -361,7 +378,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     *asked = SCRATCH;
     if (direct) {
         *asked = direct < DIRECT ? direct : DIRECT;
-        to = tine__buf_room(&c->in, *asked);
+        to = tine__buf_room(&c->in, *asked + 1);
         if (!to) {
             tine__buf_free(&c->in);
             tine__caller_broken(c, "there is no memory for what it sent");
@@ -396,7 +413,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
 int tine__caller_open_scratch(tine_host *host)
 {
     if (!host->scratch)
-        host->scratch = malloc(SCRATCH);
+        host->scratch = malloc(SCRATCH + 1);
     return host->scratch ? 0 : -ENOMEM;
 }
 
@@ -477,6 +494,7 @@ static void drain_socket(tine__caller *c)
 
 static void drain_ring(tine__caller *c)
 {
+    unsigned char *scratch = c->service->host->scratch;
     const unsigned char *ring =
         (const unsigned char *)c->region.page + TINE__PAGE_STATUS;
     uint64_t tail = atomic_load(&c->region.page->tail);
@@ -487,7 +505,8 @@ static void drain_ring(tine__caller *c)
         size_t n = TINE__RING - at;
         if (n > tail - c->received)
             n = (size_t)(tail - c->received);
-        feed(c, ring + at, n);
+        memcpy(scratch, ring + at, n);
+        feed(c, scratch, n);
     }
 }
 

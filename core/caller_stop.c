@@ -201,7 +201,7 @@ static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err
 {
     tine__trace *t = *link;
     *link = t->next;
-    c->service->host->nactive--;
+    tine__loop_count(c->service->host, false);
     t->cb(t->arg, err, text.data, text.len);
     free(t);
 }
@@ -250,7 +250,7 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     t->idle = !c->first || atomic_load(&c->region.page->idle);
     t->next = c->traces;
     c->traces = t;
-    c->service->host->nactive++;
+    tine__loop_count(c->service->host, true);
     if (t->idle) {
         tine__host_post(c->service->host, &c->settle_task);
         return 0;

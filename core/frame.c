@@ -102,6 +102,11 @@ tine_str tine__get_str(tine__cursor *c)
     return (tine_str){p, len};
 }
 
+void tine__end_str(tine_str s)
+{
+    ((unsigned char *)(size_t)s.data)[s.len] = 0;
+}
+
 bool tine__get_done(const tine__cursor *c)
 {
     return !c->bad && c->at == c->end;

@@ -21,6 +21,9 @@ struct tine_host {
     const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
     bool own_base, running, stopped, draining, in_turn;
+    /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
+    struct event *hold_event, *tick_event;
+    bool holds;
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
@@ -176,6 +179,8 @@ struct tine_proc {
 /* loop.c */
 int tine__loop_open(tine_host *host, struct event_base *base);
 void tine__loop_close(tine_host *host);
+/* There is one more, or one less, to wait for. */
+void tine__loop_count(tine_host *host, bool more);
 /* Makes the loop call tine__host_turn soon. */
 void tine__loop_wake(tine_host *host);
 /* The same in its next round, when others have had their turn: what was activated by a callback

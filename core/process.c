@@ -69,7 +69,7 @@ static void count(tine_proc *p, bool on)
     if (p->counted == on)
         return;
     p->counted = on;
-    p->host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(p->host, on);
 }
 
 void tine__proc_free_watchers(tine_proc *p)

@@ -80,5 +80,7 @@ enum { TINE__STDIO_KEEP = 0, TINE__STDIO_NULL = 1, TINE__STDIO_FD = 2 };
 #define TINE__REPORT_MAX 65536
 #define TINE__REPORT_TEXT_MAX 30000 /* of a message, and of a traceback */
 #define TINE__NAME_MAX 200
+/* At the end of a text that was longer. */
+#define TINE__CUT "\n... (cut)"
 
 #endif

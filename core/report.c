@@ -7,7 +7,7 @@
 
 static void put_text(tine__buf *b, tine_str text)
 {
-    static const char cut[] = "\n... (cut)";
+    static const char cut[] = TINE__CUT;
     size_t most = TINE__REPORT_TEXT_MAX;
     if (text.len <= most) {
         tine__buf_str(b, text.data, text.len);

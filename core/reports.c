@@ -31,7 +31,7 @@ int tine__reports_open(tine_host *host)
     if ((err = tine__fd_nonblock(host->report_rx, true)) < 0)
         return err;
     if (!host->report_buf)
-        host->report_buf = malloc(TINE__REPORT_MAX);
+        host->report_buf = malloc(TINE__REPORT_MAX + 1); /* and a NUL */
     if (!host->report_buf)
         return -ENOMEM;
     return tine__io_internal(host, &host->report_io, host->report_rx, TINE_READ,
@@ -117,6 +117,8 @@ static void on_hello(tine_proc *p, arrival *a, const tine__report *r)
 
 static void on_failed(tine_proc *p, arrival *a, const tine__report *r)
 {
+    tine__end_str(r->message);
+    tine__end_str(r->traceback);
     tine_error err = {
         .kind = r->kind,
         .message = r->message.data,

@@ -11,8 +11,10 @@
 /* A line longer than this comes in pieces, so that a process cannot fill the host. */
 enum { READ_SIZE = 16384, MAX_LINE = 1 << 20, READS_PER_WAKE = 16 };
 
-static void deliver(tine__capture *c, const unsigned char *line, size_t len)
+/* There is room for one octet more: the newline's, or what read_lines has left. */
+static void deliver(tine__capture *c, unsigned char *line, size_t len)
 {
+    line[len] = 0;
     if (c->cb)
         c->cb(c->proc->line_arg, c->proc, (const char *)line, len);
 }
@@ -45,7 +47,7 @@ static void split(tine__capture *c, bool at_end)
 static bool read_pipe(tine__capture *c, int reads)
 {
     while (reads-- > 0) {
-        unsigned char *room = tine__buf_room(&c->line, READ_SIZE);
+        unsigned char *room = tine__buf_room(&c->line, READ_SIZE + 1);
         if (!room) {
             c->line.failed = false;
             c->line.len = c->scanned = 0;

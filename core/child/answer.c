@@ -14,6 +14,7 @@
 
 #include "child.h"
 #include "fd.h"
+#include "protocol.h"
 #include "spin.h"
 
 enum {
@@ -269,19 +270,23 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
     enum { TEXT_MAX = 1 << 20 };
     unsigned char lengths[2][4];
     uint32_t number = (uint32_t)kind;
-    tine_str *texts[2] = {&message, &traceback};
+    tine_str *texts[2] = {&message, &traceback}, cut[2] = {{"", 0}, {"", 0}};
     for (int i = 0; i < 2; i++) {
-        if (texts[i]->len > TEXT_MAX)
+        if (texts[i]->len > TEXT_MAX) {
             texts[i]->len = TEXT_MAX;
+            cut[i] = (tine_str){TINE__CUT, sizeof TINE__CUT - 1};
+        }
         for (int k = 0; k < 4; k++)
-            lengths[i][k] = (unsigned char)(texts[i]->len >> 8 * k);
+            lengths[i][k] = (unsigned char)((texts[i]->len + cut[i].len) >> 8 * k);
     }
-    tine_str parts[] = {{times, times ? TINE__CALL_TIMES : 0},
-                        {&number, 4},
-                        {lengths[0], 4},
-                        message,
-                        {lengths[1], 4},
-                        traceback};
+    tine_str parts[MAX_PARTS] = {{times, times ? TINE__CALL_TIMES : 0},
+                                 {&number, 4},
+                                 {lengths[0], 4},
+                                 message,
+                                 cut[0],
+                                 {lengths[1], 4},
+                                 traceback,
+                                 cut[1]};
     tine__answer_put(type, serial, parts, sizeof parts / sizeof *parts);
 }
 
