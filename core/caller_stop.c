@@ -455,7 +455,7 @@ static int64_t hear(tine__caller *c)
     struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
     if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
         return END_PATIENCE; /* how it has ended will be told */
-    bool all = tine__host_reports(c->service->host, INT32_MAX);
+    bool all = tine__host_reports(c->service->host, TINE__REPORTS_ALL);
     if (c->read_io)
         tine__caller_readable(c, c->read_io, TINE_READ);
     return all ? 0 : HEAR_AGAIN;

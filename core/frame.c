@@ -176,7 +176,7 @@ static int parse_head(tine__reader *r)
         r->want |= (uint64_t)h[4 + i] << (8 * i);
     bool small = r->type == TINE__FRAME_HELLO || r->type == TINE__FRAME_FORK ||
                  r->type == TINE__FRAME_FDS || r->type == TINE__FRAME_MEMORY ||
-                 r->type == TINE__FRAME_FAIL;
+                 r->type == TINE__FRAME_FAIL || r->type == TINE__FRAME_CHANNEL;
     if (r->want > (small ? SMALL_FRAME : large_body))
         return refuse(r, "an oversized command");
     return 0;

@@ -30,6 +30,8 @@ struct tine_host {
     size_t nactive; /* timers, watchers and busy processes */
 
     int report_rx, report_tx; /* children get duplicates of tx */
+    pid_t strange_pid;        /* who has reported of nobody last, and how often */
+    unsigned strange;
     tine_io *report_io;
     void *report_buf;
     tine_host *aside; /* of another that went with a fork */
@@ -92,6 +94,7 @@ typedef struct tine__capture {
     tine_io *io;
     tine__buf line;
     size_t scanned;
+    size_t ask; /* octets to read at a time, 0: the most */
     bool reading;
     tine_line_cb cb;
 } tine__capture;
@@ -124,6 +127,7 @@ struct tine_proc {
     uint64_t id;
     pid_t pid;
     int pidfd;
+    int own_channel; /* where it reports now that it runs; -1: none */
     tine_io *pidfd_io; /* direct children and orphans: their end is not reported */
     tine_timer *timer; /* an answer is due */
     int hello_steps;   /* of the time for it, gone by */
@@ -226,8 +230,12 @@ tine_proc *tine__host_find_pid(tine_host *host, pid_t pid);
 
 /* reports.c */
 int tine__reports_open(tine_host *host);
-/* Reads reports that have arrived, at most `most`. Returns whether none is left. */
+/* Reads reports that have arrived, at most `most`. Returns whether none is left. ALL: what is there
+ * now; a socket holds no more. */
+enum { TINE__REPORTS_ALL = 1024 };
 bool tine__host_reports(tine_host *host, int most);
+/* What p, which has ended, has said on a channel of its own. */
+void tine__reports_last(tine_proc *p);
 /* Takes note of those that have been made, and forgets what else was reported. */
 void tine__host_take_made(tine_host *host);
 

@@ -145,6 +145,8 @@ int tine__report_decode(tine__report *r, const void *data, size_t len)
     case TINE__REPORT_MEMORY:
         decode_figures(r, &c);
         break;
+    case TINE__REPORT_CHANNEL:
+        break;
     default:
         c.bad = true;
         break;
