@@ -15,6 +15,8 @@
 #include "fd.h"
 
 enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
+/* Each frame may be a callback: so many, then others have their turn. */
+enum { FRAMES_PER_WAKE = 512, LEAST_READ = 1024 };
 
 typedef struct frame {
     tine__call_head head;
@@ -251,6 +253,16 @@ static void on_trace(tine__caller *c, const frame *f)
     tine__buf_free(&b);
 }
 
+static void on_retire(tine__caller *c)
+{
+    if (c->retired) {
+        tine__caller_broken(c, "it said twice that it wants no more calls");
+        return;
+    }
+    c->retired = true;
+    c->ops->retire(c->owner, c);
+}
+
 static void on_frame(tine__caller *c, const frame *f)
 {
     int type = f->head.type;
@@ -277,7 +289,7 @@ static void on_frame(tine__caller *c, const frame *f)
         on_event(c, f);
         break;
     case TINE__RETIRE:
-        c->ops->retire(c->owner, c);
+        on_retire(c);
         break;
     case TINE__TRACE:
         on_trace(c, f);
@@ -320,6 +332,7 @@ static size_t take_frames(tine__caller *c, unsigned char *data, size_t len)
         at += TINE__CALL_HEAD + f.head.len;
         unsigned char behind = data[at];
         data[at] = 0;
+        c->nframes++;
         on_frame(c, &f);
         data[at] = behind;
     }
@@ -375,7 +388,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     tine_host *host = c->service->host;
     size_t direct = missing(c);
     unsigned char *to = host->scratch;
-    *asked = SCRATCH;
+    *asked = c->ask ? c->ask : SCRATCH;
     if (direct) {
         *asked = direct < DIRECT ? direct : DIRECT;
         to = tine__buf_room(&c->in, *asked + 1);
@@ -427,6 +440,17 @@ static void at_eof(tine__caller *c)
     }
 }
 
+/* n octets were nframes frames: of small ones less is read at a time, since what has been read must
+ * be carried out. What comes next may be of another size. */
+static void set_pace(tine__caller *c, size_t n, size_t nframes)
+{
+    size_t most = c->ask ? c->ask * 2 : SCRATCH;
+    size_t ask = nframes ? n * FRAMES_PER_WAKE / nframes : SCRATCH;
+    if (ask > most)
+        ask = most;
+    c->ask = ask < LEAST_READ ? LEAST_READ : ask < SCRATCH ? ask : SCRATCH;
+}
+
 void tine__caller_readable(void *arg, tine_io *io, int events)
 {
     tine__caller *c = arg;
@@ -438,8 +462,13 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
         return;
     c->reading = true;
     p->refs++; /* its end, which a callback may bring to light, waits for us */
-    for (int i = 0; i < READS_PER_WAKE && !c->killed; i++) {
+    c->nframes = 0;
+    for (int i = 0; i < READS_PER_WAKE && c->nframes < FRAMES_PER_WAKE && !c->killed;
+         i++) {
+        size_t before = c->nframes;
         ssize_t n = read_some(c, &asked);
+        if (n > 0)
+            set_pace(c, (size_t)n, c->nframes - before);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
             at_eof(c);
             break;
