@@ -216,7 +216,7 @@ static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err
 {
     tine__trace *t = *link;
     *link = t->next;
-    c->service->host->nactive--;
+    tine__loop_count(c->service->host, false);
     t->cb(t->arg, err, text.data, text.len);
     free(t);
 }
@@ -265,7 +265,7 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     t->idle = !c->first || atomic_load(&c->region.page->idle);
     t->next = c->traces;
     c->traces = t;
-    c->service->host->nactive++;
+    tine__loop_count(c->service->host, true);
     if (t->idle) {
         tine__host_post(c->service->host, &c->settle_task);
         return 0;
@@ -468,7 +468,7 @@ static int64_t hear(tine__caller *c)
     struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
     if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
         return END_PATIENCE; /* how it has ended will be told */
-    bool all = tine__host_reports(c->service->host, INT32_MAX);
+    bool all = tine__host_reports(c->service->host, TINE__REPORTS_ALL);
     if (c->read_io)
         tine__caller_readable(c, c->read_io, TINE_READ);
     return all ? 0 : HEAR_AGAIN;

@@ -289,7 +289,7 @@ int tine__proc_signal(tine_proc *p, int signo)
             return fd;
         p->pidfd = fd < 0 ? -1 : fd;
         p->refs++;
-        tine__host_reports(p->host, INT32_MAX);
+        tine__host_reports(p->host, TINE__REPORTS_ALL);
         p->refs--;
         if (p->ended || p->dying)
             return -ESRCH;
@@ -427,6 +427,9 @@ void tine__proc_ended(tine_proc *p, int status, const struct rusage *rusage)
 {
     if (p->ended || p->dying)
         return;
+    if (status) /* else its function has not failed */
+        tine__reports_last(p);
+    tine__fd_close(&p->own_channel);
     if (status >= 0) {
         p->info.signal = status & 0x7f;
         p->info.code = p->info.signal ? -1 : (status >> 8) & 0xff;

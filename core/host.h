@@ -21,12 +21,17 @@ struct tine_host {
     const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
     bool own_base, running, stopped, draining, in_turn;
+    /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
+    struct event *hold_event, *tick_event;
+    bool holds;
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
     size_t nactive; /* timers, watchers and busy processes */
 
     int report_rx, report_tx; /* children get duplicates of tx */
+    pid_t strange_pid;        /* who has reported of nobody last, and how often */
+    unsigned strange;
     tine_io *report_io;
     void *report_buf;
     tine_host *aside; /* of another that went with a fork */
@@ -94,6 +99,7 @@ typedef struct tine__capture {
     tine_io *io;
     tine__buf line;
     size_t scanned;
+    size_t ask; /* octets to read at a time, 0: the most */
     bool reading;
     tine_line_cb cb;
 } tine__capture;
@@ -126,6 +132,7 @@ struct tine_proc {
     uint64_t id;
     pid_t pid;
     int pidfd;
+    int own_channel; /* where it reports now that it runs; -1: none */
     tine_io *pidfd_io; /* direct children and orphans: their end is not reported */
     tine_timer *timer; /* an answer is due */
     int hello_steps;   /* of the time for it, gone by */
@@ -182,6 +189,8 @@ struct tine_proc {
 /* loop.c */
 int tine__loop_open(tine_host *host, struct event_base *base);
 void tine__loop_close(tine_host *host);
+/* There is one more, or one less, to wait for. */
+void tine__loop_count(tine_host *host, bool more);
 /* Makes the loop call tine__host_turn soon. */
 void tine__loop_wake(tine_host *host);
 /* The same in its next round, when others have had their turn: what was activated by a callback
@@ -232,8 +241,12 @@ tine_proc *tine__host_find_pid(tine_host *host, pid_t pid);
 
 /* reports.c */
 int tine__reports_open(tine_host *host);
-/* Reads reports that have arrived, at most `most`. Returns whether none is left. */
+/* Reads reports that have arrived, at most `most`. Returns whether none is left. ALL: what is there
+ * now; a socket holds no more. */
+enum { TINE__REPORTS_ALL = 1024 };
 bool tine__host_reports(tine_host *host, int most);
+/* What p, which has ended, has said on a channel of its own. */
+void tine__reports_last(tine_proc *p);
 /* Takes note of those that have been made, and forgets what else was reported. */
 void tine__host_take_made(tine_host *host);
 

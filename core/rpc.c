@@ -39,7 +39,7 @@ static void count(tine_rpc *rpc)
     if (on == rpc->counted)
         return;
     rpc->counted = on;
-    rpc->service.host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(rpc->service.host, on);
 }
 
 static void rpc_free(tine_rpc *rpc)

@@ -110,7 +110,7 @@ static void count(tine_timer *t, bool on)
     if (t->counted == on)
         return;
     t->counted = on;
-    t->host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(t->host, on);
 }
 
 static void fire(tine_host *host, tine_timer *t, int64_t now)

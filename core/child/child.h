@@ -82,6 +82,10 @@ void tine__say(tine__child *c, const tine__report *r, int fd);
 void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
                       tine_str message, tine_str traceback);
 
+/* The process was told to run: see protocol.h. */
+void tine__channel_own(tine__child *c);
+void tine__channel_leave(tine__child *c);
+
 /* serve.c: workers that end interrupt the sleep of the command loop, and nothing else. */
 void tine__catch_sigchld(tine__child *c);
 

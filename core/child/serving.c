@@ -302,6 +302,7 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
         tine__fail(c, TINE_KIND_SYSTEM, -err, text, strlen(text), "", 0);
         tine__leave(1);
     }
+    tine__channel_leave(c);
     atomic_store(&tine__answer_page()->began_ns, tine__clock_ns());
     tine__reap_by_signal();
     sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);

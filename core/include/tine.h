@@ -88,7 +88,10 @@ typedef enum tine_kind {
     TINE_KIND_SYSTEM
 } tine_kind;
 
-/* A failure, as callbacks get it; valid until the callback returns. */
+/* A failure, as callbacks get it; valid until the callback returns. Its texts, as all texts, lines,
+ * results and events that callbacks get, have a NUL behind their last byte that is not counted.
+ * Those of more than 1 MiB (of an rpc's or a pool's call) or 30000 bytes (of a process) are cut,
+ * and say so at their end. */
 typedef struct tine_error {
     tine_kind kind;
     const char *message;   /* never NULL; not NUL-free if Lua code put a NUL into it */
@@ -122,7 +125,9 @@ TINE_API const char *tine_version(void);
 typedef void (*tine_error_cb)(void *arg, tine_proc *p, const tine_error *err);
 
 typedef struct tine_host_options {
-    struct event_base *base; /* borrowed until tine_host_free; NULL: one of its own */
+    /* Borrowed until tine_host_free; NULL: one of its own. The host does not keep the base's
+     * loop from ending when tine_host_active is 0. */
+    struct event_base *base;
     /* The executable that holds the interpreter, copied; NULL: `tine-template` beside
      * the library, else $TINE, else found on PATH. */
     const char *interpreter;
@@ -210,7 +215,8 @@ typedef struct tine_exit {
 /* err is NULL for exit code 0. Called exactly once. */
 typedef void (*tine_exit_cb)(void *arg, tine_proc *p, const tine_error *err,
                              const tine_exit *info);
-/* A line of a process's output, without its newline; borrowed. */
+/* A line of a process's output, without its newline; borrowed. One of more than 1 MiB comes in
+ * pieces of at least that, each as a line of its own. */
 typedef void (*tine_line_cb)(void *arg, tine_proc *p, const char *line, size_t len);
 /* fd is given (nonblocking, close-on-exec), or -1 with an err. Called exactly once. */
 typedef void (*tine_fd_cb)(void *arg, tine_proc *p, int fd, const tine_error *err);
@@ -414,7 +420,7 @@ typedef void (*tine_call_cb)(void *arg, tine_job *job, const tine_error *err,
 /* An event from the worker pid; job is what it ran for, or NULL. */
 typedef void (*tine_event_cb)(void *arg, pid_t pid, tine_job *job,
                               const tine_str *values, size_t n);
-/* A line of a worker's output, without its newline; stream is 1 or 2, job the number of the
+/* A line of a worker's output, as tine_line_cb has it; stream is 1 or 2, job the number of the
  * job that wrote it, or 0. */
 typedef void (*tine_output_cb)(void *arg, pid_t pid, uint64_t job, int stream,
                                const char *line, size_t len);
