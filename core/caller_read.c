@@ -11,7 +11,7 @@
 #include "fd.h"
 
 enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
-enum { HEARD = 64 }; /* when so many owe answers, they are left to the loop */
+enum { HEARD = 64 }; /* when more owe answers they are left to the loop */
 
 typedef struct frame {
     tine__call_head head;
