@@ -50,7 +50,7 @@ bench: ## measures against bare C and others, prints ratios, draws pictures in b
 		lua5.4 bench/plot "$(BUILD)/bench.json" "$(PICTURES)" || status=1; \
 	else echo "bench: no pictures without gnuplot"; fi; exit $$status
 
-lint: ## clang-format, clang-tidy, luacheck, luarocks lint
+lint: ## clang-format, clang-tidy, luacheck, luarocks lint, what may call what
 	@tools/setup build lint
 	@tools/build $(BUILD) $(OPTIONS)
 	@tools/lint $(ARGS)

@@ -53,11 +53,13 @@ set(program_source ${PROJECT_SOURCE_DIR}/core/child/program.c)
 list(REMOVE_ITEM child_sources ${template_sources} ${program_source})
 set_source_files_properties(${PROJECT_SOURCE_DIR}/core/child/libm.c PROPERTIES COMPILE_OPTIONS -fno-builtin)
 
-# The binding sees of the core the public header only.
+# The binding sees of the core the public header, and what core/child/module.h says: see
+# tools/check-layers.
 add_library(tine_bind OBJECT ${bind_sources})
 tine_compile_options(tine_bind)
 target_include_directories(tine_bind PRIVATE
   ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
+tine_private_headers(tine_bind)
 target_include_directories(tine_bind SYSTEM PRIVATE ${tine_lua_include} ${MSGPACK_INCLUDE_DIRS})
 
 set(tine_child_includes

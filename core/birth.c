@@ -139,7 +139,7 @@ static int put_hello(tine_proc *p, uint32_t flags)
         return report;
     tine__buf_u32(&b, TINE__PROTOCOL);
     tine__buf_u64(&b, p->id);
-    tine__buf_u32(&b, (uint32_t)p->host->owner);
+    tine__buf_u32(&b, (uint32_t)p->host->owner.pid);
     tine__buf_str(&b, tine_version(), strlen(tine_version()));
     tine__buf_u32(&b, flags);
     tine__buf_str(&b, p->name ? p->name : "", p->name ? strlen(p->name) : 0);

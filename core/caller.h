@@ -43,6 +43,8 @@ struct tine_job {
     bool innocent;     /* its worker has died of another one */
     /* The owner's: */
     void *owner;
+    /* Wherever it is. */
+    void (*cancel)(tine_job *job);
     uint64_t id;
     tine_call_cb cb;
     void *arg;
@@ -63,6 +65,9 @@ int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
 int tine__job_new_bare(tine_job **out, const tine__service *s, const tine_str *args,
                        size_t n, size_t extra);
 void tine__job_free(tine_job *job);
+
+/* rpc.c: for a host that is to have rpcs or pools; more than once is fine. */
+void tine__rpc_open(tine_host *host);
 
 /* The times of a call, CLOCK_MONOTONIC; zeros where it never started or nobody knows. */
 typedef struct tine__times {
@@ -137,6 +142,11 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg);
  * as that was when the worker was forked. */
 void tine__caller_figures(void *arg, tine__figures *f);
 void tine__caller_template_figures(tine__caller *c, tine__figures *f);
+
+/* caller_read.c: has the host hear answers before it sleeps; at the end, when no caller is left,
+ * frees what callers share. */
+void tine__callers_open(tine_host *host);
+void tine__callers_close(tine_host *host);
 
 pid_t tine__caller_pid(const tine__caller *c);
 size_t tine__caller_load(const tine__caller *c);

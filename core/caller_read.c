@@ -17,6 +17,7 @@
 enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
 /* Each frame may be a callback: so many, then others have their turn. */
 enum { FRAMES_PER_WAKE = 512, LEAST_READ = 1024 };
+enum { HEARD = 64 }; /* when more owe answers they are left to the loop */
 
 typedef struct frame {
     tine__call_head head;
@@ -508,16 +509,22 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
         c->ops->promoted(c->owner, c);
 }
 
-bool tine__callers_hear(tine_host *host)
+static bool is_worth_hearing(const tine_host *host)
 {
-    tine__caller *heard[TINE__HEARD];
+    return host->nbusy && host->nbusy <= HEARD;
+}
+
+/* Reads what workers say that they have sent, of HEARD at most. */
+static bool hear(tine_host *host)
+{
+    tine__caller *heard[HEARD];
     size_t n = 0;
-    for (tine__caller *c = host->busy; c && n < TINE__HEARD; c = c->next_busy)
+    for (tine__caller *c = host->busy; c && n < HEARD; c = c->next_busy)
         if (c->read_io && atomic_load_explicit(&c->region.page->flushed,
                                                memory_order_acquire) != c->received)
             heard[n++] = c;
     /* A callback may bring to light that another's process has ended: it is kept till then. */
-    tine_proc *procs[TINE__HEARD];
+    tine_proc *procs[HEARD];
     for (size_t i = 0; i < n; i++) {
         procs[i] = heard[i]->proc;
         procs[i]->refs++;
@@ -528,6 +535,20 @@ bool tine__callers_hear(tine_host *host)
     for (size_t i = 0; i < n; i++)
         procs[i]->refs--;
     return n > 0;
+}
+
+void tine__callers_open(tine_host *host)
+{
+    static const tine__look look = {is_worth_hearing, hear};
+    host->look = &look;
+}
+
+void tine__callers_close(tine_host *host)
+{
+    tine__board_free(host->board);
+    free(host->scratch);
+    host->board = NULL;
+    host->scratch = NULL;
 }
 
 /* What is there now: a process that it has left behind may write for ever. */

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
-#include "host.h"
+#include "error.h"
 
 static char *keep(char **to, const char *text, size_t len)
 {

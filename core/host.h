@@ -9,88 +9,10 @@
 #include <sys/types.h>
 
 #include "chan.h"
+#include "error.h"
+#include "loop.h"
 #include "report.h"
-#include "spin.h"
 #include "tine.h"
-
-struct event;
-struct event_base;
-
-struct tine_host {
-    pid_t owner; /* the process that made it; in a fork of that, nothing works */
-    const unsigned char *mark; /* 0 there; see host.c */
-    struct event_base *base;
-    bool own_base, running, stopped, draining, in_turn;
-    /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
-    struct event *hold_event, *tick_event;
-    bool holds;
-    struct event *later_event; /* active when `later` has entries */
-    tine_proc *later;          /* processes that want tine__proc_turn */
-    tine_proc *later_tail;
-    size_t nactive; /* timers, watchers and busy processes */
-
-    int report_rx, report_tx; /* children get duplicates of tx */
-    pid_t strange_pid;        /* who has reported of nobody last, and how often */
-    unsigned strange;
-    tine_io *report_io;
-    void *report_buf;
-    tine_host *aside; /* of another that went with a fork */
-
-    tine_proc **slots; /* processes by the low half of their id */
-    size_t nslots;
-    uint32_t free_hint;
-    unsigned depth;  /* callbacks of libevent's that are under way */
-    uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
-    uint64_t nborn;
-
-    enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
-    int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
-
-    struct tine__setting *setting; /* that template_proc was made in, or NULL */
-    tine_proc *template_proc;      /* the default template, or NULL */
-    bool early;                    /* template_proc is the program's own fork */
-    char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
-    tine_error_cb on_error;
-    void *arg;
-    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
-    tine_io *timer_io;
-    struct event *alarm;
-    int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
-    struct tine__caller *busy; /* workers that owe answers */
-    size_t nbusy;
-    uint64_t happened;   /* callbacks of the loop so far */
-    int64_t now;         /* see tine__host_now */
-    int64_t polled_usec; /* when libevent has looked at everything last */
-    tine__spin spin;
-    bool spurious;     /* all that has happened is that it fired for nothing */
-    tine_timer **heap; /* from 1; by time */
-    size_t nheap, heap_size;
-    uint64_t timer_order;
-    tine_timer *timers; /* all that live, for tine_host_free */
-    tine_io *ios;
-    tine_signal *signals;
-
-    struct tine__task *tasks, *tasks_tail; /* posted */
-    struct tine__board
-        *board;     /* made with the first worker that serves calls, or NULL */
-    tine_rpc *rpcs; /* all that live, for tine_host_free */
-    tine_pool *pools;
-    unsigned char *scratch; /* what is read from workers passes through here, or NULL */
-};
-
-/* Something to be done soon, in the loop: part of what it is about. */
-typedef struct tine__task {
-    void (*run)(void *arg);
-    void *arg;
-    struct tine__task *next;
-    bool posted;
-} tine__task;
-
-/* An error that outlives the callback in which it arrived. */
-typedef struct tine__cause {
-    tine_error error;
-    char text[]; /* of its strings */
-} tine__cause;
 
 /* A pipe from a process's stdout or stderr. */
 typedef struct tine__capture {
@@ -186,54 +108,9 @@ struct tine_proc {
     struct tine__question *questions; /* for its memory, in the order asked */
 };
 
-/* loop.c */
-int tine__loop_open(tine_host *host, struct event_base *base);
-void tine__loop_close(tine_host *host);
-/* There is one more, or one less, to wait for. */
-void tine__loop_count(tine_host *host, bool more);
-/* Makes the loop call tine__host_turn soon. */
-void tine__loop_wake(tine_host *host);
-/* The same in its next round, when others have had their turn: what was activated by a callback
- * libevent runs before it looks at anything else. */
-void tine__loop_wake_next(tine_host *host);
-/* A watcher or timer that is nothing to wait for. */
-int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
-                      void *arg);
-int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
-                         tine_timer_cb cb, void *arg);
-
-/* In place of a timerfd: calls tine__timers_due in so many microseconds, or some more. */
-int tine__loop_alarm_open(tine_host *host);
-void tine__loop_alarm(tine_host *host, int64_t usec);
-
-/* timers.c */
-void tine__timers_due(tine_host *host);
-int tine__timers_open(tine_host *host);
-void tine__timers_close(tine_host *host);
-/* The loop is to wake up at that time, or before. */
-void tine__timers_wake_at(tine_host *host, int64_t usec);
-
 /* host.c */
-/* CLOCK_MONOTONIC. */
-int64_t tine__now_usec(void);
-/* The same; host->now is what it was when it was asked last, which where many answers are read at
- * once is near enough. */
-int64_t tine__host_now(tine_host *host);
 /* A failure that is nobody's: to the host's on_error, else to stderr. */
 void tine__host_fault(tine_host *host, const tine_error *err);
-/* Runs the task in this or the next turn of the loop, once. */
-void tine__host_post(tine_host *host, tine__task *task);
-void tine__host_unpost(tine_host *host, tine__task *task);
-/* rpc.c, pool.c: for tine_host_free. Calls that have not ended are told so. */
-void tine__rpc_teardown(tine_rpc *rpc);
-void tine__pool_teardown(tine_pool *pool);
-/* caller_read.c: reads what workers say that they have sent, of TINE__HEARD at most. Returns whether
- * there was such. */
-enum { TINE__HEARD = 64 };
-bool tine__callers_hear(tine_host *host);
-bool tine__stale(const tine_host *host);
-/* Calls tine__proc_turn for all that asked for it. */
-void tine__host_turn(tine_host *host);
 int tine__host_add(tine_host *host, tine_proc *p);
 void tine__host_remove(tine_host *host, tine_proc *p);
 tine_proc *tine__host_find(tine_host *host, uint64_t id);
@@ -329,15 +206,6 @@ int tine__pidfd_open(pid_t pid);
 bool tine__pidfds_refused(tine_host *host);
 /* How a process ended that somebody else has reaped, as wait() says; -1 if nobody knows. */
 int tine__pidfd_status(const tine_proc *p);
-
-/* cause.c */
-tine_error tine__error_cancelled(void);
-tine__cause *tine__cause_new(const tine_error *err);
-/* An error of kind "system"; the text is in the caller's buffer. */
-tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, ...)
-    __attribute__((format(printf, 4, 5)));
-/* How a wait status reads, e.g. "was killed by signal 11 (SIGSEGV)". */
-void tine__status_text(int status, char *buf, size_t size);
 
 /* stdio.c */
 int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_end);

@@ -1,5 +1,5 @@
 /* The only place that meets libevent: the base, owned or borrowed, watchers and signals.
- * Knows nothing of processes, but that the host has turns to take.
+ * Knows nothing of processes, but that there are turns to take.
  *
  * The loop of a borrowed base is the program's, and returns when no event is left in it. A host
  * always watches something, if only for the end of an idle template. So there its watchers are
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "fd.h"
-#include "host.h"
+#include "loop.h"
 
 /* What an event_base opens: epoll, timerfd, a pair for signals, one for threads; a spare. */
 enum { BASE_FDS = 6, POLL_USEC = 100 };
@@ -120,7 +120,7 @@ static void on_later(evutil_socket_t fd, short events, void *arg)
     (void)events;
     if (!enter(host))
         return;
-    tine__host_turn(host);
+    host->turn(host);
     leave(host);
 }
 
@@ -184,8 +184,10 @@ static int open_borrowed(tine_host *host)
     return host->tick_event && host->hold_event ? 0 : -ENOMEM;
 }
 
-int tine__loop_open(tine_host *host, struct event_base *base)
+int tine__loop_open(tine_host *host, struct event_base *base,
+                    void (*turn)(tine_host *host))
 {
+    host->turn = turn;
     host->base = base;
     if (!base) {
         int err = open_base(host);
@@ -258,11 +260,11 @@ static void hear(tine_host *host)
 {
     begin(host);
     host->in_turn = true; /* what is posted is done below */
-    bool any = tine__callers_hear(host);
+    bool any = host->look->take(host);
     host->in_turn = false;
     if (any && !tine__stale(host)) {
         if (!host->stopped)
-            tine__host_turn(host);
+            host->turn(host);
         else if (host->tasks || host->later)
             tine__loop_wake_next(host);
     }
@@ -273,7 +275,7 @@ static void hear(tine_host *host)
 static void loop_awake(tine_host *host)
 {
     uint64_t before = host->happened;
-    if (!host->nbusy || host->nbusy > TINE__HEARD || !tine__spin_begin(&host->spin))
+    if (!host->look || !host->look->is_worth(host) || !tine__spin_begin(&host->spin))
         return;
     do
         hear(host);

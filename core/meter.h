@@ -4,16 +4,10 @@
 #define TINE_METER_H
 
 #include <stdbool.h>
-#include <stdint.h>
 #include <sys/types.h>
 
+#include "figures.h"
 #include "tine.h"
-
-typedef struct tine__figures {
-    tine_heap_kind heap; /* TINE_HEAP_UNKNOWN: it has not said anything yet */
-    int64_t own, shared, sealed, seals;
-    char failed[TINE_MEMORY_TEXT];
-} tine__figures;
 
 /* Everything unknown. */
 void tine__memory_clear(tine_memory *m);

@@ -213,6 +213,19 @@ static uint64_t hash(const tine_str *key)
     return h;
 }
 
+static void cancel(tine_job *job)
+{
+    tine_pool *pool = job->owner;
+    if (tine__stale(pool->host) || job->pool->fate != TINE__FATE_OPEN)
+        return;
+    if (job->at) {
+        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
+    } else if (job->pool->s.queued) {
+        tine__sched_remove(pool->sched, &job->pool->s);
+        tine__pool_end_later(pool, job, TINE__FATE_CANCELLED);
+    }
+}
+
 /* Returns 0 or why the pool takes no call that is not pinned. Calls of this turn may still be in
  * the queue though there are workers with nothing to do. */
 static int refusal(tine_pool *pool, int64_t now)
@@ -237,6 +250,7 @@ static int make_job(tine_pool *pool, const tine_str *args, size_t n, bool refuse
     job->pool->job = job;
     job->owner = pool;
     job->id = ++pool->ids;
+    job->cancel = cancel;
     job->cb = cb;
     job->arg = arg;
     job->timeout_usec = pool->options.rpc.timeout_usec;
@@ -333,19 +347,6 @@ int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
     return 1;
 }
 
-void tine__pool_cancel(tine_job *job)
-{
-    tine_pool *pool = job->owner;
-    if (tine__stale(pool->host) || job->pool->fate != TINE__FATE_OPEN)
-        return;
-    if (job->at) {
-        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
-    } else if (job->pool->s.queued) {
-        tine__sched_remove(pool->sched, &job->pool->s);
-        tine__pool_end_later(pool, job, TINE__FATE_CANCELLED);
-    }
-}
-
 /* ------------------------------------------------------------------------- life */
 
 static int open_sched(tine_pool *pool)
@@ -380,6 +381,54 @@ static void take_options(tine_pool *pool, const tine_pool_options *options)
     memset(&o->rpc.source, 0, sizeof o->rpc.source);
 }
 
+static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
+{
+    while (job) {
+        tine_job *next = job->next;
+        job->next = NULL;
+        tine__pool_end(pool, job, err, NULL, 0);
+        job = next;
+    }
+}
+
+static void teardown(tine_pool *pool)
+{
+    tine_error err = {.kind = TINE_KIND_CLOSED,
+                      .message = TINE__POOL_CLOSED,
+                      .message_len = sizeof TINE__POOL_CLOSED - 1,
+                      .code = -1};
+    pool->closed = true; /* nothing can be called any more */
+    while (pool->workers) {
+        tine__pool_worker *w = pool->workers;
+        tine_job *jobs = tine__caller_take_all(w->caller);
+        tine__caller_fail_traces(w->caller, &err);
+        for (tine_job *job = jobs; job; job = job->next)
+            tine__sched_done(pool->sched, &job->pool->s, false, 0);
+        if (!w->canary) /* else the scheduler does not know it */
+            tine__sched_gone(pool->sched, &w->s, false, 0);
+        tine__pool_free_worker(w);
+        teardown_list(pool, jobs, &err);
+    }
+    tine__pool_end_queued(pool, TINE__FATE_CLOSED);
+    while (pool->ending) {
+        tine_job *list = pool->ending;
+        pool->ending = NULL;
+        teardown_list(pool, list, &err);
+    }
+    tine__pool_free_sources(pool);
+    if (pool->reload_cb)
+        pool->reload_cb(pool->reload_arg, &err);
+    if (pool->gone)
+        pool->gone(pool->gone_arg);
+    pool_free(pool);
+}
+
+static void close_all(tine_host *host)
+{
+    while (host->pools)
+        teardown(host->pools);
+}
+
 int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *options,
                   tine_pool **out)
 {
@@ -391,6 +440,8 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
     pool->host = p->host;
     pool->kill_at = -1;
     pool->task = (tine__task){.run = run_task, .arg = pool};
+    tine__rpc_open(p->host); /* before: what closes it comes after the pools */
+    tine__host_at_close(p->host, close_all);
     int err = tine__service_init(&pool->service, p->host, func, &options->rpc);
     if (!err) {
         take_options(pool, options);
@@ -471,46 +522,4 @@ size_t tine_pool_pending(const tine_pool *pool)
 size_t tine_pool_queued(const tine_pool *pool)
 {
     return tine__sched_queued(pool->sched);
-}
-
-static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
-{
-    while (job) {
-        tine_job *next = job->next;
-        job->next = NULL;
-        tine__pool_end(pool, job, err, NULL, 0);
-        job = next;
-    }
-}
-
-void tine__pool_teardown(tine_pool *pool)
-{
-    tine_error err = {.kind = TINE_KIND_CLOSED,
-                      .message = TINE__POOL_CLOSED,
-                      .message_len = sizeof TINE__POOL_CLOSED - 1,
-                      .code = -1};
-    pool->closed = true; /* nothing can be called any more */
-    while (pool->workers) {
-        tine__pool_worker *w = pool->workers;
-        tine_job *jobs = tine__caller_take_all(w->caller);
-        tine__caller_fail_traces(w->caller, &err);
-        for (tine_job *job = jobs; job; job = job->next)
-            tine__sched_done(pool->sched, &job->pool->s, false, 0);
-        if (!w->canary) /* else the scheduler does not know it */
-            tine__sched_gone(pool->sched, &w->s, false, 0);
-        tine__pool_free_worker(w);
-        teardown_list(pool, jobs, &err);
-    }
-    tine__pool_end_queued(pool, TINE__FATE_CLOSED);
-    while (pool->ending) {
-        tine_job *list = pool->ending;
-        pool->ending = NULL;
-        teardown_list(pool, list, &err);
-    }
-    tine__pool_free_sources(pool);
-    if (pool->reload_cb)
-        pool->reload_cb(pool->reload_arg, &err);
-    if (pool->gone)
-        pool->gone(pool->gone_arg);
-    pool_free(pool);
 }

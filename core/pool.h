@@ -108,9 +108,6 @@ struct tine_pool {
     tine__histogram wait, run;
 };
 
-/* rpc.c */
-void tine__pool_cancel(tine_job *job);
-
 /* pool.c */
 void tine__pool_wake(tine_pool *pool);
 /* Hands over what waits, where a worker has room. */

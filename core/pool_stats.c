@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "meter.h"
 #include "pool.h"
 
 int tine_pool_traceback(tine_pool *pool, pid_t pid, tine_text_cb cb, void *arg)

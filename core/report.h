@@ -6,8 +6,8 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include "figures.h"
 #include "frame.h"
-#include "meter.h"
 #include "tine.h"
 
 typedef struct tine__report {

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "caller.h"
-#include "pool.h"
 
 struct tine_rpc {
     tine_rpc *next, *prev; /* of the host's */
@@ -300,6 +299,7 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
     tine_rpc *rpc = calloc(1, sizeof *rpc);
     if (!rpc)
         return -ENOMEM;
+    tine__rpc_open(p->host);
     int err = tine__service_init(&rpc->service, p->host, func, options);
     if (err < 0) {
         free(rpc);
@@ -327,6 +327,21 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
     return 0;
 }
 
+static void cancel(tine_job *job)
+{
+    tine_rpc *rpc = job->owner;
+    if (tine__stale(rpc->service.host) || job->ending ||
+        job->reason != TINE__REASON_NONE)
+        return;
+    if (job->at) {
+        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
+        return;
+    }
+    job->reason = TINE__REASON_CANCEL;
+    take_out(rpc, job);
+    end_later(rpc, job);
+}
+
 int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n, tine_call_cb cb,
                   void *arg, tine_job **out)
 {
@@ -340,6 +355,7 @@ int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n, tine_call_cb cb
         return err;
     job->owner = rpc;
     job->id = ++rpc->ids;
+    job->cancel = cancel;
     job->cb = cb;
     job->arg = arg;
     job->timeout_usec = rpc->timeout_usec;
@@ -354,21 +370,7 @@ int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n, tine_call_cb cb
 
 void tine_job_cancel(tine_job *job)
 {
-    tine_rpc *rpc = job->owner;
-    if (job->pool) {
-        tine__pool_cancel(job);
-        return;
-    }
-    if (tine__stale(rpc->service.host) || job->ending ||
-        job->reason != TINE__REASON_NONE)
-        return;
-    if (job->at) {
-        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
-        return;
-    }
-    job->reason = TINE__REASON_CANCEL;
-    take_out(rpc, job);
-    end_later(rpc, job);
+    job->cancel(job);
 }
 
 int tine_job_running(const tine_job *job)
@@ -419,7 +421,7 @@ void tine_rpc_close(tine_rpc *rpc, tine_gone_cb gone, void *arg)
         tine__host_post(rpc->service.host, &rpc->task);
 }
 
-void tine__rpc_teardown(tine_rpc *rpc)
+static void teardown(tine_rpc *rpc)
 {
     tine_job *handed = NULL, *queued = rpc->first, *ended = rpc->ended;
     tine__caller *c = rpc->caller;
@@ -436,4 +438,17 @@ void tine__rpc_teardown(tine_rpc *rpc)
     fail_list(rpc, queued, &closed_error);
     fail_list(rpc, ended, &closed_error);
     finish(rpc);
+}
+
+static void close_all(tine_host *host)
+{
+    while (host->rpcs)
+        teardown(host->rpcs);
+    tine__callers_close(host);
+}
+
+void tine__rpc_open(tine_host *host)
+{
+    tine__callers_open(host);
+    tine__host_at_close(host, close_all);
 }

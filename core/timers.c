@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "fd.h"
-#include "host.h"
+#include "loop.h"
 
 enum { FIRST_HEAP = 16 };
 

@@ -6,8 +6,8 @@
 
 #include "bind.h"
 #include "heap.h"
-#include "host.h"
-#include "link.h"
+#include "loop.h"
+#include "module.h"
 #include "serving.h"
 
 enum { CALLS_PER_WAKE = 256, TRACES_MAX = 1 << 16 };
@@ -22,7 +22,9 @@ typedef struct token {
 
 static struct async {
     tine__serving *serving;
-    bind_link *link;
+    const tine__module *module;
+    void *link; /* of the module */
+    tine_host *host;
     tine_io *io;
     tine__task flush_task;
     int start;     /* registry reference of the function that starts a call */
@@ -53,7 +55,7 @@ static void answered(lua_State *L, token *t)
     (void)L;
     t->answered = true;
     async.open--;
-    tine__host_post(async.link->host, &async.flush_task);
+    tine__host_post(async.host, &async.flush_task);
 }
 
 static void times_of(const token *t, uint64_t times[2])
@@ -201,7 +203,7 @@ static void tell_late(const tine__failure *f)
     tine__answer_error(TINE__FAULT, 0, NULL, f->kind, f->message, f->traceback,
                        (tine_str){NULL, 0});
     tine__answer_arm();
-    tine__host_post(async.link->host, &async.flush_task);
+    tine__host_post(async.host, &async.flush_task);
 }
 
 /* fail(done, failure): the call's function raised. */
@@ -271,8 +273,8 @@ static int job_failed(lua_State *L, uint64_t serial)
     return 1;
 }
 
-static const bind_jobs jobs = {current_job, tine__serving_switch, tine__async_call_of,
-                               tine__on_error, job_failed};
+static const tine__jobs jobs = {current_job, tine__serving_switch, tine__async_call_of,
+                                tine__on_error, job_failed};
 
 /* job(): the number of the call whose code runs, or nil. */
 static int push_job(lua_State *L)
@@ -287,7 +289,7 @@ static int push_job(lua_State *L)
 
 bool tine__async_in_callback(void)
 {
-    return async.link && async.link->entered > 0;
+    return async.link && async.module->is_entered(async.link);
 }
 
 static int by_serial(const void *a, const void *b)
@@ -471,7 +473,7 @@ static void on_end(void)
     tine_io_free(async.io);
     async.io = NULL;
     async.eof = true;
-    tine__io_internal(async.link->host, &async.io, tine__answer_fd(), TINE_READ,
+    tine__io_internal(async.host, &async.io, tine__answer_fd(), TINE_READ,
                       read_requests, NULL); /* without it, only a cancel is not heard */
 }
 
@@ -505,7 +507,7 @@ static void read_requests(void *arg, tine_io *io, int events)
     (void)events;
     atomic_store(&page->idle, 0);
     do
-        bind_enter(async.link, take_requests, NULL);
+        async.module->enter(async.link, take_requests, NULL);
     while (async.io && tine__request_ready());
     flush_task(NULL);
     tine__interrupt_settle();
@@ -543,9 +545,12 @@ static int run_loop(lua_State *L)
     lua_getglobal(L, "require");
     lua_pushliteral(L, "tine");
     lua_call(L, 1, 0);
-    async.link = bind_link_host(L);
+    lua_getfield(L, LUA_REGISTRYINDEX, TINE__MODULE);
+    async.module = lua_touserdata(L, -1);
+    async.link = async.module->link(L);
     if (!async.link)
         return luaL_error(L, "%s", luaL_tolstring(L, -1, NULL));
+    async.host = async.module->host(async.link);
     luaL_newmetatable(L, "tine.done");
     lua_pushcfunction(L, token_gc);
     lua_setfield(L, -2, "__gc");
@@ -561,10 +566,10 @@ static int run_loop(lua_State *L)
     lua_setfield(L, -2, "__mode");
     lua_setmetatable(L, -2);
     async.calls = luaL_ref(L, LUA_REGISTRYINDEX);
-    async.link->jobs = &jobs;
+    async.module->take_jobs(async.link, &jobs);
     push_template(L);
     async.flush_task = (tine__task){.run = flush_task};
-    int err = tine_io_new(async.link->host, &async.io, tine__answer_fd(), TINE_READ,
+    int err = tine_io_new(async.host, &async.io, tine__answer_fd(), TINE_READ,
                           read_requests, NULL);
     if (err < 0)
         return luaL_error(L, "watch the socket: %s", tine_strerror(err));

@@ -12,6 +12,7 @@
 #include "bind.h"
 #include "child.h"
 #include "heap.h"
+#include "lua_format.h"
 #include "protocol.h"
 #include "serving.h"
 

@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bind.h"
+#include "lua_format.h"
 #include "protocol.h"
 
 #define SERVES_NOTHING                                                                 \

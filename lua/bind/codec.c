@@ -9,8 +9,8 @@
 
 #include <lauxlib.h>
 
-#include "bind.h"
 #include "codec_priv.h"
+#include "lua_format.h"
 
 #define TYPE_NAME "tine.codec"
 

@@ -12,6 +12,7 @@
 
 #include "bind.h"
 #include "codec_priv.h"
+#include "lua_format.h"
 
 enum { MAX_DEPTH = 30 };
 

@@ -7,6 +7,7 @@
 
 #include "bind.h"
 #include "codec.h"
+#include "lua_format.h"
 #include "service.h"
 
 #define CHILD_KEY "tine.child"

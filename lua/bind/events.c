@@ -8,6 +8,7 @@
 #include <lauxlib.h>
 
 #include "bind.h"
+#include "lua_format.h"
 
 /* What the core has to tell. */
 typedef struct news {

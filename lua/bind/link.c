@@ -75,6 +75,42 @@ static void push_weak_table(lua_State *L)
     lua_setmetatable(L, -2);
 }
 
+/* What the async backend gets: see child/module.h. */
+
+static void *module_link(lua_State *L)
+{
+    return bind_link_host(L);
+}
+
+static tine_host *module_host(const void *link)
+{
+    return ((const bind_link *)link)->host;
+}
+
+static void module_take_jobs(void *link, const tine__jobs *jobs)
+{
+    ((bind_link *)link)->jobs = jobs;
+}
+
+static int module_enter(void *link, lua_CFunction f, void *arg)
+{
+    return bind_enter(link, f, arg);
+}
+
+static bool module_is_entered(const void *link)
+{
+    return ((const bind_link *)link)->entered > 0;
+}
+
+static void open_module(lua_State *L)
+{
+    static const tine__module module = {module_link, module_host, module_take_jobs,
+                                        module_enter, module_is_entered};
+
+    lua_pushlightuserdata(L, (void *)(size_t)&module);
+    lua_setfield(L, LUA_REGISTRYINDEX, TINE__MODULE);
+}
+
 void bind_link_open(lua_State *L)
 {
     bind_link *link;
@@ -100,6 +136,7 @@ void bind_link_open(lua_State *L)
     lua_rawsetp(L, LUA_REGISTRYINDEX, &anchors_key);
     push_weak_table(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &known_key);
+    open_module(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &link_key);
 }
 
@@ -275,7 +312,7 @@ int bind_enter(bind_link *link, lua_CFunction f, void *arg)
 
 int bind_enter_for(bind_object *o, lua_CFunction f, void *arg)
 {
-    const bind_jobs *jobs = o->link->jobs;
+    const tine__jobs *jobs = o->link->jobs;
     if (!jobs)
         return bind_enter(o->link, f, arg);
     uint64_t before = jobs->current();

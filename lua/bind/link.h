@@ -6,6 +6,7 @@
 
 #include <lua.h>
 
+#include "child/module.h"
 #include "tine.h"
 
 typedef struct bind_link bind_link;
@@ -21,35 +22,21 @@ struct bind_object {
     uint64_t job; /* in an async worker: whose code has made it, or 0 */
 };
 
-/* What an async worker hangs on the link, so that callbacks and coroutines belong to the job that
- * has started them. */
-typedef struct bind_jobs {
-    /* The job whose code runs, or 0; and that another one's does from now on. */
-    uint64_t (*current)(void);
-    void (*enter)(uint64_t job);
-    /* The job that a coroutine belongs to, or 0. */
-    uint64_t (*of)(lua_State *L, lua_State *co);
-    /* Message handler of callbacks. */
-    lua_CFunction handler;
-    /* An error, on top, in what belongs to the job. Returns whether that is told; else the error is
-     * nobody's, and has its traceback. */
-    int (*failed)(lua_State *L, uint64_t job);
-} bind_jobs;
-
 /* One for each Lua state. */
 struct bind_link {
-    lua_State *L;          /* the main state, in which callbacks run */
-    tine_host *host;       /* NULL until it is needed */
-    bind_object *objects;  /* all with a core */
-    size_t watchers;       /* active timers and descriptors */
-    lua_Unsigned calls;    /* from the core so far */
-    volatile int entered;  /* of them, under way */
-    int depth;             /* polls under way */
-    void *call_records;    /* of calls.c; valid for as long as the host is */
-    int stopping;          /* the poll under way is to return */
-    int nerrors;           /* errors of callbacks that are to be raised */
-    int closed;            /* the state is being closed */
-    const bind_jobs *jobs; /* or NULL */
+    lua_State *L;         /* the main state, in which callbacks run */
+    tine_host *host;      /* NULL until it is needed */
+    bind_object *objects; /* all with a core */
+    size_t watchers;      /* active timers and descriptors */
+    lua_Unsigned calls;   /* from the core so far */
+    volatile int entered; /* of them, under way */
+    int depth;            /* polls under way */
+    void *call_records;   /* of calls.c; valid for as long as the host is */
+    int stopping;         /* the poll under way is to return */
+    int nerrors;          /* errors of callbacks that are to be raised */
+    int closed;           /* the state is being closed */
+    /* Or NULL. */
+    const tine__jobs *jobs;
 };
 
 /* Makes the state's link, unless it is there. */

@@ -363,7 +363,7 @@ static int loop_stop(lua_State *L)
 static int loop_fail(lua_State *L)
 {
     bind_link *link = bind_link_check(L);
-    const bind_jobs *jobs = link->jobs;
+    const tine__jobs *jobs = link->jobs;
     lua_State *co = lua_tothread(L, 2);
     uint64_t before = jobs ? jobs->current() : 0;
     if (jobs && co)

@@ -5,9 +5,10 @@
  * without a metatable, in any graph, and, where asked for, Lua functions with plain
  * upvalues, which are copied by value and stay shared within one encoding. Then the
  * globals table, and any upvalue named _ENV, mean the receiver's globals. */
-#include "bind.h"
 
 #include <lauxlib.h>
+
+#include "lua_format.h"
 
 /*** The values as a string.
 @function encode

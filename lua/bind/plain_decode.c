@@ -4,7 +4,7 @@
  * No table is made larger than the octets still to come can fill: `owed` is the least
  * number of octets that the open tables need, and only what remains beyond it can be
  * claimed. So memory is linear in the length of the input. */
-#include "bind.h"
+#include "lua_format.h"
 #include "plain.h"
 
 #include <limits.h>

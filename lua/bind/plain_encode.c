@@ -3,7 +3,7 @@
  * Between the first octet and the last nothing is allocated as a Lua object, so that no
  * step of the collector and no finalizer runs: the tables cannot change underneath, and
  * an address stays the name of one object. */
-#include "bind.h"
+#include "lua_format.h"
 #include "plain.h"
 
 #include <string.h>

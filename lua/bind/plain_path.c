@@ -1,5 +1,6 @@
 /* The message for a value that is not plain: the path to it, and what it is. */
 #include "bind.h"
+#include "lua_format.h"
 #include "plain.h"
 
 #include <string.h>

@@ -15,6 +15,7 @@
 #include <lauxlib.h>
 
 #include "bind.h"
+#include "lua_format.h"
 
 #define MAX_SMALL 8
 

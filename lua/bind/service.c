@@ -13,6 +13,7 @@
 #include <lauxlib.h>
 
 #include "bind.h"
+#include "lua_format.h"
 #include "process.h"
 
 const char bind_service_type[] = "tine.service";

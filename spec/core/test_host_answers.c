@@ -67,7 +67,7 @@ static void warm_up(tine_host *host, tine_rpc *rpc)
 static void await_answers(tine_host *host, bool turn)
 {
     if (turn)
-        tine__host_turn(host); /* then nothing is left to do but to hear them */
+        host->turn(host); /* then nothing is left to do but to hear them */
     for (tine__caller *c = host->busy; c; c = c->next_busy)
         tine__caller_flush(c);
     for (const tine__caller *c = host->busy; c; c = c->next_busy)

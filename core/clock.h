@@ -1,0 +1,9 @@
+/* The time, CLOCK_MONOTONIC. */
+#ifndef TINE_CLOCK_H
+#define TINE_CLOCK_H
+
+#include <stdint.h>
+
+int64_t tine__now_usec(void);
+
+#endif
