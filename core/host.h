@@ -54,7 +54,7 @@ struct tine_proc {
     uint64_t id;
     pid_t pid;
     int pidfd;
-    int own_channel; /* where it reports now that it runs; -1: none */
+    int own_channel;   /* where it reports now that it runs; -1: none */
     tine_io *pidfd_io; /* direct children and orphans: their end is not reported */
     tine_timer *timer; /* an answer is due */
     int hello_steps;   /* of the time for it, gone by */

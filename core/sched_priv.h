@@ -37,7 +37,7 @@ struct tine__sched {
     size_t nworkers, nstarting, nready, nretiring; /* nready: those that take jobs */
     size_t nbusy;                                  /* of all: with a load */
     size_t nreplacing;                             /* replacements that start */
-    size_t nowed; /* workers to be started for those that are spent */
+    size_t nowed;        /* workers to be started for those that are spent */
     tine__prioq parking; /* keys with jobs parked: the best job first */
     tine__prioq free;    /* ready, load below the limit: least loaded first */
     tine__prioq waited;  /* jobs wait for them alone: the best job first */

@@ -10,7 +10,7 @@ struct bind_codec {
     int kind;
     int encode, decode; /* of those that work in Lua: registry references */
     int sends_functions, takes_functions;
-    void *unpacked;     /* of MessagePack, kept for its memory; or NULL */
+    void *unpacked; /* of MessagePack, kept for its memory; or NULL */
 };
 
 /* Room for n more octets; raises. */

@@ -371,14 +371,11 @@ static int process_to_fd(lua_State *L)
 
 void bind_process_open_events(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"on_exit", process_on_exit},
-                                         {"on_error", process_on_error},
-                                         {"on_ready", process_on_ready},
-                                         {"run", process_run},
-                                         {"to_fd", process_to_fd},
-                                         {"memory", bind_process_memory},
-                                         {"loaded", bind_process_loaded},
-                                         {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"on_exit", process_on_exit},    {"on_error", process_on_error},
+        {"on_ready", process_on_ready},  {"run", process_run},
+        {"to_fd", process_to_fd},        {"memory", bind_process_memory},
+        {"loaded", bind_process_loaded}, {NULL, NULL}};
 
     luaL_setfuncs(L, functions, 0);
 }

@@ -283,7 +283,7 @@ typedef struct wanted {
 } wanted;
 
 static void check_valued(void *arg, tine_job *job, const tine_error *err,
-                        const tine_str *results, size_t n)
+                         const tine_str *results, size_t n)
 {
     wanted *want = arg;
     (void)job, (void)results, (void)n;
