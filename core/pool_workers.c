@@ -146,8 +146,11 @@ static void on_ready(void *owner, tine__caller *c)
         }
         tine__pool_take_over(pool);
     }
-    if (pool->current && pool->current->generation == w->generation)
+    if (pool->current && pool->current->generation == w->generation) {
         tine__caller_template_figures(c, &pool->current->figures);
+        pool->current->proven = true;
+        pool->replayed = 0;
+    }
     tine__sched_ready(pool->sched, &w->s, now);
     tine__pool_make_spare(pool);
     tine__pool_wake(pool);

@@ -580,6 +580,12 @@ typedef struct tine_pool_stats {
     tine_histogram wait;                 /* from the call to its start */
     tine_histogram run;                  /* from start to end */
     int broken; /* it cannot make workers now: calls fail with the cause */
+    /* Whether the template is made anew, with all that it was told, should it and its spare die
+     * together: not one of tine_proc_from_fd or tine_proc_here, nor a fork of such a one, nor one
+     * whose output goes to functions, nor one that was told more than 16 MiB or sent more than 64
+     * descriptors. And how often that was done. */
+    int replayable;
+    uint64_t replays;
 } tine_pool_stats;
 
 TINE_API void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out);

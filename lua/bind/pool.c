@@ -346,7 +346,7 @@ static int pool_stats(lua_State *L)
     if (!b->object.core)
         return bind_service_fail(L, b, "stats", -TINE_ECLOSED);
     tine_pool_get_stats(b->object.core, &s);
-    lua_createtable(L, 0, 22);
+    lua_createtable(L, 0, 24);
     const struct {
         const char *name;
         uint64_t value;
@@ -356,11 +356,13 @@ static int pool_stats(lua_State *L)
         {"calls", s.calls},       {"done", s.done},           {"failed", s.failed},
         {"rejected", s.rejected}, {"cancelled", s.cancelled}, {"timeouts", s.timeouts},
         {"retried", s.retried},   {"started", s.started},     {"crashed", s.crashed},
-        {"recycled", s.recycled}};
+        {"recycled", s.recycled}, {"replays", s.replays}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         set_count(L, counts[i].name, counts[i].value);
     lua_pushboolean(L, s.broken);
     lua_setfield(L, -2, "broken");
+    lua_pushboolean(L, s.replayable);
+    lua_setfield(L, -2, "replayable");
     set_histogram(L, "wait", &s.wait);
     set_histogram(L, "run", &s.run);
     set_template(L, b->object.core, lua_toboolean(L, 2));

@@ -324,7 +324,12 @@ end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
 -- `rss`, `generation`), counts of jobs and workers, `broken` (it cannot make workers), and `wait`
--- and `run` with `count`, `mean`, `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
+-- and `run` with `count`, `mean`, `stddev`, `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
+--
+-- `replayable`: should template and spare die together, another is made, which is told all that the
+-- template was (eval, require, send_arg, send_fd); not so where the handle came from `tine.here`,
+-- `tine.early` or `tine.from_fd`, or was forked from such a one, where functions get its output, or
+-- where it was told more than 16 MiB or sent more than 64 descriptors. `replays`: how often so far.
 --
 -- Each worker, and `template`, also have the fields of `process:memory`: what the worker's
 -- interpreter said when its last call had ended (under `async`: in the last turn of its loop; nil
