@@ -65,7 +65,8 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
                             .message = closed,
                             .message_len = sizeof closed - 1,
                             .code = -1,
-                            .pid = err->pid};
+                            .pid = err->pid,
+                            .started = 1};
         err = &more;
     } else if (is_crash(err) && job->pool->tried) {
         more = tine__pool_tried(err, job->pool->tried + 1, text, sizeof text);

@@ -34,7 +34,8 @@ void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
     o->load = get_size(L, idx, "load", INT_MAX);
     o->start_usec = bind_field_usec(L, idx, "start");
     o->stop_usec = bind_field_usec(L, idx, "stop");
-    o->queue = get_size(L, idx, "queue", 0);
+    lua_Number queue = get_number(L, idx, "queue", HUGE_VAL);
+    o->queue = queue >= 9e15 ? 0 : queue < 1 ? TINE_NO_QUEUE : (size_t)queue;
     size_t retries = get_size(L, idx, "retries", INT_MAX);
     o->retries = retries > INT_MAX ? INT_MAX : (unsigned)retries;
     o->max_jobs = get_size(L, idx, "max_jobs", 0);
@@ -276,9 +277,10 @@ static void set_count(lua_State *L, const char *name, uint64_t value)
 
 static void set_histogram(lua_State *L, const char *name, const tine_histogram *h)
 {
-    lua_createtable(L, 0, 8);
+    lua_createtable(L, 0, 9);
     set_count(L, "count", h->count);
     set_number(L, "mean", h->mean / 1e6);
+    set_number(L, "stddev", h->stddev / 1e6);
     set_number(L, "min", (lua_Number)h->min / 1e6);
     set_number(L, "p50", (lua_Number)h->p50 / 1e6);
     set_number(L, "p90", (lua_Number)h->p90 / 1e6);
@@ -370,13 +372,13 @@ static int pool_stats(lua_State *L)
     return 1;
 }
 
-/* queued(pool): how many calls wait; nil when it is closed. */
-static int pool_queued(lua_State *L)
+/* has_room(pool): whether the queue has; nil when it is closed. */
+static int pool_has_room(lua_State *L)
 {
     const bind_service *b = check_pool(L);
     if (!b->object.core)
         return 0;
-    lua_pushinteger(L, (lua_Integer)tine_pool_queued(b->object.core));
+    lua_pushboolean(L, tine_pool_has_room(b->object.core));
     return 1;
 }
 
@@ -387,7 +389,7 @@ void bind_pool_open(lua_State *L)
                                          {"reload", pool_reload},
                                          {"stats", pool_stats},
                                          {"promote", pool_promote},
-                                         {"queued", pool_queued},
+                                         {"has_room", pool_has_room},
                                          {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
 }
