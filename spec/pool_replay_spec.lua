@@ -1,4 +1,5 @@
 -- Pools whose template, spare and workers die together: another template is told what the first was.
+-- luacheck: globals told tell seen start
 local helper = require "spec.helper"
 local pools = require "spec.pools"
 local proc = require "spec.proc"
@@ -75,7 +76,7 @@ describe("a pool whose template, spare and workers are killed together #proc", f
   end)
 
   for _, all in ipairs { false, true } do
-    case("makes another, which is told the same" .. (all and ", also with the default template" or ""),
+    case("makes another, told the same" .. (all and ", also with the default template" or ""),
       function()
         local pool = template(path):pool("work", { max = 2, start = 0, retries = 1 })
         for round = 1, 3 do
@@ -176,7 +177,8 @@ describe("a pool whose template, spare and workers are killed together #proc", f
 
   case("fails its calls where the template was told more than is kept", function()
     elsewhere(function()
-      return tine.new():eval(pools.prepare):send_arg(("x"):rep(9 << 20)):send_arg(("x"):rep(8 << 20))
+      local text = ("x"):rep(9 << 20)
+      return tine.new():eval(pools.prepare):send_arg(text):send_arg(text)
     end)
   end)
 end)
