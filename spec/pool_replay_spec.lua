@@ -1,4 +1,4 @@
--- Pools whose template, spare and workers die together: another template is told what the first was.
+-- Pools whose template, spare and workers die together: another is told what the first was.
 -- luacheck: globals told tell seen start
 local helper = require "spec.helper"
 local pools = require "spec.pools"
