@@ -11,16 +11,20 @@ local default -- the default template's id
 
 local function case(name, fn)
   proc.case(it)(name, function()
-    default = helper.children()[1]
+    for _, pid in ipairs(helper.children()) do
+      if helper.title(pid) == "tine: template" then default = pid end
+    end
     fn()
   end)
 end
 
--- All of tine's processes, but the default template only if asked for.
+-- All of tine's processes but the sweeper, which the host keeps; the default template only if
+-- asked for.
 local function everybody(all)
   local list = {}
   for _, pid in ipairs(helper.descendants()) do
-    if all or pid ~= default then list[#list + 1] = pid end
+    local swept = helper.title(pid):find("--sweep", 1, true)
+    if not swept and (all or pid ~= default) then list[#list + 1] = pid end
   end
   return list
 end
