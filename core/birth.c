@@ -215,8 +215,7 @@ static int begin(tine_host *host, const tine_proc_options *options, tine_proc **
     return tine__proc_alloc(host, options, out);
 }
 
-static int spawn_proc(tine_host *host, const tine_proc_options *options,
-                      tine_proc **out)
+int tine__proc_exec(tine_host *host, const tine_proc_options *options, tine_proc **out)
 {
     redirect r;
     int far = -1;
@@ -225,6 +224,7 @@ static int spawn_proc(tine_host *host, const tine_proc_options *options,
         return err;
     tine_proc *p = *out;
     p->was_busy = true;
+    p->replay = tine__replay_birth(NULL, options, true);
     if ((err = redirect_all(p, options, &r)) < 0)
         return never_redirected(p, err);
     default_stdin(p, &r, options);
@@ -252,7 +252,7 @@ static int default_template(tine_host *host)
     free(host->setting);
     host->setting = tine__setting_take(host);
     int err =
-        host->setting ? spawn_proc(host, &options, &host->template_proc) : -ENOMEM;
+        host->setting ? tine__proc_exec(host, &options, &host->template_proc) : -ENOMEM;
     if (!err)
         host->template_proc->hidden = true;
     return err;
@@ -266,7 +266,7 @@ int tine_proc_new_exec(tine_host *host, const tine_proc_options *options,
         return -TINE_ESTALE;
     if (host->early && host->template_proc)
         return tine_proc_fork(host->template_proc, options, out);
-    return spawn_proc(host, options, out);
+    return tine__proc_exec(host, options, out);
 }
 
 int tine_proc_new(tine_host *host, const tine_proc_options *options, tine_proc **out)
@@ -351,7 +351,11 @@ int tine_proc_fork(tine_proc *parent, const tine_proc_options *options, tine_pro
     *out = NULL;
     if (parent->consumed)
         return -TINE_ECONSUMED;
-    return fork_proc(parent, options, false, out);
+    int err = fork_proc(parent, options, false, out);
+    if (!err && !(*out)->ended)
+        (*out)->replay =
+            tine__replay_birth(tine__replay_ref(parent->replay), options, false);
+    return err;
 }
 
 int tine__proc_fork_held(tine_proc *p, const tine_proc_options *options, bool spare,

@@ -21,6 +21,20 @@ static int usable(const tine_proc *p)
     return 0;
 }
 
+static bool is_kept(int type)
+{
+    switch (type) {
+    case TINE__FRAME_HELLO:
+    case TINE__FRAME_FORK:
+    case TINE__FRAME_RUN:
+    case TINE__FRAME_SERVE:
+    case TINE__FRAME_MEMORY:
+        return false;
+    default:
+        return true;
+    }
+}
+
 int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
                    const int *fds, size_t nfds)
 {
@@ -30,6 +44,8 @@ int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
     err = tine__chan_put(&p->chan, type, parts, nparts, fds, nfds);
     if (err < 0)
         return err;
+    if (p->replay && is_kept(type))
+        p->replay = tine__replay_command(p->replay, type, parts, nparts, fds, nfds);
     p->sent++;
     p->was_busy = true;
     tine__proc_update(p);
@@ -152,6 +168,7 @@ int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
     if (err < 0)
         return consume_ended(p, err, cb, arg);
     p->consumed = p->running = true;
+    tine__proc_drop_replay(p);
     p->fd_cb = cb;
     p->fd_arg = arg;
     set_off(p);
@@ -186,6 +203,7 @@ int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
     p->observer = observer;
     p->observer_arg = arg;
     p->consumed = p->running = p->serves = true;
+    tine__proc_drop_replay(p);
     p->fd_cb = give_to_observer;
     set_off(p);
     return 0;
@@ -248,6 +266,7 @@ int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)
     if (err < 0)
         return consume_ended(p, err, cb, arg);
     p->consumed = true;
+    tine__proc_drop_replay(p);
     p->fd_cb = cb;
     p->fd_arg = arg;
     p->was_busy = true;

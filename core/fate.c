@@ -224,6 +224,7 @@ void tine__proc_finish(tine_proc *p)
     tine_proc *parent = p->parent;
     p->dying = false;
     p->ended = true;
+    tine__proc_drop_replay(p);
     tine__proc_free_watchers(p);
     tine__proc_leave_parent(p);
     if (parent)

@@ -1,6 +1,7 @@
 /* See histogram.h. */
 #include "histogram.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { SUB = 16, SUB_BITS = 4 };
@@ -36,9 +37,21 @@ void tine__histogram_add(tine__histogram *h, int64_t usec)
         h->min = value;
     if (value > h->max)
         h->max = value;
-    h->count++;
+    if (!h->count++)
+        h->first = value;
+    double off = (double)value - (double)h->first;
     h->sum += value;
+    h->squares += off * off;
     h->buckets[bucket_of(value)]++;
+}
+
+/* Of all that there are, not an estimate from some. Exact also where all lie close together. */
+static double deviation(const tine__histogram *h)
+{
+    double n = (double)h->count;
+    double off = (double)h->sum / n - (double)h->first,
+           variance = h->squares / n - off * off;
+    return variance > 0 ? sqrt(variance) : 0;
 }
 
 void tine__histogram_read(const tine__histogram *h, tine_histogram *out)
@@ -50,6 +63,7 @@ void tine__histogram_read(const tine__histogram *h, tine_histogram *out)
     if (!h->count)
         return;
     out->mean = (double)h->sum / (double)h->count;
+    out->stddev = deviation(h);
     out->min = h->min;
     out->max = h->max;
     uint64_t seen = 0;

@@ -12,7 +12,8 @@
 #define TINE__HISTOGRAM_BUCKETS ((TINE__HISTOGRAM_BITS - 3) * 16)
 
 typedef struct tine__histogram {
-    uint64_t count, sum, min, max;
+    uint64_t count, sum, min, max, first;
+    double squares; /* of what each differs from the first */
     uint64_t buckets[TINE__HISTOGRAM_BUCKETS];
 } tine__histogram;
 

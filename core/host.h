@@ -11,6 +11,7 @@
 #include "chan.h"
 #include "error.h"
 #include "loop.h"
+#include "replay.h"
 #include "report.h"
 #include "tine.h"
 
@@ -63,6 +64,7 @@ struct tine_proc {
     tine_proc *children, *next_sibling, *prev_sibling;
 
     tine__chan chan;
+    tine__replay *replay; /* until it is consumed; NULL: it cannot be made again */
     tine_io *read_io, *write_io;
     uint64_t sent, done; /* commands queued, and known to be carried out */
 
@@ -127,10 +129,15 @@ void tine__reports_last(tine_proc *p);
 /* Takes note of those that have been made, and forgets what else was reported. */
 void tine__host_take_made(tine_host *host);
 
+/* birth.c: a new process by exec, whatever the host's template is. */
+int tine__proc_exec(tine_host *host, const tine_proc_options *options, tine_proc **out);
+
 /* process.c: memory, the command socket, the turn */
 int tine__proc_alloc(tine_host *host, const tine_proc_options *options,
                      tine_proc **out);
 void tine__proc_free(tine_proc *p);
+/* Nobody will want another like it. */
+void tine__proc_drop_replay(tine_proc *p);
 void tine__proc_adopt(tine_proc *parent, tine_proc *child);
 void tine__proc_leave_parent(tine_proc *p);
 void tine__proc_free_watchers(tine_proc *p);

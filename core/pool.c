@@ -376,6 +376,10 @@ static void take_options(tine_pool *pool, const tine_pool_options *options)
         o->load = DEFAULT_LOAD;
     if (!pool->service.async && o->load > MOST_LOAD)
         o->load = MOST_LOAD;
+    if (o->queue == TINE_NO_QUEUE) {
+        o->load = pool->service.async ? o->load : 1;
+        o->start_usec = 0;
+    }
     memset(&o->rpc.init, 0, sizeof o->rpc.init);
     memset(&o->rpc.done, 0, sizeof o->rpc.done);
     memset(&o->rpc.source, 0, sizeof o->rpc.source);
@@ -522,4 +526,9 @@ size_t tine_pool_pending(const tine_pool *pool)
 size_t tine_pool_queued(const tine_pool *pool)
 {
     return tine__sched_queued(pool->sched);
+}
+
+int tine_pool_has_room(const tine_pool *pool)
+{
+    return tine__sched_has_room(pool->sched);
 }

@@ -51,9 +51,11 @@ struct tine__source {
     tine__source *next, *prev;
     tine_pool *pool;
     tine_proc *proc; /* NULL once it has ended */
+    tine__replay *replay; /* what it was told; NULL: it cannot be made again */
     uint64_t generation;
     tine__figures figures; /* of its memory, as its last worker has found it */
     bool ours;             /* nobody else has a handle of it */
+    bool proven;           /* a worker of it, or of what it was made like, has been ready */
     bool dropped;          /* was told to go */
 };
 
@@ -90,6 +92,7 @@ struct tine_pool {
     tine_pool_options options; /* of rpc only what is no string */
     tine__cause *dead;         /* workers can never be made again, but for a reload */
     bool is_dead;
+    unsigned replayed; /* templates in a row of which no worker has been ready */
     tine__cause *last; /* why the last worker failed */
     tine__cause *told; /* what on_error was told of that last, and when */
     int64_t told_usec;
@@ -103,7 +106,7 @@ struct tine_pool {
 
     struct {
         uint64_t calls, done, failed, rejected, cancelled, timeouts, retried;
-        uint64_t started, crashed, recycled;
+        uint64_t started, crashed, recycled, replays;
     } n;
     tine__histogram wait, run;
 };

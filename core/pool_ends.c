@@ -132,8 +132,11 @@ static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *t
     case TINE__FATE_REJECTED:
         err.kind = TINE_KIND_REJECTED;
         err.message = text;
-        snprintf(text, size, "the queue is full: %zu calls wait (queue)",
-                 pool->options.queue);
+        if (pool->options.queue == TINE_NO_QUEUE)
+            snprintf(text, size, "all workers are busy, and there is no queue");
+        else
+            snprintf(text, size, "the queue is full: %zu calls wait (queue)",
+                     pool->options.queue);
         break;
     case TINE__FATE_NO_WORKERS:
         return tine__pool_no_workers(pool, text, size);
@@ -147,6 +150,9 @@ static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *t
         break;
     case TINE__FATE_NO_MEMORY:
         return tine__error_system(-ENOMEM, text, size, "call");
+    case TINE__FATE_CLOSED:
+        err.started = -1;
+        break;
     default:
         break;
     }

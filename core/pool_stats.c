@@ -49,6 +49,8 @@ void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out)
     out->started = pool->n.started;
     out->crashed = pool->n.crashed;
     out->recycled = pool->n.recycled;
+    out->replays = pool->n.replays;
+    out->replayable = pool->current && pool->current->replay;
     out->broken = pool->is_dead || tine__sched_broken(pool->sched);
     tine__histogram_read(&pool->wait, &out->wait);
     tine__histogram_read(&pool->run, &out->run);

@@ -7,9 +7,12 @@
 
 #include "pool.h"
 
+enum { MOST_REPLAYS = 5 }; /* in a row, without a worker */
+
 static void forget(tine__source *s)
 {
     tine_pool *pool = s->pool;
+    tine__replay_unref(s->replay);
     if (s->prev)
         s->prev->next = s->next;
     else
@@ -34,14 +37,35 @@ static void on_failed(void *arg, tine_proc *p, const tine_error *err)
 {
     tine__source *s = arg;
     tine_pool *pool = s->pool;
-    (void)p;
+    bool again = s->replay && s->proven && tine_proc_ended(p); /* on_ended sees to it */
     if (s == pool->candidate)
         tine__pool_reload_failed(pool, err);
-    else if (s == pool->current && !pool->spare)
+    else if (s == pool->current && !pool->spare && !again)
         tine__pool_die(pool, err);
 }
 
-static void lost_current(tine_pool *pool, const tine_error *why)
+/* A template like s, which has ended with all that stood in for it. */
+static bool make_again(tine_pool *pool, const tine__source *s)
+{
+    tine_proc *p;
+    if (!s->replay || !s->proven || pool->is_dead || pool->replayed >= MOST_REPLAYS)
+        return false;
+    if (tine__replay_make(pool->host, s->replay, &p) < 0)
+        return false;
+    if (tine__source_hold(pool, p, true, &pool->current) < 0) {
+        pool->current = NULL;
+        tine_proc_close(p);
+        return false;
+    }
+    pool->current->replay = tine__replay_ref(s->replay);
+    pool->current->proven = true;
+    pool->replayed++;
+    pool->n.replays++;
+    tine__sched_succeeded(pool->sched); /* what failed was of the old one */
+    return true;
+}
+
+static void lost_current(tine_pool *pool, const tine__source *s, const tine_error *why)
 {
     char text[CAUSE_MAX];
     pool->current = pool->spare;
@@ -50,6 +74,8 @@ static void lost_current(tine_pool *pool, const tine_error *why)
         tine__pool_make_spare(pool);
         return;
     }
+    if (!(why && why->kind == TINE_KIND_EXCEPTION) && make_again(pool, s))
+        return;
     tine_error err = why ? *why : (tine_error){.code = -1};
     if (err.kind != TINE_KIND_EXCEPTION)
         err.kind = TINE_KIND_CLOSED;
@@ -82,7 +108,7 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
     if (s == pool->current && pool->closed && !pool->pending)
         pool->current = NULL; /* as it was told to */
     else if (s == pool->current)
-        lost_current(pool, why);
+        lost_current(pool, s, why);
     forget(s);
     tine__pool_wake(pool);
 }
@@ -111,6 +137,8 @@ int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **o
         return err;
     }
     s->ours = ours;
+    s->replay = p->replay;
+    p->replay = NULL;
     add_source(pool, s, p);
     *out = s;
     return 0;
@@ -145,6 +173,8 @@ void tine__pool_make_spare(tine_pool *pool)
         pool->spare = NULL;
         tine_proc_close(p);
     } else {
+        pool->spare->replay = tine__replay_ref(pool->current->replay);
+        pool->spare->proven = pool->current->proven;
         pool->spare->generation = pool->current->generation;
         pool->spare->figures = pool->current->figures;
     }
@@ -320,6 +350,8 @@ void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w)
     tine__pool_free_worker(w);
     add_source(pool, s, tine__caller_release(c, &observer, s));
     s->generation = pool->generation + 1;
+    /* What it was made of is as good, if slower to warm up. */
+    s->replay = tine__replay_ref(pool->current ? pool->current->replay : NULL);
     pool->candidate = s;
     int err = tine__pool_start_canary(pool);
     if (err < 0) {

@@ -65,7 +65,8 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
                             .message = closed,
                             .message_len = sizeof closed - 1,
                             .code = -1,
-                            .pid = err->pid};
+                            .pid = err->pid,
+                            .started = 1};
         err = &more;
     } else if (is_crash(err) && job->pool->tried) {
         more = tine__pool_tried(err, job->pool->tried + 1, text, sizeof text);
@@ -146,8 +147,11 @@ static void on_ready(void *owner, tine__caller *c)
         }
         tine__pool_take_over(pool);
     }
-    if (pool->current && pool->current->generation == w->generation)
+    if (pool->current && pool->current->generation == w->generation) {
         tine__caller_template_figures(c, &pool->current->figures);
+        pool->current->proven = true;
+        pool->replayed = 0;
+    }
     tine__sched_ready(pool->sched, &w->s, now);
     tine__pool_make_spare(pool);
     tine__pool_wake(pool);

@@ -98,9 +98,16 @@ static void leave_later(tine_proc *p)
         host->later_tail = before;
 }
 
+void tine__proc_drop_replay(tine_proc *p)
+{
+    tine__replay_unref(p->replay);
+    p->replay = NULL;
+}
+
 void tine__proc_free(tine_proc *p)
 {
     count(p, false);
+    tine__proc_drop_replay(p);
     leave_later(p);
     while (p->children)
         tine__proc_leave_parent(p->children);

@@ -227,11 +227,18 @@ static int open_key(tine__sched *s, const tine__sched_job *job)
     return 0;
 }
 
+bool tine__sched_has_room(const tine__sched *s)
+{
+    if (s->config.queue == TINE__SCHED_NO_QUEUE)
+        return (s->nqueued + s->nhanded) / s->config.load < s->config.max;
+    return !s->config.queue || s->nqueued < s->config.queue;
+}
+
 int tine__sched_may_add(tine__sched *s, int64_t now)
 {
     if (s->broken && !s->probing && now < s->retry_at)
         return -EHOSTDOWN;
-    if (!s->config.queue || s->nqueued < s->config.queue)
+    if (tine__sched_has_room(s))
         return 0;
     s->was_full = true;
     return -EAGAIN;
@@ -256,7 +263,7 @@ int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
     }
     job->queued = true;
     s->nqueued++;
-    s->was_full = s->was_full || (s->config.queue && s->nqueued >= s->config.queue);
+    s->was_full = s->was_full || !tine__sched_has_room(s);
     s->probing = s->probing || (s->broken && !job->pinned);
     return 0;
 }
@@ -533,7 +540,7 @@ tine__sched_action tine__sched_next(tine__sched *s, int64_t now)
         return action;
     }
     tine__sched_trim(s);
-    if (s->was_full && s->nqueued < s->config.queue) {
+    if (s->was_full && tine__sched_has_room(s)) {
         s->was_full = false;
         action.what = TINE__SCHED_DRAIN;
         return action;

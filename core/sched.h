@@ -51,13 +51,14 @@
 
 #define TINE__SCHED_FAILURES 5
 #define TINE__SCHED_KEYS 4096
+#define TINE__SCHED_NO_QUEUE SIZE_MAX
 
 typedef struct tine__sched tine__sched;
 
 typedef struct tine__sched_config {
     size_t max, idle, load;
     int64_t start_usec, stop_usec, steal_usec;
-    size_t queue; /* 0: no bound */
+    size_t queue; /* 0: no bound; TINE__SCHED_NO_QUEUE: see has_room */
     uint64_t max_jobs;
     int64_t max_age_usec;
     uint64_t seed; /* of the jitter */
@@ -131,6 +132,9 @@ void tine__sched_free(tine__sched *s);
  * Returns 0, -EAGAIN (the queue is full), -EHOSTDOWN (broken, and not to be tried yet),
  * -ENOMEM. A pinned job is never refused for want of room. */
 int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now);
+/* Whether a job may be queued, as far as the bound goes; without a queue: while there are fewer than
+ * max workers may have at a time. */
+bool tine__sched_has_room(const tine__sched *s);
 /* What add says now to one that is not pinned, but for -ENOMEM. */
 int tine__sched_may_add(tine__sched *s, int64_t now);
 /* Back at its old place: its worker died before it started. Never refused. -ENOMEM. */

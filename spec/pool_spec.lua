@@ -36,7 +36,7 @@ describe("the options of a pool #proc", function()
       { "max", { max = 0 / 0 } }, { "idle", { idle = -1 } },
       { "idle is more than max", { max = 4, idle = 5 } }, { "load", { load = 0 } },
       { "start", { start = -1 } }, { "start", { start = 0 / 0 } }, { "stop", { stop = -0.5 } },
-      { "queue", { queue = 0 } }, { "queue", { queue = "1" } }, { "retries", { retries = -1 } },
+      { "queue", { queue = -1 } }, { "queue", { queue = "1" } }, { "retries", { retries = -1 } },
       { "retries", { retries = 0.5 } }, { "max_jobs", { max_jobs = 0 } },
       { "max_rss", { max_rss = 0 } }, { "max_age", { max_age = 0 } },
       { "timeout", { timeout = 0 } }, { "timeout", { timeout = 0 / 0 } },

@@ -109,6 +109,7 @@ typedef struct tine_error {
      * serialised. */
     const void *value;
     size_t value_len; /* bytes */
+    int started; /* of a call that ended with its pool: 1 it was cut off, -1 it never started */
 } tine_error;
 
 /* "exception", "exit", ...: the name of a kind. */
@@ -493,6 +494,10 @@ TINE_API int tine_job_running(const tine_job *job);
 /* ------------------------------------------------------------------- pools */
 
 /* All zeros is the default, but for max, which is set. Everything is borrowed. */
+/* No call waits but for its worker to start: it is rejected when max workers have all they can do,
+ * one call each, or `load` of them where they are async. start_usec is 0 then. */
+#define TINE_NO_QUEUE SIZE_MAX
+
 typedef struct tine_pool_options {
     tine_rpc_options rpc;
     size_t max;         /* most workers, at least 1 */
@@ -500,7 +505,7 @@ typedef struct tine_pool_options {
     size_t load;        /* calls handed to one worker at a time; 0: 2 */
     int64_t start_usec; /* of all-busy before one more starts */
     int64_t stop_usec;  /* between stopping idle workers; 0: at once */
-    size_t queue;       /* most calls waiting; 0: no limit */
+    size_t queue;       /* most calls waiting; 0: no limit; or TINE_NO_QUEUE */
     /* How often a job whose worker died is tried again: behind those of its priority that wait
      * by then, but with a key in its place. */
     unsigned retries;
@@ -562,11 +567,13 @@ TINE_API int tine_pool_open(const tine_pool *pool);
 TINE_API size_t tine_pool_pending(const tine_pool *pool);
 /* Of those: that are in the queue, which `queue` bounds. Costs nothing, unlike the stats. */
 TINE_API size_t tine_pool_queued(const tine_pool *pool);
+/* Whether `queue` has room for a call now. */
+TINE_API int tine_pool_has_room(const tine_pool *pool);
 
 /* Of a distribution, in microseconds; percentiles are right to 1/16. */
 typedef struct tine_histogram {
     uint64_t count;
-    double mean;
+    double mean, stddev;
     uint64_t min, p50, p90, p99, p999, max;
 } tine_histogram;
 
@@ -603,6 +610,12 @@ typedef struct tine_pool_stats {
     tine_histogram wait;                 /* from the call to its start */
     tine_histogram run;                  /* from start to end */
     int broken; /* it cannot make workers now: calls fail with the cause */
+    /* Whether the template is made anew, with all that it was told, should it and its spare die
+     * together: not one of tine_proc_from_fd or tine_proc_here, nor a fork of such a one, nor one
+     * whose output goes to functions, nor one that was told more than 16 MiB or sent more than 64
+     * descriptors. And how often that was done. */
+    int replayable;
+    uint64_t replays;
 } tine_pool_stats;
 
 TINE_API void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out);

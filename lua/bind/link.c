@@ -397,6 +397,10 @@ void bind_push_failure(lua_State *L, const tine_error *err)
         lua_pushinteger(L, err->sys_errno);
         lua_setfield(L, -2, "errno");
     }
+    if (err->started) {
+        lua_pushboolean(L, err->started > 0);
+        lua_setfield(L, -2, "started");
+    }
 }
 
 static const char *kind_of(int rc)

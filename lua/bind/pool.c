@@ -34,7 +34,8 @@ void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
     o->load = get_size(L, idx, "load", INT_MAX);
     o->start_usec = bind_field_usec(L, idx, "start");
     o->stop_usec = bind_field_usec(L, idx, "stop");
-    o->queue = get_size(L, idx, "queue", 0);
+    lua_Number queue = get_number(L, idx, "queue", HUGE_VAL);
+    o->queue = queue >= 9e15 ? 0 : queue < 1 ? TINE_NO_QUEUE : (size_t)queue;
     size_t retries = get_size(L, idx, "retries", INT_MAX);
     o->retries = retries > INT_MAX ? INT_MAX : (unsigned)retries;
     o->max_jobs = get_size(L, idx, "max_jobs", 0);
@@ -276,9 +277,10 @@ static void set_count(lua_State *L, const char *name, uint64_t value)
 
 static void set_histogram(lua_State *L, const char *name, const tine_histogram *h)
 {
-    lua_createtable(L, 0, 8);
+    lua_createtable(L, 0, 9);
     set_count(L, "count", h->count);
     set_number(L, "mean", h->mean / 1e6);
+    set_number(L, "stddev", h->stddev / 1e6);
     set_number(L, "min", (lua_Number)h->min / 1e6);
     set_number(L, "p50", (lua_Number)h->p50 / 1e6);
     set_number(L, "p90", (lua_Number)h->p90 / 1e6);
@@ -346,7 +348,7 @@ static int pool_stats(lua_State *L)
     if (!b->object.core)
         return bind_service_fail(L, b, "stats", -TINE_ECLOSED);
     tine_pool_get_stats(b->object.core, &s);
-    lua_createtable(L, 0, 22);
+    lua_createtable(L, 0, 24);
     const struct {
         const char *name;
         uint64_t value;
@@ -356,11 +358,13 @@ static int pool_stats(lua_State *L)
         {"calls", s.calls},       {"done", s.done},           {"failed", s.failed},
         {"rejected", s.rejected}, {"cancelled", s.cancelled}, {"timeouts", s.timeouts},
         {"retried", s.retried},   {"started", s.started},     {"crashed", s.crashed},
-        {"recycled", s.recycled}};
+        {"recycled", s.recycled}, {"replays", s.replays}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         set_count(L, counts[i].name, counts[i].value);
     lua_pushboolean(L, s.broken);
     lua_setfield(L, -2, "broken");
+    lua_pushboolean(L, s.replayable);
+    lua_setfield(L, -2, "replayable");
     set_histogram(L, "wait", &s.wait);
     set_histogram(L, "run", &s.run);
     set_template(L, b->object.core, lua_toboolean(L, 2));
@@ -368,13 +372,13 @@ static int pool_stats(lua_State *L)
     return 1;
 }
 
-/* queued(pool): how many calls wait; nil when it is closed. */
-static int pool_queued(lua_State *L)
+/* has_room(pool): whether the queue has; nil when it is closed. */
+static int pool_has_room(lua_State *L)
 {
     const bind_service *b = check_pool(L);
     if (!b->object.core)
         return 0;
-    lua_pushinteger(L, (lua_Integer)tine_pool_queued(b->object.core));
+    lua_pushboolean(L, tine_pool_has_room(b->object.core));
     return 1;
 }
 
@@ -385,7 +389,7 @@ void bind_pool_open(lua_State *L)
                                          {"reload", pool_reload},
                                          {"stats", pool_stats},
                                          {"promote", pool_promote},
-                                         {"queued", pool_queued},
+                                         {"has_room", pool_has_room},
                                          {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
 }

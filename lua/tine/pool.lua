@@ -93,8 +93,7 @@ function Map:has_room()
   if not queue or queue.closed then
     return true
   end
-  local queued = core.service.queued(self.pool)
-  return not queued or queued < queue.most
+  return core.service.has_room(self.pool) ~= false
 end
 
 -- Keeps the window full, but no call waits in it that the queue has no room for. What the source
@@ -324,7 +323,13 @@ end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
 -- `rss`, `generation`), counts of jobs and workers, `broken` (it cannot make workers), and `wait`
--- and `run` with `count`, `mean`, `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
+-- and `run` with `count`, `mean`, `stddev`, `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
+--
+-- `replayable`: should template and spare die together, another is made, which is told all that the
+-- template was (eval, require, send_arg, send_fd), in the directory and environment that the host has
+-- by then; not so where the handle came from `tine.here`,
+-- `tine.early` or `tine.from_fd`, or was forked from such a one, where functions get its output, or
+-- where it was told more than 16 MiB or sent more than 64 descriptors. `replays`: how often so far.
 --
 -- Each worker, and `template`, also have the fields of `process:memory`: what the worker's
 -- interpreter said when its last call had ended (under `async`: in the last turn of its loop; nil
@@ -350,7 +355,8 @@ end
 -- for that.
 -- @function pool:close
 -- @tparam[opt] function cb called when all is done
--- @tparam[opt] number seconds after which what still runs is killed
+-- @tparam[opt] number seconds after which what still runs is killed: those calls fail with kind
+-- `"closed"` and `err.started` true, those that were still waiting with `err.started` false
 function methods:close(cb, seconds)
   check(self, "close")
   if cb ~= nil and type(cb) ~= "function" then
@@ -370,7 +376,7 @@ local function bound_queue(options)
   if not options.queue or options.queue == math.huge then
     return nil
   end
-  local queue, on_drain = { most = options.queue, waiting = {} }, options.on_drain
+  local queue, on_drain = { waiting = {} }, options.on_drain
   options.on_drain = function()
     local _ <close> = setmetatable({}, { __close = function() service.drained(queue) end })
     if on_drain then
@@ -385,11 +391,13 @@ end
 -- @tparam string|function func as for `process:rpc`
 -- @tparam[opt] table options all of `process:rpc`, and
 --
--- - `max`: most workers (default: tine.cpus()); `idle`: fewest kept (0)
+-- - `max`: most workers (default: tine.cpus(), or `idle` if that is more); `idle`: fewest kept (0)
 -- - `load`: calls handed to one worker at a time (2)
 -- - `start`: seconds of all-busy before one more worker starts (0.1; 0: at once)
 -- - `stop`: seconds between stopping idle workers (10)
--- - `queue`: most calls waiting (no limit); `on_drain()`: it has room again
+-- - `queue`: most calls waiting (no limit); one more fails, `"rejected"`. 0: no call waits but for
+--   its worker to start; it is rejected when `max` workers are busy, with one call each (`load` is
+--   1 then, but with `async` what it says, and `start` 0). `on_drain()`: it has room again
 -- - `retries`: how often a job whose worker died is tried again (0), behind those of its priority
 --   that wait by then, but with a key in its place
 -- - `max_jobs`: a worker does that many at most, up to an eighth fewer so that not all go at once;
@@ -405,7 +413,9 @@ end
 function process.methods:pool(func, options)
   local checked = service.options("pool", func, options, service.pool_options,
     { max = core.cpus(), idle = 0, load = 2, start = 0.1, stop = 10 }, 3)
-  if checked.idle > checked.max then
+  if checked.idle > checked.max and not (options and options.max) then
+    checked.max = checked.idle
+  elseif checked.idle > checked.max then
     error("pool: idle is more than max", 2)
   end
   local queue = bound_queue(checked)

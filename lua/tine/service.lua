@@ -87,7 +87,7 @@ service.rpc_options = {
 
 service.pool_options = {
   max = whole(1), idle = count(0), load = whole(1), start = number(0), stop = number(0),
-  queue = whole(1), retries = whole(0), max_jobs = whole(1), max_rss = above(0),
+  queue = whole(0), retries = whole(0), max_jobs = whole(1), max_rss = above(0),
   promote = above(0),
   max_age = above(0), on_drain = callback, on_line = callback,
 }

@@ -169,6 +169,27 @@ static void very_many(void)
     close_to(out.max, 5000000);
 }
 
+/* Exactly, also far from 0 and close together. */
+static void deviation(void)
+{
+    static const int64_t far[] = {0, 1000000, INT64_C(1) << 39};
+    start();
+    read_it();
+    CHECK(out.stddev >= 0 && out.stddev <= 0);
+    for (size_t f = 0; f < sizeof far / sizeof *far; f++) {
+        start();
+        tine__histogram_add(&h, far[f] + 5);
+        read_it();
+        CHECK(out.stddev >= 0 && out.stddev <= 0);
+        static const int64_t off[] = {7, 4, 4, 4,
+                                      5, 2, 9}; /* and 5: mean 5, deviation 2 */
+        for (size_t i = 0; i < sizeof off / sizeof *off; i++)
+            tine__histogram_add(&h, far[f] + off[i]);
+        read_it();
+        CHECK(out.stddev > 1.9999 && out.stddev < 2.0001);
+    }
+}
+
 int main(void)
 {
     RUN(nothing);
@@ -178,5 +199,6 @@ int main(void)
     RUN(below_nothing);
     RUN(too_long);
     RUN(very_many);
+    RUN(deviation);
     return 0;
 }

@@ -96,6 +96,33 @@ static void queue_bound_and_drain(void)
 
 /* ---------------------------------------------------------------- those with no worker */
 
+/* As many as the workers may have, wherever they are, and not one more. */
+static void no_queue(void)
+{
+    defaults();
+    config.max = 2;
+    config.load = 2;
+    config.queue = TINE__SCHED_NO_QUEUE;
+    begin(2);
+    for (int i = 0; i < 4; i++)
+        add(&j[i]);
+    CHECK(!tine__sched_has_room(s));
+    CHECK_INT(tine__sched_may_add(s, now), -EAGAIN);
+    CHECK_INT(tine__sched_add(s, &j[4], now), -EAGAIN);
+    for (int i = 0; i < 4; i++)
+        CHECK_INT(next().what, TINE__SCHED_ASSIGN);
+    NONE();
+    CHECK(!tine__sched_has_room(s));
+    tine__sched_worker *worker = j[1].worker;
+    done(&j[1]);
+    CHECK(tine__sched_has_room(s));
+    CHECK_INT(next().what, TINE__SCHED_DRAIN);
+    add(&j[4]);
+    CHECK_INT(tine__sched_may_add(s, now), -EAGAIN);
+    ASSIGNS(&j[4], worker);
+    finish();
+}
+
 static void brought_back_in_order(void)
 {
     defaults();
@@ -413,6 +440,7 @@ int main(void)
     RUN(least_loaded_first);
     RUN(priority_then_order);
     RUN(queue_bound_and_drain);
+    RUN(no_queue);
     RUN(brought_back_in_order);
     RUN(tried_again);
     RUN(tried_again_with_a_key);
