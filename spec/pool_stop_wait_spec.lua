@@ -251,6 +251,25 @@ describe("jobs that wait #proc", function()
     finish(pool)
   end)
 
+  case("get it although the host is busy for longer than the grace", function()
+    local pool, faults, begun = new { max = 1, grace = 0.1 }
+    local pid = tonumber(pool:await("pid"))
+    for _, name in ipairs { "accept", "read", "sleep", "pipe_read" } do
+      local r, n = results(), #begun
+      local job = pool(name, r.cb(1))
+      proc.wait_for(function() return #begun > n end)
+      tine.loop.sleep(0.05)
+      job:cancel()
+      os.execute("sleep 0.3")
+      r.wait(1)
+      assert.are.equal("cancelled", r.kinds[1])
+      assert.is_nil(r.errs[1].signal)
+    end
+    assert.are.equal(pid, only(pool))
+    finish(pool)
+    assert.are.same({}, faults)
+  end)
+
   case("get it at any moment, 1000 times", function()
     local pool, faults = new { max = 1, load = 2, grace = 10 }
     local pid = tonumber(pool:await("pid"))
