@@ -38,7 +38,8 @@ struct tine_job {
     int64_t handed_usec;   /* when; CLOCK_MONOTONIC */
     int64_t stop_usec;     /* when it was told to end, 0: it was not */
     enum tine__reason reason;
-    bool killed;       /* its worker was killed for it */
+    bool killed;    /* its worker was killed for it */
+    bool last_look; /* its grace is over; what it has said meanwhile is heard first */
     bool recall_tried; /* in vain; the worker may have skipped it all the same */
     bool innocent;     /* its worker has died of another one */
     /* The owner's: */

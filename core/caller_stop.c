@@ -193,6 +193,7 @@ void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
     if (job->reason != TINE__REASON_NONE)
         return;
     job->reason = reason;
+    job->last_look = false;
     job->stop_usec = tine__now_usec();
     if (tine__caller_recall(c, job))
         doom(c, job);
@@ -350,13 +351,14 @@ static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
     int64_t end = job->stop_usec + c->service->grace_usec;
     if (c->killed)
         return -1;
-    if (end <= now) {
+    if (end <= now && job->last_look) {
         job->killed = true;
         tine__caller_kill(c);
         return -1;
     }
     point_at(c, job);
-    return look_at(c, job, now);
+    job->last_look = end <= now; /* we may have been busy ever since */
+    return job->last_look ? now + LOOK_AGAIN : look_at(c, job, now);
 }
 
 /* Whether the worker has nothing to do but to begin with this job. */

@@ -124,6 +124,12 @@ local function prepare()
     return f:read(1)
   end
 
+  -- Ends by itself; a system call that is interrupted fails it.
+  function waits.patience()
+    local f <close> = io.popen("sleep 0.005; echo there")
+    return assert(f:read())
+  end
+
   function waits.coroutine()
     return coroutine.wrap(function()
       local pair <close> = new_pair()
@@ -176,7 +182,8 @@ local names <const> = { "read", "read_line", "write", "recv_fd", "pipe_read", "p
 local function new(options)
   local begun = {}
   options.on_event = function(name) begun[#begun + 1] = name end
-  local pool, faults = pools.new(options, nil, tine.new():eval(pools.prepare):eval(prepare))
+  local pool, faults = pools.new(options, options.async and "async",
+    tine.new():eval(pools.prepare):eval(prepare))
   return pool, faults, begun
 end
 
@@ -186,29 +193,34 @@ local function counts(pool)
 end
 
 describe("jobs that wait #proc", function()
+  local function check(name, async)
+    local pool, faults, begun = new { max = 1, grace = 5, async = async }
+    local pid = tonumber(pool:await("pid"))
+    for round = 1, 3 do
+      local r = results()
+      local job = pool(name, r.cb(1))
+      proc.wait_for(function() return #begun == round end)
+      tine.loop.sleep(round == 1 and 0.1 or 0) -- it waits, or not yet
+      local began = tine.loop.now()
+      job:cancel()
+      r.wait(1)
+      assert.are.equal("cancelled", r.kinds[1], r.errs[1])
+      assert.is_true(tine.loop.now() - began < 2)
+      if not async then assert.matches("traceback", r.errs[1].traceback) end
+    end
+    local entered, closed = counts(pool)
+    assert.is_true(entered >= 3)
+    assert.is_true(closed >= entered)
+    assert.are.equal(pid, only(pool))
+    finish(pool)
+    assert.are.same({}, faults)
+  end
+
   for _, name in ipairs(names) do
-    case("get the error there when they are cancelled: " .. name, function()
-      local pool, faults, begun = new { max = 1, grace = 5 }
-      local pid = tonumber(pool:await("pid"))
-      for round = 1, 3 do
-        local r = results()
-        local job = pool(name, r.cb(1))
-        proc.wait_for(function() return #begun == round end)
-        tine.loop.sleep(round == 1 and 0.1 or 0) -- it waits, or not yet
-        local began = tine.loop.now()
-        job:cancel()
-        r.wait(1)
-        assert.are.equal("cancelled", r.kinds[1], r.errs[1])
-        assert.is_true(tine.loop.now() - began < 2)
-        assert.matches("traceback", r.errs[1].traceback)
-      end
-      local entered, closed = counts(pool)
-      assert.is_true(entered >= 3)
-      assert.is_true(closed >= entered)
-      assert.are.equal(pid, only(pool))
-      finish(pool)
-      assert.are.same({}, faults)
-    end)
+    case("get the error there when they are cancelled: " .. name, function() check(name) end)
+    if name ~= "poll" then -- the loop runs
+      case("get it in an async worker, too: " .. name, function() check(name, true) end)
+    end
   end
 
   case("get it when they are late", function()
@@ -239,6 +251,25 @@ describe("jobs that wait #proc", function()
     finish(pool)
   end)
 
+  case("get it although the host is busy for longer than the grace", function()
+    local pool, faults, begun = new { max = 1, grace = 0.1 }
+    local pid = tonumber(pool:await("pid"))
+    for _, name in ipairs { "accept", "read", "sleep", "pipe_read" } do
+      local r, n = results(), #begun
+      local job = pool(name, r.cb(1))
+      proc.wait_for(function() return #begun > n end)
+      tine.loop.sleep(0.05)
+      job:cancel()
+      os.execute("sleep 0.3")
+      r.wait(1)
+      assert.are.equal("cancelled", r.kinds[1])
+      assert.is_nil(r.errs[1].signal)
+    end
+    assert.are.equal(pid, only(pool))
+    finish(pool)
+    assert.are.same({}, faults)
+  end)
+
   case("get it at any moment, 1000 times", function()
     local pool, faults = new { max = 1, load = 2, grace = 10 }
     local pid = tonumber(pool:await("pid"))
@@ -256,6 +287,9 @@ describe("jobs that wait #proc", function()
       r.wait(1)
       assert(r.kinds[1] == "cancelled", ("%s, round %d of seed %d: %s"):format(name, round, seed,
         tostring(r.errs[1])))
+      if round % 10 == 0 then -- the next one has its peace
+        assert.are.equal("there", (pool:await("patience")))
+      end
     end
     assert.are.equal(pid, only(pool))
     local entered, closed, left = counts(pool)
