@@ -6,6 +6,7 @@
 
 #include <lua.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* error.c: the err tables of the Lua API, with the metatable "tine.error". */
@@ -46,6 +47,11 @@ void bind_fd_give(lua_State *L, int idx, int fd);
  * (at the caller's line) for anything else and for a closed one; an integer is checked
  * with fcntl. */
 int bind_fd_check(lua_State *L, int idx, int arg);
+/* The descriptor of the tine.fd or Lua file at idx, without calling Lua; -1 where it is closed, -2
+ * where that is something else. */
+int bind_fd_peek(lua_State *L, int idx);
+/* Whether the value at idx may be an object with fileno() or getfd(), which asks Lua. */
+int bind_fd_is_object(lua_State *L, int idx);
 /* In a process forked from this state: every tine.fd made before is closed, except those
  * whose descriptor is in keep. Nothing is closed in the system: that was the fork's. */
 void bind_fd_forked(const int *keep, size_t nkeep);
@@ -54,6 +60,22 @@ void bind_fd_forked(const int *keep, size_t nkeep);
 void bind_fd_set_default_blocking(int blocking);
 
 /* plain.c: plain Lua data as octets and back, see there for what is plain. */
+
+/* Descriptors among values: what is encoded is the index. Zeros is empty. */
+typedef struct bind_fds {
+    int *fd; /* borrowed of their objects; when decoding, taken by being set to -1 */
+    size_t n, cap;
+} bind_fds;
+
+/* The index that an open descriptor gets; -1 with a message pushed. */
+int bind_fds_add(lua_State *L, bind_fds *fds, int fd);
+/* The descriptor of the object at idx, which is asked: Lua is called; -2 where it has none. */
+int bind_fds_ask(lua_State *L, int idx);
+/* The index of the value at idx, as bind_fd_check takes it but for numbers; -1 with a message
+ * pushed where it is closed; -2 where it is none. May call Lua. */
+int bind_fds_put(lua_State *L, bind_fds *fds, int idx);
+/* Pushes a tine.fd that owns the one with that index, or a message: then returns 0. */
+int bind_fds_push(lua_State *L, bind_fds *fds, uint32_t index);
 
 /* What refusals call the light userdata NULL. */
 #define BIND_NULL_TEXT                                                                 \
@@ -71,10 +93,15 @@ enum {
  * that names the value, such as "upvalue 'conf'.list[7]: a userdata" (of code), "args[2].x: a
  * userdata". Returns 1 for success, else 0. */
 int bind_plain_encode(lua_State *L, int first, int n, int functions);
+/* The same with descriptors; fds NULL: they are refused. */
+int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fds *fds);
 /* Pushes the values encoded in data and returns how many. -1 with a message pushed when
  * the data is malformed, or holds a function and functions is 0: for what comes from the
  * host itself alone it may be anything else, since bytecode can do anything. */
 int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions);
+/* The same with descriptors; fds NULL: none came. */
+int bind_plain_decode_fds(lua_State *L, const char *data, size_t len, int functions,
+                          bind_fds *fds);
 int bind_plain_open(lua_State *L); /* sets encode and decode in the table on top */
 
 #endif
