@@ -139,6 +139,18 @@ static int push_frame(struct plain_encoder *e, enum plain_step step, size_t head
     return 1;
 }
 
+/* Upvalues are plain: what a function calls a file is to be one. */
+static int in_function(const struct plain_encoder *e)
+{
+    int i;
+
+    for (i = 0; i < e->nframes; i++) {
+        if (e->frames[i].step == STEP_UPVALUES)
+            return 1;
+    }
+    return 0;
+}
+
 /* The value at the top, which is not plain but may have a descriptor. Objects in Lua are asked for
  * theirs between two attempts: here nothing may run. */
 static int put_fd(struct plain_encoder *e)
@@ -146,7 +158,7 @@ static int put_fd(struct plain_encoder *e)
     lua_State *L = e->L;
     int fd, index;
 
-    if (e->fds == NULL)
+    if (e->fds == NULL || in_function(e))
         return bind_plain_refuse(e, NULL);
     fd = bind_fd_peek(L, -1);
     if (fd == -2 && e->asked) {
@@ -435,7 +447,7 @@ int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fd
     int ok, fd, asked = 0;
 
     first = lua_absindex(L, first);
-    while ((ok = encode_once(L, first, n, functions, fds, asked)) < 0) {
+    while ((ok = encode_once(L, first, n, functions, fds, asked)) < 0 && fds) {
         if (!asked) {
             lua_newtable(L);
             lua_insert(L, -2);
@@ -456,5 +468,5 @@ int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fd
 
 int bind_plain_encode(lua_State *L, int first, int n, int functions)
 {
-    return bind_plain_encode_fds(L, first, n, functions, NULL);
+    return encode_once(L, lua_absindex(L, first), n, functions, NULL, 0);
 }
