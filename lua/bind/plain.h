@@ -88,7 +88,7 @@ struct plain_encoder {
     int nframes, max_frames;
     struct plain_marks seen;    /* all tables, functions, cells and long strings */
     struct plain_marks strings; /* short strings: the latest per slot */
-    const void *globals;        /* NULL unless functions are plain */
+    const void *globals;        /* where functions are plain; NULL: not looked at yet */
     uint32_t next_id;
     int functions;
     bind_fds *fds; /* NULL: descriptors are not plain */

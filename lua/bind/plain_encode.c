@@ -189,13 +189,25 @@ static int put_fd(struct plain_encoder *e)
     return 1;
 }
 
+static int is_globals(struct plain_encoder *e, const void *addr)
+{
+    if (!e->functions)
+        return 0;
+    if (e->globals == NULL) {
+        lua_rawgeti(e->L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+        e->globals = lua_topointer(e->L, -1);
+        lua_pop(e->L, 1);
+    }
+    return addr == e->globals;
+}
+
 static int put_table(struct plain_encoder *e)
 {
     lua_State *L = e->L;
     const void *addr = lua_topointer(L, -1);
     size_t head = e->len;
 
-    if (addr == e->globals) {
+    if (is_globals(e, addr)) {
         e->buf[e->len++] = TAG_GLOBALS;
         lua_pop(L, 1);
         return 1;
@@ -403,15 +415,8 @@ static int put_all(struct plain_encoder *e, int first, int n)
 
 static void put_head(struct plain_encoder *e, int n, int functions)
 {
-    lua_State *L = e->L;
-
     e->functions = functions;
     e->globals = NULL;
-    if (functions) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
-        e->globals = lua_topointer(L, -1);
-        lua_pop(L, 1);
-    }
     reserve(e, ROOM);
     e->buf[e->len++] = PLAIN_VERSION;
     put_varint(e, (uint32_t)n);
