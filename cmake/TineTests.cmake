@@ -95,3 +95,9 @@ if(TINE_LUA)
   add_dependencies(tine_tests lua_host)
   set_target_properties(lua_host PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
 endif()
+
+# For specs: a system that refuses some calls.
+add_executable(refuse EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/spec/core/refuse.c)
+tine_compile_options(refuse)
+set_target_properties(refuse PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
+add_dependencies(tine_tests refuse)

@@ -13,11 +13,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blocking.h"
 #include "fd.h"
 #include "guard.h"
 #include "host.h"
 #include "protocol.h"
+#include "setting.h"
 #include "spawn.h"
+#include "sweeper.h"
 
 /* How long an interpreter may take until it answers. It is counted in steps: of a time that
  * the host spends away from its loop, only one counts. */
@@ -34,6 +37,12 @@ static void redirect_close(redirect *r)
     tine__fd_close_all(r->fds, 3);
 }
 
+static int blocking_dup(int fd)
+{
+    int blocking = tine__fd_blocking(fd);
+    return blocking == fd ? tine__fd_dup(fd) : blocking;
+}
+
 static int redirect_one(tine_proc *p, const tine_stdio *how, int n, redirect *r)
 {
     int fd = -1, err = 0;
@@ -42,7 +51,7 @@ static int redirect_one(tine_proc *p, const tine_stdio *how, int n, redirect *r)
         r->flags |= (uint32_t)TINE__STDIO_NULL << 2 * n;
         return 0;
     case TINE_STDIO_FD:
-        fd = tine__fd_dup(how->fd);
+        fd = blocking_dup(how->fd);
         err = fd < 0 ? fd : 0;
         break;
     case TINE_STDIO_LINES:
@@ -85,6 +94,17 @@ static int never(tine_proc *p, int err, const char *what, const char *which)
                                           which ? " " : "", which ? which : "");
     tine__proc_never(p, &error);
     return 0;
+}
+
+static int never_redirected(tine_proc *p, int err)
+{
+    return never(
+        p, err,
+        err == -EOPNOTSUPP
+            ? "redirect its standard input and output to what is nonblocking for "
+              "all who have it, and cannot be opened anew: make it blocking first"
+            : "redirect its standard input and output",
+        NULL);
 }
 
 /* ------------------------------------------------------------ direct children */
@@ -153,6 +173,7 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
         .path = tine_host_interpreter(host),
         .command_fd = far,
         .detach = p->detach,
+        .apart = p->apart,
         .lua_path = host->lua_path,
         .lua_cpath = host->lua_cpath,
     };
@@ -172,13 +193,18 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
     err = tine__proc_watch(p);
     if (err < 0)
         tine__proc_end_direct(p);
+    else
+        tine__sweeper_watch(host, p);
     return err;
 }
 
-static void default_stdin(redirect *r, const tine_proc_options *options)
+/* Ctrl-C is the host's alone, and without a terminal nothing can be stopped in the background
+ * of it. Who reads it must stay. */
+static void default_stdin(tine_proc *p, redirect *r, const tine_proc_options *options)
 {
     if (!options || options->stdio[0].how == TINE_STDIO_DEFAULT)
         r->flags |= TINE__STDIO_NULL;
+    p->apart = p->detach || stdio_kind(r, 0) != TINE__STDIO_KEEP;
 }
 
 static int begin(tine_host *host, const tine_proc_options *options, tine_proc **out)
@@ -200,8 +226,8 @@ static int spawn_proc(tine_host *host, const tine_proc_options *options,
     tine_proc *p = *out;
     p->was_busy = true;
     if ((err = redirect_all(p, options, &r)) < 0)
-        return never(p, err, "redirect its standard input and output", NULL);
-    default_stdin(&r, options);
+        return never_redirected(p, err);
+    default_stdin(p, &r, options);
     err = open_socket(p, &far);
     if (!err)
         err = put_hello(p, r.flags);
@@ -216,9 +242,17 @@ static int default_template(tine_host *host)
 {
     static const tine_proc_options options = {.name = "template"};
     const tine_proc *known = host->template_proc;
-    if (known && !tine_proc_ended(known) && !known->eof)
-        return 0;
-    int err = spawn_proc(host, &options, &host->template_proc);
+    bool holds =
+        host->early || (host->setting && tine__setting_holds(host->setting, host));
+    if (known && !tine_proc_ended(known) && !known->eof) {
+        if (holds)
+            return 0;
+        tine_host_reset(host);
+    }
+    free(host->setting);
+    host->setting = tine__setting_take(host);
+    int err =
+        host->setting ? spawn_proc(host, &options, &host->template_proc) : -ENOMEM;
     if (!err)
         host->template_proc->hidden = true;
     return err;
@@ -293,14 +327,14 @@ static int fork_proc(tine_proc *parent, const tine_proc_options *options, bool s
     tine_proc *p = *out;
     p->was_busy = true;
     if ((err = redirect_all(p, options, &r)) < 0)
-        return never(p, err, "redirect its standard input and output", NULL);
+        return never_redirected(p, err);
     if ((err = open_socket(p, &far)) < 0) {
         redirect_close(&r);
         return never(p, err, "make a command socket", NULL);
     }
     if (spare)
         r.flags |= TINE__FORK_SPARE;
-    p->spare = spare;
+    p->spare = p->apart = spare;
     err = put_fork(parent, p, &r, &far);
     if (!err)
         tine__proc_adopt(parent, p);
@@ -396,10 +430,8 @@ static void become_child(const redirect *r, bool detach, pid_t parent, const int
                          size_t nkeep)
 {
     tine__signals_reset();
-    if (detach)
+    if (detach || stdio_kind(r, 0) != TINE__STDIO_KEEP)
         setsid();
-    else if (stdio_kind(r, 0) != TINE__STDIO_KEEP)
-        setpgid(0, 0);
     if (!detach)
         tine__guard_parent(parent);
     child_stdio(r);
@@ -447,6 +479,8 @@ static int born_here(tine_proc *p, pid_t pid)
     int err = tine__proc_watch(p);
     if (err < 0)
         tine__proc_end_direct(p);
+    else
+        tine__sweeper_watch(p->host, p);
     return err;
 }
 
@@ -468,7 +502,7 @@ int tine_proc_here(tine_host *host, const tine_proc_options *options, tine_proc 
         tine__proc_free(p);
         return err;
     }
-    default_stdin(&r, options);
+    default_stdin(p, &r, options);
     err = open_socket(p, &far);
     if (!err)
         err = put_hello(p, r.flags);

@@ -4,6 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -50,17 +53,50 @@ void tine__board_free(tine__board *b)
     free(b);
 }
 
-/* The seals keep whoever holds the descriptor from cutting the memory off under us. */
+/* A file that has no name any more, in the first directory that takes it. */
+static int unlinked_file(void)
+{
+    const char *dirs[] = {"/dev/shm", getenv("TMPDIR"), "/tmp", "/var/tmp"};
+    char path[PATH_MAX];
+    int fd = -1;
+    for (size_t i = 0; fd < 0 && i < sizeof dirs / sizeof *dirs; i++) {
+        if (!dirs[i] ||
+            snprintf(path, sizeof path, "%s/tine-XXXXXX", dirs[i]) >= (int)sizeof path)
+            continue;
+        fd = mkostemp(path, O_CLOEXEC);
+        if (fd >= 0)
+            unlink(path);
+    }
+    return fd;
+}
+
+/* The seals keep whoever holds the descriptor from cutting the memory off under us. A file cannot
+ * have them: where there is no memfd (containers refuse it), a worker is trusted with that until it
+ * has mapped the memory, and closed the descriptor, which it does before any code of the user's. */
+static int memory_file(size_t size)
+{
+    int fd = memfd_create("tine", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    bool sealable = fd >= 0;
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EACCES))
+        fd = unlinked_file();
+    fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
+    if (fd < 0)
+        return fd;
+    if (ftruncate(fd, (off_t)size) == 0 &&
+        (!sealable ||
+         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0))
+        return fd;
+    int err = -errno;
+    tine__fd_close(&fd);
+    return err;
+}
+
 static int chunk_map(chunk *c)
 {
     size_t size = (size_t)REGIONS * TINE__REGION;
-    int fd = memfd_create("tine", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    c->fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
+    c->fd = memory_file(size);
     if (c->fd < 0)
         return c->fd;
-    if (ftruncate(c->fd, (off_t)size) < 0 ||
-        fcntl(c->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-        return -errno;
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
     if (memory == MAP_FAILED)
         return -errno;

@@ -584,7 +584,7 @@ void tine__caller_free(tine__caller *c)
     while (c->traces) {
         tine__trace *t = c->traces;
         c->traces = t->next;
-        c->service->host->nactive--;
+        tine__loop_count(c->service->host, false);
         free(t);
     }
     tine__board_give_back(host->board, &c->region);

@@ -96,6 +96,8 @@ typedef struct tine__caller_ops {
     /* job_id 0: written outside of any. */
     void (*output)(void *owner, tine__caller *c, uint64_t job_id, int stream,
                    const char *line, size_t len);
+    /* Something went wrong in the worker that is of no open call. */
+    void (*fault)(void *owner, tine__caller *c, const tine_error *err);
 } tine__caller_ops;
 
 /* Makes p serve: consumes it as tine_proc_run does. For output to be captured p must have
@@ -145,6 +147,8 @@ pid_t tine__caller_pid(const tine__caller *c);
 size_t tine__caller_load(const tine__caller *c);
 bool tine__caller_is_ready(const tine__caller *c);
 bool tine__caller_is_closed(const tine__caller *c); /* or killed, or dying */
+/* Whether a job that was handed over has started, by what the page says now. */
+bool tine__caller_has_started(tine__caller *c, const tine_job *job);
 /* The job that runs (async: the oldest), and since when; NULL if none. */
 tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec);
 void *tine__caller_tag(const tine__caller *c); /* the owner's own */

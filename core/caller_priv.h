@@ -45,6 +45,8 @@ struct tine__caller {
     tine__inbox box;
     tine__buf in;      /* the beginning of a frame */
     uint64_t received; /* octets of the stream so far */
+    size_t ask;        /* octets to read at a time, 0: the most */
+    size_t nframes;    /* carried out since it was readable last */
     tine_str *strs;    /* results taken apart */
     size_t max_strs;
 
@@ -70,6 +72,7 @@ struct tine__caller {
     uint64_t marks[3]; /* number of the job that writes to stdout and stderr */
     uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */
 
+    bool retired; /* it has said so */
     bool ready, closed, shut, killed, reading, flushing_later;
     bool said_end; /* async: END is sent; the socket is shut when nothing is open */
     bool garbled;  /* its page holds what cannot be */

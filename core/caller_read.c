@@ -1,5 +1,9 @@
 /* What comes from a worker: frames out of its socket, and after its death out of the ring. All of
- * it may be garbage, which ends the worker and nothing else. */
+ * it may be garbage, which ends the worker and nothing else.
+ *
+ * Callbacks get what they are told where it has arrived, each string with a NUL behind it: on the
+ * length of the next one, which has been read by then, or on the octet behind the frame, which is
+ * put back afterwards. So a buffer always has room for one octet more than it holds. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +15,8 @@
 #include "fd.h"
 
 enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
+/* Each frame may be a callback: so many, then others have their turn. */
+enum { FRAMES_PER_WAKE = 512, LEAST_READ = 1024 };
 
 typedef struct frame {
     tine__call_head head;
@@ -30,6 +36,12 @@ static tine_error error_in(const tine__caller *c, tine__cursor *cur)
         tine_str value = tine__get_str(cur);
         err.value = value.data;
         err.value_len = value.len;
+        if (!cur->bad)
+            tine__end_str(value);
+    }
+    if (!cur->bad) {
+        tine__end_str(message);
+        tine__end_str(traceback);
     }
     err.kind = (tine_kind)kind;
     if (err.kind == TINE_KIND_SYSTEM)
@@ -64,6 +76,8 @@ static int values_in(tine__caller *c, tine__cursor *cur, size_t *n)
         if (cur->bad)
             return -1;
     }
+    for (size_t i = 0; i < *n; i++)
+        tine__end_str(c->strs[i]);
     return 0;
 }
 
@@ -206,6 +220,20 @@ static void on_fatal(tine__caller *c, const frame *f)
     c->cause = tine__cause_new(&err);
 }
 
+static void on_fault(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    tine_error err = error_in(c, &cur);
+    if (!tine__get_done(&cur)) {
+        tine__caller_broken(c, "it sent garbage in place of an error");
+        return;
+    }
+    err.pid = tine__caller_pid(c);
+    tine__cause *cause = tine__cause_new(&err);
+    c->ops->fault(c->owner, c, cause ? &cause->error : &err);
+    free(cause);
+}
+
 static void on_ready(tine__caller *c)
 {
     if (c->ready) {
@@ -243,13 +271,26 @@ static void on_trace(tine__caller *c, const frame *f)
         if (!cur.bad)
             put_call(c, &b, serial, one);
     }
-    if (!tine__get_done(&cur))
+    tine__buf_put(&b, "", 1);
+    if (!tine__get_done(&cur)) {
         tine__caller_broken(c, "it sent garbage as a traceback");
-    else if (b.failed)
+    } else if (b.failed) {
+        tine__end_str(text);
         tine__caller_told_trace(c, f->head.serial, text);
-    else
-        tine__caller_told_trace(c, f->head.serial, (tine_str){b.data, b.len});
+    } else {
+        tine__caller_told_trace(c, f->head.serial, (tine_str){b.data, b.len - 1});
+    }
     tine__buf_free(&b);
+}
+
+static void on_retire(tine__caller *c)
+{
+    if (c->retired) {
+        tine__caller_broken(c, "it said twice that it wants no more calls");
+        return;
+    }
+    c->retired = true;
+    c->ops->retire(c->owner, c);
 }
 
 static void take_frame(tine__caller *c, const frame *f)
@@ -281,13 +322,16 @@ static void take_frame(tine__caller *c, const frame *f)
         on_fds(c, f);
         break;
     case TINE__RETIRE:
-        c->ops->retire(c->owner, c);
+        on_retire(c);
         break;
     case TINE__TRACE:
         on_trace(c, f);
         break;
     case TINE__FATAL:
         on_fatal(c, f);
+        break;
+    case TINE__FAULT:
+        on_fault(c, f);
         break;
     case TINE__PROMOTED:
         if (c->promoted_usec && !c->first)
@@ -337,7 +381,7 @@ static bool is_broken(const tine__caller *c)
 }
 
 /* Carries out all whole frames; returns how many octets they are. */
-static size_t take_frames(tine__caller *c, const unsigned char *data, size_t len)
+static size_t take_frames(tine__caller *c, unsigned char *data, size_t len)
 {
     size_t at = 0;
     while (len - at >= TINE__CALL_HEAD && !is_broken(c)) {
@@ -350,23 +394,28 @@ static size_t take_frames(tine__caller *c, const unsigned char *data, size_t len
             break;
         f.body = data + at + TINE__CALL_HEAD;
         at += TINE__CALL_HEAD + f.head.len;
+        unsigned char behind = data[at];
+        data[at] = 0;
+        c->nframes++;
         on_frame(c, &f);
+        data[at] = behind;
     }
     return at;
 }
 
 static bool keep(tine__caller *c, const unsigned char *data, size_t len)
 {
-    tine__buf_put(&c->in, data, len);
-    if (!c->in.failed)
+    if (tine__buf_room(&c->in, len + 1)) {
+        tine__buf_put(&c->in, data, len);
         return true;
+    }
     tine__buf_free(&c->in);
     tine__caller_broken(c, "there is no memory for what it sent");
     return false;
 }
 
-/* n octets came. */
-static void feed(tine__caller *c, const unsigned char *data, size_t n)
+/* n octets came; there is room for one more behind them. */
+static void feed(tine__caller *c, unsigned char *data, size_t n)
 {
     c->received += n;
     if (is_broken(c))
@@ -403,10 +452,10 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     tine_host *host = c->service->host;
     size_t direct = missing(c);
     unsigned char *to = host->scratch;
-    *asked = SCRATCH;
+    *asked = c->ask ? c->ask : SCRATCH;
     if (direct) {
         *asked = direct < DIRECT ? direct : DIRECT;
-        to = tine__buf_room(&c->in, *asked);
+        to = tine__buf_room(&c->in, *asked + 1);
         if (!to) {
             tine__buf_free(&c->in);
             tine__caller_broken(c, "there is no memory for what it sent");
@@ -443,7 +492,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
 int tine__caller_open_scratch(tine_host *host)
 {
     if (!host->scratch)
-        host->scratch = malloc(SCRATCH);
+        host->scratch = malloc(SCRATCH + 1);
     return host->scratch ? 0 : -ENOMEM;
 }
 
@@ -457,6 +506,17 @@ static void at_eof(tine__caller *c)
     }
 }
 
+/* n octets were nframes frames: of small ones less is read at a time, since what has been read must
+ * be carried out. What comes next may be of another size. */
+static void set_pace(tine__caller *c, size_t n, size_t nframes)
+{
+    size_t most = c->ask ? c->ask * 2 : SCRATCH;
+    size_t ask = nframes ? n * FRAMES_PER_WAKE / nframes : SCRATCH;
+    if (ask > most)
+        ask = most;
+    c->ask = ask < LEAST_READ ? LEAST_READ : ask < SCRATCH ? ask : SCRATCH;
+}
+
 void tine__caller_readable(void *arg, tine_io *io, int events)
 {
     tine__caller *c = arg;
@@ -468,8 +528,13 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
         return;
     c->reading = true;
     p->refs++; /* its end, which a callback may bring to light, waits for us */
-    for (int i = 0; i < READS_PER_WAKE && !c->killed; i++) {
+    c->nframes = 0;
+    for (int i = 0; i < READS_PER_WAKE && c->nframes < FRAMES_PER_WAKE && !c->killed;
+         i++) {
+        size_t before = c->nframes;
         ssize_t n = read_some(c, &asked);
+        if (n > 0)
+            set_pace(c, (size_t)n, c->nframes - before);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
             at_eof(c);
             break;
@@ -524,6 +589,7 @@ static void drain_socket(tine__caller *c)
 
 static void drain_ring(tine__caller *c)
 {
+    unsigned char *scratch = c->service->host->scratch;
     const unsigned char *ring =
         (const unsigned char *)c->region.page + TINE__PAGE_STATUS;
     uint64_t tail = atomic_load(&c->region.page->tail);
@@ -534,7 +600,8 @@ static void drain_ring(tine__caller *c)
         size_t n = TINE__RING - at;
         if (n > tail - c->received)
             n = (size_t)(tail - c->received);
-        feed(c, ring + at, n);
+        memcpy(scratch, ring + at, n);
+        feed(c, scratch, n);
     }
 }
 

@@ -15,6 +15,7 @@ enum {
     TRACE_PATIENCE = 1000000,
     HEAR_AGAIN = 1000,
     END_PATIENCE = 20000,
+    SIGNAL_AGAIN = 1000,
     LOOK_AGAIN = 10000
 };
 
@@ -33,6 +34,11 @@ uint64_t tine__caller_started(tine__caller *c)
 static bool has_started(tine__caller *c, uint64_t serial)
 {
     return tine__caller_started(c) >= serial;
+}
+
+bool tine__caller_has_started(tine__caller *c, const tine_job *job)
+{
+    return has_started(c, job->serial);
 }
 
 /* What the page says is asked once: a worker that says something else later puts no deadline
@@ -138,27 +144,36 @@ static void wake_worker(tine__caller *c)
         tine__pidfd_signal(c->proc, TINE__SIGNAL);
 }
 
-/* Has the error raised in the job's code; async: if that runs. Once. */
+/* Has the error raised in the job's code; async: if that runs. Until it has ended: a first signal
+ * may come before it sleeps, and would not wake it everywhere. */
 static void point_at(tine__caller *c, const tine_job *job)
 {
     tine__page *page = c->region.page;
     uint64_t stop = job->serial * 2 + (job->reason == TINE__REASON_CANCEL);
     if (c->service->async && atomic_load(&page->running) != job->serial)
         return;
-    if (atomic_exchange(&page->stop, stop) != stop)
-        wake_worker(c);
+    atomic_store(&page->stop, stop);
+    wake_worker(c);
+}
+
+/* When to point at it again. */
+static int64_t look_at(const tine__caller *c, const tine_job *job, int64_t now)
+{
+    int64_t end = job->stop_usec + c->service->grace_usec;
+    int64_t wait = now - job->stop_usec;
+    wait = wait < SIGNAL_AGAIN ? SIGNAL_AGAIN : wait;
+    wait = wait > LOOK_AGAIN ? LOOK_AGAIN : wait;
+    return now + wait < end ? now + wait : end;
 }
 
 static void ask_to_stop(tine__caller *c, tine_job *job)
 {
-    int64_t look = c->service->grace_usec;
     if (c->service->async) {
         unsigned char reason[4] = {(unsigned char)job->reason};
         tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
-        look = look < LOOK_AGAIN ? look : LOOK_AGAIN;
     }
     point_at(c, job);
-    tine__caller_wake_at(c, job->stop_usec + look);
+    tine__caller_wake_at(c, look_at(c, job, job->stop_usec));
 }
 
 /* It was taken back: its end is told in the next turn. */
@@ -201,7 +216,7 @@ static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err
 {
     tine__trace *t = *link;
     *link = t->next;
-    c->service->host->nactive--;
+    tine__loop_count(c->service->host, false);
     t->cb(t->arg, err, text.data, text.len);
     free(t);
 }
@@ -250,7 +265,7 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     t->idle = !c->first || atomic_load(&c->region.page->idle);
     t->next = c->traces;
     c->traces = t;
-    c->service->host->nactive++;
+    tine__loop_count(c->service->host, true);
     if (t->idle) {
         tine__host_post(c->service->host, &c->settle_task);
         return 0;
@@ -340,10 +355,8 @@ static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
         tine__caller_kill(c);
         return -1;
     }
-    if (!c->service->async)
-        return end;
     point_at(c, job);
-    return end < now + LOOK_AGAIN ? end : now + LOOK_AGAIN;
+    return look_at(c, job, now);
 }
 
 /* Whether the worker has nothing to do but to begin with this job. */
@@ -383,7 +396,7 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
     tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
-    return job->stop_usec + c->service->grace_usec;
+    return look_at(c, job, job->stop_usec);
 }
 
 /* What a process loads before it serves takes as long as it takes. Where it has nothing more to
@@ -455,7 +468,7 @@ static int64_t hear(tine__caller *c)
     struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
     if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
         return END_PATIENCE; /* how it has ended will be told */
-    bool all = tine__host_reports(c->service->host, INT32_MAX);
+    bool all = tine__host_reports(c->service->host, TINE__REPORTS_ALL);
     if (c->read_io)
         tine__caller_readable(c, c->read_io, TINE_READ);
     return all ? 0 : HEAR_AGAIN;

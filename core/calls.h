@@ -25,6 +25,7 @@
  *   SKIPPED  the call was recalled before it started
  *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
+ *   FAULT    likewise, but it goes on: async, an error of what an answered call has started
  * Both ways:
  *   FDS      u32 count, u32 first; serial: as of the CALL, RESULT or EVENT that follows. Its first
  *            octet comes with that many descriptors (SCM_RIGHTS), which that frame's payload
@@ -56,6 +57,7 @@ enum tine__call_frame {
     TINE__SKIPPED,
     TINE__FATAL,
     TINE__PROMOTED,
+    TINE__FAULT,
     TINE__FDS
 };
 
@@ -111,7 +113,8 @@ bool tine__call_head_get(tine__call_head *head,
  *
  * Signal TINE__SIGNAL makes a worker look at the page: at stop (raise an error in that call if
  * it runs, once) and at trace_asked (say the traceback, then store trace_told). It does not
- * interrupt system calls that can be restarted.
+ * interrupt system calls that can be restarted, but for those of a call that is to end, when it
+ * comes again: the host sends it until that has ended.
  *
  * Async: calls that wait are ended by CANCEL frames. Only the one whose code keeps the loop from
  * reading them needs the signal, so the host puts into stop the one that it finds in `running`,

@@ -217,6 +217,19 @@ void tine__proc_ignore(tine_proc *p)
     p->observer_arg = NULL;
 }
 
+/* Back: it has let go of it when it was told to serve. Who has none cannot tell of its workers. */
+static void give_channel(tine_proc *p)
+{
+    int fd = tine__fd_dup(p->host->report_tx);
+    p->forking = true;
+    int err = fd < 0 ? fd : tine__proc_put(p, TINE__FRAME_CHANNEL, NULL, 0, &fd, 1);
+    p->forking = false;
+    if (fd >= 0 && err < 0)
+        tine__fd_close(&fd);
+    if (err < 0)
+        tine__proc_broken(p, "there is no report channel for it as a template");
+}
+
 void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, void *arg)
 {
     p->chan.fd = fd;
@@ -225,6 +238,7 @@ void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, vo
     p->line_arg = NULL;
     p->observer = observer;
     p->observer_arg = arg;
+    give_channel(p);
     tine__proc_update(p);
 }
 

@@ -8,6 +8,7 @@
 
 #include "fd.h"
 #include "host.h"
+#include "sweeper.h"
 
 static const tine_error *cause_of(const tine_proc *p)
 {
@@ -151,6 +152,9 @@ static void orphaned(tine_proc *p)
     tine__proc_leave_parent(p);
     if (p->pidfd < 0)
         p->pidfd = tine__pidfd_open(p->pid);
+    /* The system has killed it, unless it gave up its user, or its tie to its parent. */
+    if (!p->detach && !p->spare && p->pidfd >= 0)
+        tine__pidfd_signal(p, SIGKILL);
     if (p->pidfd >= 0 && tine__proc_watch(p) == 0)
         return;
     /* Its parent-death signal has killed it, or will at once. */
@@ -234,8 +238,10 @@ void tine__proc_finish(tine_proc *p)
         tell_error(p, carried);
     bereave(p);
     tine__chan_free(&p->chan);
-    if (p->serves)
-        tine__proc_signal_group(p, SIGKILL); /* what it has started goes with it */
+    /* What it has started goes with it. Who reaped it has seen to that before, if anybody did. */
+    bool unknown = p->info.code < 0 && !p->info.signal;
+    if (p->made && !p->direct && !p->detach && !p->adopted && (!parent || unknown))
+        tine__proc_signal_group(p, SIGKILL);
     tine__fd_close(&p->pidfd);
     tell_no_socket(p);
     tell_no_memory(p);
@@ -279,11 +285,11 @@ int tine__proc_signal(tine_proc *p, int signo)
         /* There was no descriptor to spare when it was made. Take one now, and see that
          * its end was not reported meanwhile. */
         int fd = tine__pidfd_open(p->pid);
-        if (fd < 0)
+        if (fd < 0 && !tine__pidfds_refused(p->host))
             return fd;
-        p->pidfd = fd;
+        p->pidfd = fd < 0 ? -1 : fd;
         p->refs++;
-        tine__host_reports(p->host, INT32_MAX);
+        tine__host_reports(p->host, TINE__REPORTS_ALL);
         p->refs--;
         if (p->ended || p->dying)
             return -ESRCH;
@@ -323,6 +329,8 @@ void tine__proc_made(tine_proc *p, pid_t pid, int pidfd)
     p->pid = p->info.pid = pid;
     if (pidfd >= 0 && !p->adopted)
         p->pidfd = pidfd;
+    if (p->spare)
+        tine__sweeper_watch(p->host, p);
     p->refs++;
     if (p->pending_kill)
         tine__proc_signal(p, p->pending_kill);
@@ -419,6 +427,9 @@ void tine__proc_ended(tine_proc *p, int status, const struct rusage *rusage)
 {
     if (p->ended || p->dying)
         return;
+    if (status) /* else its function has not failed */
+        tine__reports_last(p);
+    tine__fd_close(&p->own_channel);
     if (status >= 0) {
         p->info.signal = status & 0x7f;
         p->info.code = p->info.signal ? -1 : (status >> 8) & 0xff;

@@ -30,7 +30,7 @@ int tine__fd_dup(int fd)
 
 int tine__fd_above_stdio(int fd)
 {
-    if (fd > 2)
+    if (fd < 0 || fd > 2)
         return fd;
     int dup = tine__fd_dup(fd);
     close(fd);

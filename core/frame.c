@@ -102,6 +102,11 @@ tine_str tine__get_str(tine__cursor *c)
     return (tine_str){p, len};
 }
 
+void tine__end_str(tine_str s)
+{
+    ((unsigned char *)(size_t)s.data)[s.len] = 0;
+}
+
 bool tine__get_done(const tine__cursor *c)
 {
     return !c->bad && c->at == c->end;
@@ -171,7 +176,7 @@ static int parse_head(tine__reader *r)
         r->want |= (uint64_t)h[4 + i] << (8 * i);
     bool small = r->type == TINE__FRAME_HELLO || r->type == TINE__FRAME_FORK ||
                  r->type == TINE__FRAME_FDS || r->type == TINE__FRAME_MEMORY ||
-                 r->type == TINE__FRAME_FAIL;
+                 r->type == TINE__FRAME_FAIL || r->type == TINE__FRAME_CHANNEL;
     if (r->want > (small ? SMALL_FRAME : large_body))
         return refuse(r, "an oversized command");
     return 0;

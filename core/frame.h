@@ -41,6 +41,9 @@ typedef struct tine__cursor {
 uint32_t tine__get_u32(tine__cursor *c);
 uint64_t tine__get_u64(tine__cursor *c);
 tine_str tine__get_str(tine__cursor *c);
+/* Puts a NUL behind s, which lies in a message that is ours to write to: on what has been read
+ * already, or, of the last one, on the octet behind the message. */
+void tine__end_str(tine_str s);
 /* Whether all was read, and nothing was missing. */
 bool tine__get_done(const tine__cursor *c);
 

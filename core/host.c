@@ -12,6 +12,7 @@
 #include "board.h"
 #include "fd.h"
 #include "spawn.h"
+#include "sweeper.h"
 
 enum { MARK_SIZE = 4096, TASKS_PER_TURN = 256 };
 
@@ -69,6 +70,7 @@ int tine_host_new(tine_host **out, const tine_host_options *options)
     host->owner = getpid();
     host->mark = make_mark();
     host->report_rx = host->report_tx = host->timer_fd = -1;
+    host->sweeper_fd = host->sweeper_pidfd = -1;
     if (getrandom(&host->secret, sizeof host->secret, GRND_NONBLOCK) < 0)
         host->secret = (uint64_t)getpid() << 32 ^ (uint64_t)(size_t)host;
     host->on_error = options->on_error;
@@ -90,6 +92,7 @@ int tine_host_new(tine_host **out, const tine_host_options *options)
 
 static void free_strings(tine_host *host)
 {
+    free(host->setting);
     free(host->interpreter);
     free(host->found_interpreter);
     free(host->lua_path);
@@ -130,6 +133,7 @@ void tine_host_free(tine_host *host)
         munmap((void *)(size_t)host->mark, MARK_SIZE);
     tine__fd_close(&host->report_rx);
     tine__fd_close(&host->report_tx);
+    tine__sweeper_end(host);
     free_strings(host);
     free(host);
 }

@@ -21,12 +21,17 @@ struct tine_host {
     const unsigned char *mark; /* 0 there; see host.c */
     struct event_base *base;
     bool own_base, running, stopped, draining, in_turn;
+    /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
+    struct event *hold_event, *tick_event;
+    bool holds;
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
     size_t nactive; /* timers, watchers and busy processes */
 
     int report_rx, report_tx; /* children get duplicates of tx */
+    pid_t strange_pid;        /* who has reported of nobody last, and how often */
+    unsigned strange;
     tine_io *report_io;
     void *report_buf;
     tine_host *aside; /* of another that went with a fork */
@@ -38,13 +43,18 @@ struct tine_host {
     uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
     uint64_t nborn;
 
-    tine_proc *template_proc; /* the default template, or NULL */
-    bool early;               /* template_proc is the program's own fork */
+    enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
+    int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
+
+    struct tine__setting *setting; /* that template_proc was made in, or NULL */
+    tine_proc *template_proc;      /* the default template, or NULL */
+    bool early;                    /* template_proc is the program's own fork */
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
     tine_error_cb on_error;
     void *arg;
-    int timer_fd;
+    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
     tine_io *timer_io;
+    struct event *alarm;
     int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
     struct tine__caller *busy; /* workers that owe answers */
     size_t nbusy;
@@ -91,6 +101,7 @@ typedef struct tine__capture {
     tine_io *io;
     tine__buf line;
     size_t scanned;
+    size_t ask; /* octets to read at a time, 0: the most */
     bool reading;
     tine_line_cb cb;
 } tine__capture;
@@ -123,6 +134,7 @@ struct tine_proc {
     uint64_t id;
     pid_t pid;
     int pidfd;
+    int own_channel; /* where it reports now that it runs; -1: none */
     tine_io *pidfd_io; /* direct children and orphans: their end is not reported */
     tine_timer *timer; /* an answer is due */
     int hello_steps;   /* of the time for it, gone by */
@@ -135,6 +147,7 @@ struct tine_proc {
     uint64_t sent, done; /* commands queued, and known to be carried out */
 
     bool direct;  /* child of the host process itself: it reaps it */
+    bool apart;   /* leads a session of its own */
     bool adopted; /* from_fd: somebody else reaps it */
     bool made, consumed, running, given, closed, dying, ended, detach;
     bool unheard;  /* its report channel was shut */
@@ -178,6 +191,8 @@ struct tine_proc {
 /* loop.c */
 int tine__loop_open(tine_host *host, struct event_base *base);
 void tine__loop_close(tine_host *host);
+/* There is one more, or one less, to wait for. */
+void tine__loop_count(tine_host *host, bool more);
 /* Makes the loop call tine__host_turn soon. */
 void tine__loop_wake(tine_host *host);
 /* The same in its next round, when others have had their turn: what was activated by a callback
@@ -189,7 +204,12 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
 int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
                          tine_timer_cb cb, void *arg);
 
+/* In place of a timerfd: calls tine__timers_due in so many microseconds, or some more. */
+int tine__loop_alarm_open(tine_host *host);
+void tine__loop_alarm(tine_host *host, int64_t usec);
+
 /* timers.c */
+void tine__timers_due(tine_host *host);
 int tine__timers_open(tine_host *host);
 void tine__timers_close(tine_host *host);
 /* The loop is to wake up at that time, or before. */
@@ -223,8 +243,12 @@ tine_proc *tine__host_find_pid(tine_host *host, pid_t pid);
 
 /* reports.c */
 int tine__reports_open(tine_host *host);
-/* Reads reports that have arrived, at most `most`. Returns whether none is left. */
+/* Reads reports that have arrived, at most `most`. Returns whether none is left. ALL: what is there
+ * now; a socket holds no more. */
+enum { TINE__REPORTS_ALL = 1024 };
 bool tine__host_reports(tine_host *host, int most);
+/* What p, which has ended, has said on a channel of its own. */
+void tine__reports_last(tine_proc *p);
 /* Takes note of those that have been made, and forgets what else was reported. */
 void tine__host_take_made(tine_host *host);
 
@@ -302,6 +326,9 @@ int tine__proc_watch(tine_proc *p);
 int tine__pidfd_signal(const tine_proc *p, int signo);
 /* A pidfd above 2, or a negative errno. */
 int tine__pidfd_open(pid_t pid);
+/* Whether the system refuses them: then a process's number is the next best, which is its own until
+ * its template has reaped it, and we are told that at once. */
+bool tine__pidfds_refused(tine_host *host);
 /* How a process ended that somebody else has reaped, as wait() says; -1 if nobody knows. */
 int tine__pidfd_status(const tine_proc *p);
 

@@ -1,7 +1,14 @@
 /* The only place that meets libevent: the base, owned or borrowed, watchers and signals.
- * Knows nothing of processes, but that the host has turns to take. */
+ * Knows nothing of processes, but that the host has turns to take.
+ *
+ * The loop of a borrowed base is the program's, and returns when no event is left in it. A host
+ * always watches something, if only for the end of an idle template. So there its watchers are
+ * marked as libevent marks its own, which it does not count; in their place it counts hold_event,
+ * which is pending while tine_host_active says so, and, for EVLOOP_ONCE, tick_event with each of
+ * their callbacks. */
 #include <errno.h>
 #include <event2/event.h>
+#include <event2/event_struct.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -53,12 +60,26 @@ struct tine_signal {
             (object)->next->prev = (object)->prev;                                     \
     } while (0)
 
+void tine__loop_count(tine_host *host, bool more)
+{
+    static const struct timeval day = {86400, 0};
+    host->nactive += more ? 1 : (size_t)-1;
+    bool holds = host->nactive > 0;
+    if (!host->hold_event || host->holds == holds)
+        return;
+    if (holds && event_add(host->hold_event, &day) < 0)
+        return;
+    if (!holds)
+        event_del(host->hold_event);
+    host->holds = holds;
+}
+
 static void count(handle *h, bool on)
 {
     if (h->counted == on)
         return;
     h->counted = on;
-    h->host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(h->host, on);
 }
 
 static void handle_close(handle *h)
@@ -82,6 +103,8 @@ static bool enter(tine_host *host)
     }
     host->happened++;
     host->depth++;
+    if (host->tick_event)
+        event_active(host->tick_event, EV_TIMEOUT, 0);
     return true;
 }
 
@@ -99,6 +122,31 @@ static void on_later(evutil_socket_t fd, short events, void *arg)
         return;
     tine__host_turn(host);
     leave(host);
+}
+
+static void on_alarm(evutil_socket_t fd, short events, void *arg)
+{
+    tine_host *host = arg;
+    (void)fd;
+    (void)events;
+    if (!enter(host))
+        return;
+    tine__timers_due(host);
+    leave(host);
+}
+
+int tine__loop_alarm_open(tine_host *host)
+{
+    host->alarm = event_new(host->base, -1, 0, on_alarm, host);
+    return host->alarm ? 0 : -ENOMEM;
+}
+
+void tine__loop_alarm(tine_host *host, int64_t usec)
+{
+    const struct timeval when = {usec / 1000000, usec % 1000000};
+    const struct timeval now = {0, 0};
+    if (event_add(host->alarm, usec > 0 ? &when : &now) < 0)
+        event_active(host->alarm, EV_TIMEOUT, 0);
 }
 
 /* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
@@ -124,6 +172,18 @@ static int open_base(tine_host *host)
     return err;
 }
 
+static void on_nothing(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd, (void)events, (void)arg;
+}
+
+static int open_borrowed(tine_host *host)
+{
+    host->tick_event = event_new(host->base, -1, 0, on_nothing, NULL);
+    host->hold_event = event_new(host->base, -1, EV_PERSIST, on_nothing, NULL);
+    return host->tick_event && host->hold_event ? 0 : -ENOMEM;
+}
+
 int tine__loop_open(tine_host *host, struct event_base *base)
 {
     host->base = base;
@@ -134,6 +194,8 @@ int tine__loop_open(tine_host *host, struct event_base *base)
         host->own_base = true;
     }
     if (!host->base)
+        return -ENOMEM;
+    if (base && open_borrowed(host) < 0)
         return -ENOMEM;
     tine__spin_init(&host->spin);
     host->later_event = event_new(host->base, -1, 0, on_later, host);
@@ -151,8 +213,11 @@ void tine__loop_close(tine_host *host)
         next = s->next;
         tine_signal_free(s);
     }
-    if (host->later_event)
-        event_free(host->later_event);
+    struct event *events[] = {host->later_event, host->hold_event, host->tick_event,
+                              host->alarm};
+    for (size_t i = 0; i < sizeof events / sizeof *events; i++)
+        if (events[i])
+            event_free(events[i]);
     if (host->own_base && host->base)
         event_base_free(host->base);
 }
@@ -179,6 +244,8 @@ static void begin(tine_host *host)
 /* Between the rounds of a loop: one round waits for at most one thing to happen. */
 static int loop_once(tine_host *host, int flags)
 {
+    if (!host->own_base) /* of what it does not count something may come, too */
+        flags |= EVLOOP_NO_EXIT_ON_EMPTY;
     begin(host);
     int result = event_base_loop(host->base, flags);
     host->running = false;
@@ -316,6 +383,8 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
                          (events & TINE_WRITE ? EV_WRITE : 0) | EV_PERSIST);
     errno = 0;
     io->h.event = event_new(host->base, fd, what, on_io, io);
+    if (io->h.event && !host->own_base)
+        io->h.event->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
     if (!io->h.event || event_add(io->h.event, NULL) < 0) {
         int err = io->h.event && errno ? -errno : -ENOMEM;
         if (io->h.event)

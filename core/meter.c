@@ -16,6 +16,7 @@ typedef struct tine__question {
     struct tine__question *next;
     uint64_t seq; /* of the command that asks, or 0: it is not asked */
     tine_memory_cb cb;
+    tine_ready_cb loaded; /* or this one: only the time of the answer matters */
     void *arg;
 } tine__question;
 
@@ -154,13 +155,28 @@ void tine__memory_read(tine_memory *m, pid_t pid, bool mappings)
 
 /* -------------------------------------------------------------------- questions */
 
+/* One that has failed answers, too, but has not carried out what came after. */
+static const tine_error *why_of(const tine_proc *p)
+{
+    static const char text[] = "out of memory";
+    static const tine_error unknown = {.kind = TINE_KIND_SYSTEM,
+                                       .message = text,
+                                       .message_len = sizeof text - 1,
+                                       .code = -1,
+                                       .sys_errno = ENOMEM};
+    return p->cause ? &p->cause->error : &unknown;
+}
+
 /* The first one. */
 static void tell(tine_proc *p, const tine_error *err, const tine_memory *m)
 {
     tine__question *q = p->questions;
     p->questions = q->next;
     p->refs++;
-    q->cb(q->arg, p, err, m);
+    if (q->loaded)
+        q->loaded(q->arg, p, p->failed ? why_of(p) : err);
+    else
+        q->cb(q->arg, p, err, m);
     p->refs--;
     free(q);
     tine__proc_later(p);
@@ -170,6 +186,10 @@ static void tell(tine_proc *p, const tine_error *err, const tine_memory *m)
 static void answer(tine_proc *p, const tine__figures *f)
 {
     tine_memory m, read;
+    if (p->questions->loaded) {
+        tell(p, NULL, NULL);
+        return;
+    }
     tine__memory_clear(&m);
     tine__memory_take(&m, f);
     m.pid = p->pid;
@@ -179,7 +199,7 @@ static void answer(tine_proc *p, const tine__figures *f)
     tell(p, NULL, sure ? &read : &m);
 }
 
-int tine_proc_memory(tine_proc *p, tine_memory_cb cb, void *arg)
+static int ask(tine_proc *p, tine_memory_cb cb, tine_ready_cb loaded, void *arg)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
@@ -189,6 +209,7 @@ int tine_proc_memory(tine_proc *p, tine_memory_cb cb, void *arg)
     if (!q)
         return -ENOMEM;
     q->cb = cb;
+    q->loaded = loaded;
     q->arg = arg;
     if (!p->consumed || p->held) {
         p->forking = true; /* that it is held by a pool is no obstacle */
@@ -207,6 +228,18 @@ int tine_proc_memory(tine_proc *p, tine_memory_cb cb, void *arg)
     tine__proc_update(p);
     tine__proc_later(p);
     return 0;
+}
+
+int tine_proc_memory(tine_proc *p, tine_memory_cb cb, void *arg)
+{
+    return ask(p, cb, NULL, arg);
+}
+
+int tine_proc_await_loaded(tine_proc *p, tine_ready_cb cb, void *arg)
+{
+    if (p->consumed)
+        return -TINE_ECONSUMED;
+    return ask(p, NULL, cb, arg);
 }
 
 void tine__proc_told_memory(tine_proc *p, const tine__report *r)

@@ -72,11 +72,13 @@ static int status_of_orphan(const tine_proc *p)
 }
 
 /* Our own child; somebody else's waitpid(-1), or an ignored SIGCHLD, may have been faster. */
-static int status_from_wait(const tine_proc *p, struct rusage *rusage)
+static int status_from_wait(tine_proc *p, struct rusage *rusage)
 {
     siginfo_t info;
     memset(&info, 0, sizeof info);
     long result;
+    if (!p->detach)
+        tine__proc_signal_group(p, SIGKILL); /* what it has started goes with it */
     do
         result =
             syscall(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | WNOHANG, rusage);
@@ -132,13 +134,36 @@ static void on_pidfd(void *arg, tine_io *io, int events)
         ask(p, ASK_AGAIN);
 }
 
+bool tine__pidfds_refused(tine_host *host)
+{
+    if (host->pidfds == PIDFDS_UNKNOWN) {
+        int fd = tine__pidfd_open(getpid());
+        if (fd < 0 && fd != -ENOSYS && fd != -EPERM && fd != -EACCES)
+            return false;
+        host->pidfds = fd < 0 ? PIDFDS_REFUSED : PIDFDS_GIVEN;
+        if (fd >= 0)
+            close(fd);
+    }
+    return host->pidfds == PIDFDS_REFUSED;
+}
+
+static int signal_number(const tine_proc *p, pid_t number, int signo)
+{
+    if (!p->pid || p->ended || !tine__pidfds_refused(p->host))
+        return -ESRCH;
+    return kill(number, signo) < 0 ? -errno : 0;
+}
+
 int tine__pidfd_signal(const tine_proc *p, int signo)
 {
+    if (p->pidfd < 0)
+        return signal_number(p, p->pid, signo);
     if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, 0) == 0)
         return 0;
-    if (errno != ENOSYS)
+    if (errno != ENOSYS && errno != EPERM)
         return -errno;
-    /* Under valgrind, or in a container that does not know the call: the next best. */
+    /* Under valgrind, or in a container that does not know the call, or refuses it: the next best,
+     * which is refused as well where it is not the call that is the matter. */
     struct pollfd ended = {p->pidfd, POLLIN, 0};
     if (poll(&ended, 1, 0) > 0)
         return -ESRCH;
@@ -147,19 +172,19 @@ int tine__pidfd_signal(const tine_proc *p, int signo)
 
 /* The flag is of Linux 6.9. The pidfd stands for the group as long as any of it lives, also
  * when the leader has been reaped; a number does not, so without the flag the group goes only
- * while its leader is there to hold the number. */
+ * while its leader is there to hold the number, or has been and is ours to reap. */
 #define SIGNAL_GROUP 4u
 
 int tine__proc_signal_group(tine_proc *p, int signo)
 {
     if (p->pidfd < 0)
-        return -ESRCH;
+        return signal_number(p, -p->pid, signo);
     if (syscall(SYS_pidfd_send_signal, p->pidfd, signo, NULL, SIGNAL_GROUP) == 0)
         return 0;
-    if (errno != EINVAL && errno != ENOSYS)
+    if (errno != EINVAL && errno != ENOSYS && errno != EPERM)
         return -errno;
     struct pollfd ended = {p->pidfd, POLLIN, 0};
-    if (poll(&ended, 1, 0) > 0)
+    if (!p->direct && poll(&ended, 1, 0) > 0)
         return -ESRCH;
     return kill(-p->pid, signo) < 0 ? -errno : 0;
 }

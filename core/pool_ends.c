@@ -14,7 +14,7 @@ void tine__pool_count(tine_pool *pool)
     if (on == pool->counted)
         return;
     pool->counted = on;
-    pool->host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(pool->host, on);
 }
 
 void tine__pool_fault(tine_pool *pool, const tine_error *err)

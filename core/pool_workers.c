@@ -262,10 +262,16 @@ void tine__pool_free_worker(tine__pool_worker *w)
     free(w);
 }
 
+static void on_fault(void *owner, tine__caller *c, const tine_error *err)
+{
+    (void)c;
+    tine__pool_fault(owner, err);
+}
+
 static int fork_worker(tine_pool *pool, tine__source *source, tine__pool_worker **out)
 {
-    static const tine__caller_ops ops = {on_ready,    on_ended, on_event, on_retire,
-                                         on_promoted, on_gone,  on_output};
+    static const tine__caller_ops ops = {on_ready,    on_ended, on_event,  on_retire,
+                                         on_promoted, on_gone,  on_output, on_fault};
     tine_proc_options options;
     tine_proc *p = NULL;
     memset(&options, 0, sizeof options);

@@ -19,7 +19,7 @@ int tine__proc_alloc(tine_host *host, const tine_proc_options *options, tine_pro
     if (!p)
         return -ENOMEM;
     p->host = host;
-    p->pidfd = -1;
+    p->pidfd = p->own_channel = -1;
     p->info.code = -1;
     tine__chan_init(&p->chan, -1);
     if (options && options->name) {
@@ -69,7 +69,7 @@ static void count(tine_proc *p, bool on)
     if (p->counted == on)
         return;
     p->counted = on;
-    p->host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(p->host, on);
 }
 
 void tine__proc_free_watchers(tine_proc *p)
@@ -110,6 +110,7 @@ void tine__proc_free(tine_proc *p)
     tine__proc_free_questions(p);
     tine__chan_free(&p->chan);
     tine__fd_close(&p->pidfd);
+    tine__fd_close(&p->own_channel);
     tine__host_remove(p->host, p);
     free(p->cause);
     free(p->name);
@@ -175,7 +176,7 @@ static void data_came(tine_proc *p)
     if (!p->made) {
         /* The answer to our greeting came before. */
         p->refs++;
-        tine__host_reports(p->host, INT32_MAX);
+        tine__host_reports(p->host, TINE__REPORTS_ALL);
         p->refs--;
         tine__proc_later(p);
     }
@@ -298,7 +299,8 @@ void tine__proc_give(tine_proc *p)
         tine__fd_close(&fd);
         return;
     }
-    tine__fd_nonblock(fd, true);
+    if (!p->serves)
+        tine__fd_nonblock(fd, true);
     cb(p->fd_arg, p, fd, NULL);
 }
 

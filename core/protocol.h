@@ -16,6 +16,7 @@
  *            that it lies in. The stream is as calls.h says from here on
  *   MEMORY   nothing: asks for a report MEMORY
  *   FAIL     u32 errno, str message: what could not be sent. The process fails with it
+ *   CHANNEL  nothing; fd: the report channel, for a worker that has become a template
  *
  * Report channel, processes to host: SOCK_SEQPACKET, one report a message, all begin with
  * u32 magic, u32 type, u64 id of the process that it is about.
@@ -28,12 +29,19 @@
  *            struct rusage; from its parent
  *   MEMORY   u64 commands carried out, the question included; u32 tine_heap_kind, u32
  *            seals, u64 own, u64 shared, u64 sealed, str failed
+ *   CHANNEL  nothing; fd: where it will report from now on
+ *
+ * Templates share the report channel; whoever shuts it down shuts it for all. So a process that
+ * was told to run lets go of it before it enters the user's function. If it serves calls, it has
+ * another stream for what it says. If not, it makes a channel of its own (CHANNEL), for the one
+ * report that it may still send: FAILED, of its function. The host reads that when it has ended.
+ * Only who has forked workers of its own before stays on the shared one, to tell their ends.
  *
  * Integers are little-endian; str is u32 length and octets. */
 #ifndef TINE_PROTOCOL_H
 #define TINE_PROTOCOL_H
 
-#define TINE__PROTOCOL 4
+#define TINE__PROTOCOL 5
 
 enum tine__frame_type {
     TINE__FRAME_HELLO = 1,
@@ -46,6 +54,7 @@ enum tine__frame_type {
     TINE__FRAME_SERVE,
     TINE__FRAME_MEMORY,
     TINE__FRAME_FAIL,
+    TINE__FRAME_CHANNEL,
     TINE__FRAME_TYPES
 };
 
@@ -55,7 +64,8 @@ enum tine__report_type {
     TINE__REPORT_IDLE,
     TINE__REPORT_FAILED,
     TINE__REPORT_EXITED,
-    TINE__REPORT_MEMORY
+    TINE__REPORT_MEMORY,
+    TINE__REPORT_CHANNEL
 };
 
 #define TINE__REPORT_MAGIC 0x74696e65u
@@ -80,5 +90,7 @@ enum { TINE__STDIO_KEEP = 0, TINE__STDIO_NULL = 1, TINE__STDIO_FD = 2 };
 #define TINE__REPORT_MAX 65536
 #define TINE__REPORT_TEXT_MAX 30000 /* of a message, and of a traceback */
 #define TINE__NAME_MAX 200
+/* At the end of a text that was longer. */
+#define TINE__CUT "\n... (cut)"
 
 #endif

@@ -7,7 +7,7 @@
 
 static void put_text(tine__buf *b, tine_str text)
 {
-    static const char cut[] = "\n... (cut)";
+    static const char cut[] = TINE__CUT;
     size_t most = TINE__REPORT_TEXT_MAX;
     if (text.len <= most) {
         tine__buf_str(b, text.data, text.len);
@@ -144,6 +144,8 @@ int tine__report_decode(tine__report *r, const void *data, size_t len)
         break;
     case TINE__REPORT_MEMORY:
         decode_figures(r, &c);
+        break;
+    case TINE__REPORT_CHANNEL:
         break;
     default:
         c.bad = true;

@@ -31,7 +31,7 @@ int tine__reports_open(tine_host *host)
     if ((err = tine__fd_nonblock(host->report_rx, true)) < 0)
         return err;
     if (!host->report_buf)
-        host->report_buf = malloc(TINE__REPORT_MAX);
+        host->report_buf = malloc(TINE__REPORT_MAX + 1); /* and a NUL */
     if (!host->report_buf)
         return -ENOMEM;
     return tine__io_internal(host, &host->report_io, host->report_rx, TINE_READ,
@@ -115,8 +115,10 @@ static void on_hello(tine_proc *p, arrival *a, const tine__report *r)
     tine__proc_broken(p, text);
 }
 
-static void on_failed(tine_proc *p, arrival *a, const tine__report *r)
+static void on_failed(tine_proc *p, const arrival *a, const tine__report *r)
 {
+    tine__end_str(r->message);
+    tine__end_str(r->traceback);
     tine_error err = {
         .kind = r->kind,
         .message = r->message.data,
@@ -131,6 +133,41 @@ static void on_failed(tine_proc *p, arrival *a, const tine__report *r)
         tine__proc_never(p, &err);
     else
         tine__proc_failed(p, &err);
+}
+
+static void on_channel(tine_proc *p, arrival *a)
+{
+    if (!p->consumed || p->own_channel >= 0 || a->nfds != 1) {
+        tine__proc_broken(p, "it sent garbage on the report channel");
+        return;
+    }
+    a->nfds = 0;
+    p->own_channel = tine__fd_above_stdio(a->fds[0]);
+}
+
+/* Nobody else can have written to it, and nothing but why it has failed. */
+void tine__reports_last(tine_proc *p)
+{
+    tine__report r;
+    arrival a = {.sender = p->pid};
+    static const char text[] = "the process sent garbage on the report channel";
+    tine_error garbage = {.kind = TINE_KIND_PROTOCOL,
+                          .message = text,
+                          .message_len = sizeof text - 1,
+                          .pid = p->pid,
+                          .code = -1};
+    if (p->own_channel < 0)
+        return;
+    ssize_t len = recv(p->own_channel, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+    unsigned char *data = len > 0 ? malloc((size_t)len + 1) : NULL; /* and a NUL */
+    if (data && recv(p->own_channel, data, (size_t)len, MSG_DONTWAIT) == len) {
+        if (tine__report_decode(&r, data, (size_t)len) == 0 && r.id == p->id &&
+            r.type == TINE__REPORT_FAILED)
+            on_failed(p, &a, &r);
+        else
+            tine__proc_failed(p, &garbage);
+    }
+    free(data);
 }
 
 /* Whether the sender may say this of p. */
@@ -153,11 +190,23 @@ static bool is_entitled(const tine_proc *p, const arrival *a, const tine__report
     }
 }
 
+/* A few words of somebody who is not known any more may be late. */
+static bool is_flood(tine_host *host, const arrival *a)
+{
+    enum { LATE = 1000 };
+    if (a->sender != host->strange_pid)
+        host->strange = 0;
+    host->strange_pid = a->sender;
+    return ++host->strange > LATE;
+}
+
 static void dispatch(tine_host *host, arrival *a)
 {
     tine__report r;
     bool bad = a->cut || tine__report_decode(&r, host->report_buf, a->len) < 0;
     tine_proc *p = bad ? NULL : tine__host_find(host, r.id);
+    if (!bad && !p && is_flood(host, a))
+        bad = true;
     if (!bad && (!p || p->ended || p->dying))
         return; /* news of somebody whom nobody asks for any more */
     if (bad || !is_entitled(p, a, &r)) {
@@ -190,6 +239,9 @@ static void dispatch(tine_host *host, arrival *a)
         break;
     case TINE__REPORT_MEMORY:
         tine__proc_told_memory(p, &r);
+        break;
+    case TINE__REPORT_CHANNEL:
+        on_channel(p, a);
         break;
     default:
         break;

@@ -39,7 +39,7 @@ static void count(tine_rpc *rpc)
     if (on == rpc->counted)
         return;
     rpc->counted = on;
-    rpc->service.host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(rpc->service.host, on);
 }
 
 static void rpc_free(tine_rpc *rpc)
@@ -273,6 +273,12 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
         tine__host_post(rpc->service.host, &rpc->task);
 }
 
+static void on_fault(void *owner, tine__caller *c, const tine_error *err)
+{
+    (void)c;
+    tell_fault(owner, err);
+}
+
 static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
                       const char *line, size_t len)
 {
@@ -289,8 +295,8 @@ static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
 int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *options,
                  tine_rpc **out)
 {
-    static const tine__caller_ops ops = {on_ready, on_ended, on_event, on_retire,
-                                         NULL,     on_gone,  on_output};
+    static const tine__caller_ops ops = {on_ready, on_ended, on_event,  on_retire,
+                                         NULL,     on_gone,  on_output, on_fault};
     tine_rpc *rpc = calloc(1, sizeof *rpc);
     if (!rpc)
         return -ENOMEM;
@@ -374,6 +380,11 @@ void tine_job_cancel(tine_job *job)
     job->reason = TINE__REASON_CANCEL;
     take_out(rpc, job);
     end_later(rpc, job);
+}
+
+int tine_job_running(const tine_job *job)
+{
+    return job->at && tine__caller_has_started(job->at, job);
 }
 
 int tine_job_withdraw(tine_job *job)

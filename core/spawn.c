@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "blocking.h"
 #include "fd.h"
 #include "guard.h"
 
@@ -24,6 +25,7 @@ typedef struct spawn_child {
     const tine__spawn_args *args;
     char *const *argv;
     char *const *envp;
+    int own[3]; /* our stdin, stdout and stderr, as it inherits them */
     int err;
     const char *step;
 } spawn_child;
@@ -39,11 +41,11 @@ static int fail(spawn_child *c, const char *step)
 }
 
 /* A source for stdio descriptor n that no later dup2 overwrites. */
-static int stdio_source(const tine__spawn_args *args, int n)
+static int stdio_source(const spawn_child *c, int n)
 {
-    int fd = args->stdio[n];
+    int fd = c->args->stdio[n];
     if (fd == TINE__SPAWN_INHERIT && fcntl(n, F_GETFD) >= 0)
-        fd = n;
+        fd = c->own[n];
     if (fd >= 0)
         return fcntl(fd, F_DUPFD, CLEAR_OF_STDIO);
     int null = open("/dev/null", n == 0 ? O_RDONLY : O_WRONLY);
@@ -55,13 +57,11 @@ static int child_main(void *arg)
     spawn_child *c = arg;
     const tine__spawn_args *args = c->args;
     tine__signals_reset();
-    if (args->detach)
+    if (args->apart)
         setsid();
-    else if (args->stdio[0] != TINE__SPAWN_INHERIT)
-        setpgid(0, 0); /* Ctrl-C is the host's; who reads the terminal must stay */
     int source[4];
     for (int n = 0; n < 3; n++)
-        if ((source[n] = stdio_source(args, n)) < 0)
+        if ((source[n] = stdio_source(c, n)) < 0)
             return fail(c, "redirect its standard input and output");
     source[3] = fcntl(args->command_fd, F_DUPFD, CLEAR_OF_STDIO);
     if (source[3] < 0)
@@ -135,19 +135,37 @@ static void reap(pid_t pid)
         ;
 }
 
+/* Whoever started us may have left them nonblocking. */
+static void open_own(int own[3])
+{
+    for (int n = 0; n < 3; n++)
+        if ((own[n] = tine__fd_blocking(n)) < 0)
+            own[n] = n;
+}
+
+static void close_own(int own[3])
+{
+    for (int n = 0; n < 3; n++)
+        if (own[n] != n)
+            tine__fd_close(&own[n]);
+}
+
 int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd, const char **step)
 {
     char fd[16], parent[16];
     snprintf(fd, sizeof fd, "%d", TINE__SPAWN_FD);
     snprintf(parent, sizeof parent, "%d", args->detach ? 0 : (int)getpid());
-    char *argv[] = {TINE__SPAWN_NAME, "--serve", fd, parent, NULL};
+    char *argv[] = {TINE__SPAWN_NAME, args->sweeps ? "--sweep" : "--serve", fd, parent,
+                    NULL};
     *step = "make a process for";
     char **envp = environment(args);
     if (!envp)
         return -ENOMEM;
     spawn_child child = {.args = args, .argv = argv, .envp = envp};
     int fdnum = -1;
+    open_own(child.own);
     int err = run_clone(&child, pid, &fdnum);
+    close_own(child.own);
     free(envp);
     if (err < 0)
         return err;

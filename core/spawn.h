@@ -10,9 +10,11 @@ enum { TINE__SPAWN_NULL = -1, TINE__SPAWN_INHERIT = -2 };
 
 typedef struct tine__spawn_args {
     const char *path;
-    int command_fd; /* becomes TINE__SPAWN_FD */
-    int stdio[3];   /* a descriptor, or one of the above */
-    bool detach;    /* a session of its own, and no tie to this process's life */
+    int command_fd;                   /* becomes TINE__SPAWN_FD */
+    int stdio[3];                     /* a descriptor, or one of the above */
+    bool detach;                      /* no tie to this process's life */
+    bool apart;                       /* a session of its own, without a terminal */
+    bool sweeps;                      /* it is the sweeper: see sweeper.h */
     const char *lua_path, *lua_cpath; /* or NULL */
 } tine__spawn_args;
 

@@ -10,17 +10,22 @@
 
 /* A line longer than this comes in pieces, so that a process cannot fill the host. */
 enum { READ_SIZE = 16384, MAX_LINE = 1 << 20, READS_PER_WAKE = 16 };
+/* So many callbacks, then others have their turn. */
+enum { LINES_PER_WAKE = 256, LEAST_READ = 256, ALL_LINES = INT32_MAX };
 
-static void deliver(tine__capture *c, const unsigned char *line, size_t len)
+/* There is room for one octet more: the newline's, or what read_lines has left. */
+static void deliver(tine__capture *c, unsigned char *line, size_t len)
 {
+    line[len] = 0;
     if (c->cb)
         c->cb(c->proc->line_arg, c->proc, (const char *)line, len);
 }
 
-/* A callback may close the process, but the capture lives until the caller is done. */
-static void split(tine__capture *c, bool at_end)
+/* Returns how many lines there were. A callback may close the process, but the capture lives until
+ * the caller is done. */
+static size_t split(tine__capture *c, bool at_end)
 {
-    size_t start = 0;
+    size_t start = 0, n = 0;
     unsigned char *data = c->line.data;
     while (start < c->line.len) {
         size_t from = start > c->scanned ? start : c->scanned;
@@ -28,6 +33,7 @@ static void split(tine__capture *c, bool at_end)
         if (!nl)
             break;
         deliver(c, data + start, (size_t)(nl - data) - start);
+        n++;
         start = (size_t)(nl - data) + 1;
         c->scanned = start;
     }
@@ -39,22 +45,36 @@ static void split(tine__capture *c, bool at_end)
         memmove(data, data + start, rest);
     }
     c->line.len = c->scanned = rest;
+    return n;
+}
+
+/* n octets were so many lines: of short ones less is read at a time, since what has been read must
+ * be delivered. What comes next may be longer. */
+static void set_pace(tine__capture *c, size_t n, size_t lines)
+{
+    size_t ask = lines ? n * LINES_PER_WAKE / lines : READ_SIZE;
+    if (c->ask && ask > c->ask * 2)
+        ask = c->ask * 2;
+    c->ask = ask < LEAST_READ ? LEAST_READ : ask < READ_SIZE ? ask : READ_SIZE;
 }
 
 /* Returns whether more may come. */
-static bool read_pipe(tine__capture *c, int reads)
+static bool read_pipe(tine__capture *c, int reads, size_t most)
 {
-    while (reads-- > 0) {
-        unsigned char *room = tine__buf_room(&c->line, READ_SIZE);
+    for (size_t lines = 0, had; reads-- > 0 && lines < most; lines += had) {
+        size_t size = most < ALL_LINES && c->ask ? c->ask : READ_SIZE;
+        had = 0;
+        unsigned char *room = tine__buf_room(&c->line, READ_SIZE + 1);
         if (!room) {
             c->line.failed = false;
             c->line.len = c->scanned = 0;
             continue;
         }
-        ssize_t n = read(c->fd, room, READ_SIZE);
+        ssize_t n = read(c->fd, room, size);
         if (n > 0) {
             c->line.len += (size_t)n;
-            split(c, false);
+            had = split(c, false);
+            set_pace(c, (size_t)n, had);
         } else if (n == 0) {
             return false;
         } else if (errno != EINTR) {
@@ -64,12 +84,12 @@ static bool read_pipe(tine__capture *c, int reads)
     return true;
 }
 
-static bool read_lines(tine__capture *c, int reads)
+static bool read_lines(tine__capture *c, int reads, size_t most)
 {
     if (c->reading) /* in a callback of one of its lines */
         return true;
     c->reading = true;
-    bool more = read_pipe(c, reads);
+    bool more = read_pipe(c, reads, most);
     c->reading = false;
     return more;
 }
@@ -81,7 +101,7 @@ static void on_readable(void *arg, tine_io *io, int events)
     (void)io;
     (void)events;
     p->refs++;
-    if (!read_lines(c, READS_PER_WAKE)) {
+    if (!read_lines(c, READS_PER_WAKE, LINES_PER_WAKE)) {
         tine_io_free(c->io);
         c->io = NULL;
         split(c, true);
@@ -122,7 +142,7 @@ void tine__captures_read(tine_proc *p)
         tine__capture *c = p->captures[n];
         int left = 0;
         if (c && c->io && ioctl(c->fd, FIONREAD, &left) == 0 && left > 0)
-            read_lines(c, 1 + (left - 1) / READ_SIZE);
+            read_lines(c, 1 + (left - 1) / READ_SIZE, ALL_LINES);
     }
     p->refs--;
 }
@@ -135,7 +155,7 @@ void tine__captures_close(tine_proc *p, bool deliver_rest)
             continue;
         p->captures[n] = NULL;
         if (c->io && deliver_rest) {
-            read_lines(c, 64 * READS_PER_WAKE);
+            read_lines(c, 64 * READS_PER_WAKE, ALL_LINES);
             split(c, true);
         }
         tine_io_free(c->io);

@@ -98,7 +98,10 @@ void tine__timers_wake_at(tine_host *host, int64_t usec)
     struct itimerspec when = {{0, 0}, {usec / 1000000, usec % 1000000 * 1000}};
     if (usec <= 0)
         when.it_value.tv_nsec = 1;
-    timerfd_settime(host->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+    if (host->timer_fd < 0)
+        tine__loop_alarm(host, usec - tine__now_usec());
+    else
+        timerfd_settime(host->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
     host->armed_at = usec > 0 ? usec : 1;
 }
 
@@ -107,7 +110,7 @@ static void count(tine_timer *t, bool on)
     if (t->counted == on)
         return;
     t->counted = on;
-    t->host->nactive += on ? 1 : (size_t)-1;
+    tine__loop_count(t->host, on);
 }
 
 static void fire(tine_host *host, tine_timer *t, int64_t now)
@@ -122,14 +125,8 @@ static void fire(tine_host *host, tine_timer *t, int64_t now)
     t->cb(t->arg, t);
 }
 
-static void on_timerfd(void *arg, tine_io *io, int events)
+void tine__timers_due(tine_host *host)
 {
-    tine_host *host = arg;
-    uint64_t times;
-    (void)io;
-    (void)events;
-    if (read(host->timer_fd, &times, sizeof times) < 0)
-        return;
     int64_t now = tine__now_usec();
     host->armed_at = 0;
     host->spurious = !host->nheap || host->heap[1]->at > now;
@@ -141,9 +138,21 @@ static void on_timerfd(void *arg, tine_io *io, int events)
         tine__timers_wake_at(host, host->heap[1]->at);
 }
 
+static void on_timerfd(void *arg, tine_io *io, int events)
+{
+    tine_host *host = arg;
+    uint64_t times;
+    (void)io;
+    (void)events;
+    if (read(host->timer_fd, &times, sizeof times) >= 0)
+        tine__timers_due(host);
+}
+
 int tine__timers_open(tine_host *host)
 {
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EACCES))
+        return tine__loop_alarm_open(host);
     host->timer_fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
     if (host->timer_fd < 0)
         return host->timer_fd;

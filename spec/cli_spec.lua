@@ -334,11 +334,39 @@ describe("tine serve #proc", function()
     pipe, code = helper.run("true | " .. COMMAND .. " serve --stdio")
     assert.are.equal(1, code)
     assert.matches("^tine: serve: stdin is not a socket; .*pipes", pipe)
-    for _, fd in ipairs { "77", "3 3</dev/null" } do
+    for fd, what in pairs { ["77"] = "open", ["3 3</dev/null"] = "a socket" } do
       _, err, code = run("serve --fd " .. fd)
       assert.are.equal(1, code)
-      assert.matches("^tine: serve: descriptor " .. fd:match("%d+") .. " is not a socket\n$", err)
+      assert.equal("tine: serve: descriptor " .. fd:match("%d+") .. " is not " .. what .. "\n", err)
     end
+  end)
+
+  it("says what is wrong with a socket that no host can command it over", function()
+    local function serve_on(fd)
+      local lines, info = {}
+      tine.main(function()
+        local p = tine.new { stdin = fd, stderr = function(line) lines[#lines + 1] = line end }
+        p:send_arg(COMMAND):run(function(_, command)
+          os.exit(select(3, os.execute(command .. " serve --stdio")))
+        end, function() end)
+        info = select(2, p:on_exit())
+      end)
+      assert.equal(1, info.code)
+      return table.concat(lines, "\n")
+    end
+    helper.no_leaks(function()
+      local server <close> = tine.listen("unix:" .. helper.tmpname())
+      server:set_blocking(true)
+      assert.equal("tine: serve: stdin is a listening socket: accept a connection, and serve on "
+        .. "that", serve_on(server))
+      local tcp <close> = tine.listen("127.0.0.1:0")
+      tcp:set_blocking(true)
+      assert.matches("^tine: serve: stdin is not a Unix%-domain socket", serve_on(tcp))
+      local text, code = helper.run("bash -c " .. helper.quote("exec 5<>/dev/udp/127.0.0.1/9; "
+        .. COMMAND .. " serve --fd 5"))
+      assert.equal(1, code)
+      assert.matches("^tine: serve: descriptor 5 is not a Unix%-domain socket", text)
+    end)
   end)
 
   it("ends where it is told garbage", function()

@@ -207,20 +207,29 @@ function helper.descendants(pid)
   return sorted(descendants_in(processes(), pid or helper.pid()))
 end
 
---- Processes of tine in this session that are no longer below this process: what outlived the
--- one that made it.
+-- Which of these processes work in our directory. Templates have sessions of their own, and other
+-- users of this machine may have theirs.
+local function in_own_directory(ids)
+  if #ids == 0 then return ids end
+  local own = output_of("readlink /proc/self/cwd")
+  local text = output_of("ls -ld /proc/" .. table.concat(ids, "/cwd /proc/") .. "/cwd")
+  local list = {}
+  for id, path in text:gmatch("/proc/(%d+)/cwd %-> ([^\n]*\n)") do
+    if path == own then list[#list + 1] = tonumber(id) end
+  end
+  return list
+end
+
+--- Processes of tine in our working directory that are no longer below this process: what outlived
+-- the one that made it.
 function helper.strays()
   local all, own, list = processes(), helper.pid(), {}
   local below = { [own] = true }
   for _, id in ipairs(descendants_in(all, own)) do below[id] = true end
   for id, p in pairs(all) do
-    if p.session == all[own].session and not below[id] and p.state ~= "Z"
-      and p.name:find("^tine")
-    then
-      list[#list + 1] = id
-    end
+    if not below[id] and p.state ~= "Z" and p.name:find("^tine") then list[#list + 1] = id end
   end
-  return sorted(list)
+  return sorted(in_own_directory(list))
 end
 
 --- Whether a process is there, other than as a zombie.

@@ -143,6 +143,24 @@ describe("buffered output #proc", function()
 end)
 
 describe("files from before a fork #proc", function()
+  it("of io.popen do not keep the child from starting programs", function()
+    assert_prints("one\ntwo\nthree\n", [[
+      pipe = io.popen("cat", "w")
+      local p = tine.here()
+      tine.main(function()
+        local echo = function(sock, text)
+          local f <close> = assert(io.popen("echo " .. text))
+          sock:write((f:read("l")))
+        end
+        print((p:fork():send_arg("one"):run(echo):read()))
+        print((p:fork():send_arg("two"):run(echo):read()))
+        p:eval("more = io.popen('cat', 'w')")
+        print((p:send_arg("three"):run(echo):read()))
+      end)
+      pipe:close()
+    ]])
+  end)
+
   it("raise a clear error in the child, however they are used", function()
     assert_prints("11\n", [[
       reading = io.open("/proc/self/stat")

@@ -12,7 +12,7 @@ do
   local f <close> = assert(io.open(helper.root .. "/core/protocol.h"))
   PROTOCOL = tonumber(f:read("a"):match("#define TINE__PROTOCOL (%d+)"))
 end
-local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN, MEMORY, FAIL = 1, 2, 3, 4, 5, 6, 7, 9, 10
+local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN, MEMORY, FAIL, CHANNEL = 1, 2, 3, 4, 5, 6, 7, 9, 10, 11
 local TEXT, PLAIN = 0, 1
 
 local function frame(type, body, nfds, length)
@@ -133,13 +133,90 @@ local function recorded(fn)
   return text:sub(13 + length)
 end
 
+describe("the report channel #proc", function()
+  -- What a worker has of sockets that keep messages apart: shuts them down.
+  local function shut_all(s)
+    local worker, kinds, n = require "tine", {}, 0
+    for line in io.lines("/proc/net/unix") do
+      local kind, inode = line:match("^%x+: %x+ %x+ %x+ (%x+) %x+ +(%d+)")
+      if kind then kinds[inode] = kind end
+    end
+    local list <close> = io.popen("ls -l /proc/$PPID/fd")
+    for line in list:lines() do
+      local number, inode = line:match(" (%d+) %-> socket:%[(%d+)%]")
+      if kinds[inode] == "0005" then
+        local fd = worker.fd(math.tointeger(tonumber(number)))
+        assert(fd:shutdown("rw"))
+        fd:detach()
+        n = n + 1
+      end
+    end
+    s:write(n .. " shut\n")
+    s:read()
+  end
+
+  local function start(p, fn)
+    local seen = watch(p)
+    p:run(fn, function(fd, err) seen.sock = fd or error(err) end)
+    return seen
+  end
+
+  it("is out of reach of a worker, which costs itself only", with_template(function(source)
+    local pool = source:fork():pool(function(x) return x end, { max = 1 })
+    local before, after
+    local wait = start(source:fork(), function(s)
+      s:read()
+      error("told to the last")
+    end)
+    pool("works", function(_, x) before = x end)
+    wait_until(10, function() return before and wait.sock end)
+    local bad, text = start(source:fork(), shut_all), ""
+    wait_until(10, function()
+      text = text .. (bad.sock and bad.sock:read() or "")
+      return text:find("\n")
+    end)
+    bad.sock:close()
+    wait_until(10, ended { bad })
+    assert.are.equal("1 shut\n", text) -- its own
+    wait.sock:close()
+    wait_until(10, ended { wait })
+    assert.matches("told to the last", wait.errors[1].message)
+    assert.matches("stack traceback", wait.errors[1].traceback)
+    pool("goes on", function(_, x) after = x end)
+    wait_until(10, function() return after end)
+    assert.are.same({ "works", "goes on" }, { before, after })
+    pool:close()
+  end))
+
+  it("is there again for a worker that becomes a template", function()
+    helper.no_leaks(function()
+      local done, pids = 0, {}
+      local template = tine.new()
+      local pool = template:pool(function() return require "tine".pid and 1 or 1 end, { max = 1 })
+      pool("a", function() done = done + 1 end)
+      wait_until(10, function() return done == 1 end)
+      local promoted
+      pool:promote(function(err) promoted = err or true end)
+      wait_until(10, function() return promoted end)
+      assert.is_true(promoted, tostring(promoted))
+      for i = 1, 3 do
+        pool("b", function(err) done, pids[i] = done + 1, err or true end)
+      end
+      wait_until(10, function() return done == 4 end)
+      assert.are.same({ true, true, true }, pids)
+      pool:close()
+      loop.run()
+    end)
+  end)
+end)
+
 describe("a command socket #proc", function()
   it("that brings garbage costs that process", with_template(function(source)
     local streams = {
       ("\0"):rep(12), ("\255"):rep(5000), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
       string.pack("<BBI2I8", EVAL, 0, FRAME_MAGIC ~ 0x8000, 0),
     }
-    for _, unknown in ipairs { 0, 11, 12, 127, 128, 255 } do
+    for _, unknown in ipairs { 0, 12, 13, 127, 128, 255 } do
       streams[#streams + 1] = frame(unknown, "")
     end
     for i, seen in ipairs(feed(source, streams)) do
@@ -211,7 +288,7 @@ describe("a command socket #proc", function()
     for _, length in ipairs { (1 << 40) + 1, math.maxinteger, -1 } do
       streams[#streams + 1] = frame(EVAL, "x", 0, length)
     end
-    for _, small in ipairs { HELLO, FORK, FDS, MEMORY, FAIL } do
+    for _, small in ipairs { HELLO, FORK, FDS, MEMORY, FAIL, CHANNEL } do
       streams[#streams + 1] = frame(small, "x", 0, 65537)
     end
     for i, seen in ipairs(feed(source, streams)) do
@@ -259,7 +336,7 @@ describe("a command socket #proc", function()
         frame(FORK, string.pack("<I8I4", 1, 0) .. huge),
         frame(HELLO, ""), frame(HELLO, ("\0"):rep(65536)),
         frame(MEMORY, "x"), frame(MEMORY, ("\0"):rep(65536)),
-        frame(FAIL, ""), frame(FAIL, "\12\0\0\0"), frame(FAIL, string.pack("<I4s4", 1 << 31, "")),
+        frame(CHANNEL, ""), frame(CHANNEL, "x"), frame(FAIL, ""), frame(FAIL, "\12\0\0\0"), frame(FAIL, string.pack("<I4s4", 1 << 31, "")),
         frame(FAIL, string.pack("<I4s4", 12, "x") .. "y"),
       }
       for i, seen in ipairs(feed(source, streams)) do
@@ -452,12 +529,15 @@ describe("a process #proc", function()
     end
   end))
 
-  it("that writes garbage while it runs a function is killed, others are not", with_template(
+  it("that writes garbage while it runs a function, and fails, has an error for it", with_template(
     function(source)
       prepare(source)
       local function enter(s)
         for line in function() return s:read_line() end do
-          if line == "go" then _ENV.write_raw("report", "garbage", "more", "and more") end
+          if line == "go" then
+            _ENV.write_raw("report", "garbage", "more", "and more")
+            os.exit(3)
+          end
           s:write(line .. "\n")
         end
       end
@@ -470,8 +550,8 @@ describe("a process #proc", function()
       wait_until(10, function() return socks[1] and socks[2] and socks[3] end)
       socks[2]:write("go\n")
       wait_until(10, ended { all[2] })
-      assert_protocol(all[2], "it sent garbage on the report channel")
-      assert.are.equal(9, all[2].info.signal)
+      assert_protocol(all[2], "sent garbage on the report channel")
+      assert.are.equal(3, all[2].info.code)
       for _, i in ipairs { 1, 3 } do
         local answer
         socks[i]:write("hello\n")

@@ -642,6 +642,22 @@ describe("much at once #proc", function()
     collectgarbage()
   end)
 
+  case("the error of a call says that it was cut", function()
+    local pool = tine.new():pool(function(n) error(("x"):rep(tonumber(n)), 0) end, { max = 1 })
+    local seen = {}
+    for i, n in ipairs { 1 << 20, (1 << 20) + 1, 100 << 20 } do
+      pool(n, function(err) seen[i] = err end)
+    end
+    wait_until(20, function() return seen[3] end)
+    pool:close()
+    assert.are.equal(("x"):rep(1 << 20), seen[1].message)
+    for i = 2, 3 do
+      assert.is_true(seen[i].message == ("x"):rep(1 << 20) .. "\n... (cut)")
+    end
+    assert.matches("stack traceback", seen[3].traceback)
+    loop.run()
+  end)
+
   case("100 MB over a worker's socket arrive", function()
     local p = tine.new()
     local seen, sock = watch(p), nil

@@ -258,6 +258,21 @@ describe("loop.poll #unit", function()
     assert.is_true(fired)
   end)
 
+  it("is ended by Ctrl-C, which lua5.4 answers with a debug hook", function()
+    local text, code = run_program([[
+local loop = require "tine".loop
+local f <close> = assert(io.open("/proc/self/stat"))
+local pid = f:read("n")
+local before = loop.now()
+-- When it sleeps.
+local script = [=[while ! grep -q "^State:.S" /proc/$1/status; do :; done; kill -INT $1]=]
+local killer <close> = assert(io.popen("set -- " .. pid .. "; " .. script))
+local ok, why = pcall(loop.poll, 30)
+print(ok, why:match("interrupted!"), loop.now() - before < 10)
+]])
+    assert.are.same({ "false\tinterrupted!\ttrue\n", 0 }, { text, code })
+  end)
+
   it("says whether something is left to wait for", function()
     assert.is_false(loop.poll())
     local timer <close> = loop.timer(60, error)

@@ -342,6 +342,43 @@ describe("module paths #proc", function()
   end)
 end)
 
+describe("the default template #proc", function()
+  -- In a program of its own: the template that is there at the end is kept.
+  it("is made anew when module paths have changed, and only then", function()
+    assert.equal("true\tfalse\tfalse\t/there/is/no/?.lua;\n", proc.run_program([[
+      local path = package.path
+      local function parent_of_new()
+        local p = tine.new()
+        local f <close> = io.open("/proc/" .. p:await_ready() .. "/stat")
+        p:close()
+        return f:read("a"):match("^.*%) %a (%d+)")
+      end
+      tine.main(function()
+        local first, again = parent_of_new(), parent_of_new()
+        package.path = "/there/is/no/?.lua;" .. path
+        local second = parent_of_new()
+        local got = tine.new():run(function(sock) sock:write(package.path) end):read()
+        package.path = path
+        print(first == again, first == second, second == parent_of_new(), (got:match("^[^;]*;")))
+      end)]]))
+  end)
+
+  it("that is replaced stays until what was forked from it has gone", function()
+    assert.equal("old\ngone\n", proc.run_program([[
+      tine.main(function()
+        local old = tine.new():eval("value = 'old'")
+        local f <close> = io.open("/proc/" .. old:await_ready() .. "/stat")
+        local pid = f:read("a"):match("^.*%) %a (%d+)")
+        package.path = "/there/is/no/?.lua;" .. package.path
+        tine.new():await_ready()
+        print((old:fork():run(function(sock) sock:write(value) end):read()))
+        old:close()
+        while io.open("/proc/" .. pid .. "/stat") do tine.loop.sleep(0.01) end
+        print("gone")
+      end)]]))
+  end)
+end)
+
 describe("what a process inherits #proc", function()
   -- Everything that a process may have: its standard input and output, its command socket or
   -- what that has become, and the report channel.
@@ -395,8 +432,11 @@ describe("what a process inherits #proc", function()
     end
     assert.equal(4, seen)
     local family = helper.descendants(program.pid)
-    assert.equal(5, #family) -- the default template, too
-    for _, pid in ipairs(family) do check(settled_fds(pid)) end
+    assert.equal(6, #family) -- the default template and the sweeper, too
+    for _, pid in ipairs(family) do
+      local sweeper = helper.title(pid):find("--sweep", 1, true) -- it has pidfds
+      if not sweeper then check(settled_fds(pid)) end
+    end
     program.kill()
     wait_for(function()
       for _, pid in ipairs(family) do

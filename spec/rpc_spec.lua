@@ -667,6 +667,85 @@ describe("an async rpc #proc", function()
   end)
 end)
 
+describe("done of a sync worker #proc", function()
+  local bye <const> = [[
+    function bye()
+      require "tine".event("bye", work("count"))
+      if fails then error "no bye" end
+    end]]
+
+  local function new(options)
+    local events = {}
+    options.done = "bye"
+    options.on_event = function(...) events[#events + 1] = { ... } end
+    local rpc, faults = new_rpc(options, nil, tine.new():eval(pools.prepare):eval(bye)
+      :eval("fails = ...", options.timeout == 7))
+    return rpc, events, faults
+  end
+
+  case("is called after the last call, before the worker leaves", function()
+    local rpc, events, faults = new {}
+    local r = results()
+    for i = 1, 100 do rpc("count", r.cb(i)) end
+    finish(rpc)
+    assert.are.equal(100, r.ended)
+    assert.are.equal("100", r.values[100][1])
+    assert.are.same({ { "bye", "101", r.values[1][2] } }, events)
+    assert.are.same({}, faults)
+  end)
+
+  case("is called when there was no call", function()
+    local rpc, events = new {}
+    finish(rpc)
+    assert.are.equal("bye", events[1] and events[1][1])
+  end)
+
+  case("has its errors told to on_error", function()
+    local rpc, events, faults = new { timeout = 7 }
+    assert.are.equal("x", (rpc:await("echo", "x")))
+    finish(rpc)
+    assert.are.equal(1, #events)
+    assert.are.equal(1, #faults)
+    assert.are.equal("exception", faults[1].kind)
+    assert.matches("no bye", faults[1].message)
+    assert.matches("traceback", faults[1].traceback)
+  end)
+
+  case("is not called in one that ends otherwise", function()
+    for _, how in ipairs { "exit", "kill" } do
+      local rpc, events = new {}
+      assert.are.equal("crash", rpc(how, how == "exit" and 3 or "KILL").kind)
+      finish(rpc)
+      assert.are.same({}, events)
+    end
+  end)
+
+  case("is called in each worker of a pool: retired, replaced, stopped, closed", function()
+    local ended = {}
+    local function template()
+      return tine.new():eval(pools.prepare):eval(bye)
+    end
+    local pool, faults = pools.new({ max = 3, load = 1, start = 0, stop = 0.02, max_jobs = 3,
+      done = "bye", on_event = function(_, _, pid) ended[pid] = (ended[pid] or 0) + 1 end },
+      nil, template())
+    local r, seen = results(), {}
+    for i = 1, 20 do pool("pid", r.cb(i)) end
+    r.wait(20)
+    pool("retire", r.cb(21))
+    r.wait(21)
+    pool:reload(template())
+    for i = 22, 30 do pool("pid", r.cb(i)) end
+    pools.finish(pool)
+    for i = 1, 30 do
+      assert.are.equal("fine", r.kinds[i], r.errs[i])
+      if i ~= 21 then seen[r.values[i][1]] = 1 end
+    end
+    for pid in pairs(seen) do assert.are.equal(1, ended[pid]) end
+    for _, times in pairs(ended) do assert.are.equal(1, times) end
+    assert.are.same({}, faults)
+  end)
+end)
+
 describe("the options of an rpc #proc", function()
   plain("are checked at the caller's line", function()
     local wrong = {}

@@ -49,6 +49,7 @@ local waits = {
   ["process:on_error"] = function(o) local r = o.process:on_error() return r end,
   ["process:memory"] = function(o) local r = o.process:memory() return r end,
   ["process:await_ready"] = function(o) local r = o.process:await_ready() return r end,
+  ["process:await_loaded"] = function(o) local r = o.process:await_loaded() return r end,
   ["task:await"] = function(o) local r = o.task:await() return r end,
   ["loop.sleep"] = function() tine.loop.sleep(0) end,
   ["loop.run"] = function() tine.loop.run() end,

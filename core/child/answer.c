@@ -14,6 +14,7 @@
 
 #include "child.h"
 #include "fd.h"
+#include "protocol.h"
 #include "spin.h"
 
 enum {
@@ -22,7 +23,7 @@ enum {
     LARGE = TINE__RING / 2,
     PATIENCE_NS = 1000000,
     FULL_PATIENCE_NS = 10000000,
-    MAX_PARTS = 8
+    MAX_PARTS = 10
 };
 
 static struct line {
@@ -323,21 +324,26 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
     unsigned char lengths[3][4];
     uint32_t number = (uint32_t)kind;
     tine_str *texts[3] = {&message, &traceback, &value};
+    tine_str cut[3] = {{"", 0}, {"", 0}, {"", 0}};
     for (int i = 0; i < 3; i++) {
-        if (i < 2 && texts[i]->len > TEXT_MAX)
+        if (i < 2 && texts[i]->len > TEXT_MAX) {
             texts[i]->len = TEXT_MAX;
+            cut[i] = (tine_str){TINE__CUT, sizeof TINE__CUT - 1};
+        }
         for (int k = 0; k < 4; k++)
-            lengths[i][k] = (unsigned char)(texts[i]->len >> 8 * k);
+            lengths[i][k] = (unsigned char)((texts[i]->len + cut[i].len) >> 8 * k);
     }
-    tine_str parts[] = {{times, times ? TINE__CALL_TIMES : 0},
-                        {&number, 4},
-                        {lengths[0], 4},
-                        message,
-                        {lengths[1], 4},
-                        traceback,
-                        {lengths[2], 4},
-                        value};
-    tine__answer_put(type, serial, parts, value.data ? 8 : 6);
+    tine_str parts[MAX_PARTS] = {{times, times ? TINE__CALL_TIMES : 0},
+                                 {&number, 4},
+                                 {lengths[0], 4},
+                                 message,
+                                 cut[0],
+                                 {lengths[1], 4},
+                                 traceback,
+                                 cut[1],
+                                 {lengths[2], 4},
+                                 value};
+    tine__answer_put(type, serial, parts, value.data ? 10 : 8);
 }
 
 /* ------------------------------------------------------------------- requests */

@@ -1,7 +1,6 @@
 /* The async backend: many calls at once, answered by their `done` now or later, in the loop of
  * the worker's own tine. */
 #include <lauxlib.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,11 +194,15 @@ static void split(tine__failure *f)
     f->message.len = (size_t)(trace - at);
 }
 
+/* Its call has been answered: the host's on_error hears of it. */
 static void tell_late(const tine__failure *f)
 {
-    fprintf(stderr, "tine: after its call was answered: %.*s\n%.*s\n",
-            (int)f->message.len, (const char *)f->message.data, (int)f->traceback.len,
-            (const char *)f->traceback.data);
+    if (f->kind == TINE_KIND_TIMEOUT || f->kind == TINE_KIND_CANCELLED)
+        return;
+    tine__answer_error(TINE__FAULT, 0, NULL, f->kind, f->message, f->traceback,
+                       (tine_str){NULL, 0});
+    tine__answer_arm();
+    tine__host_post(async.link->host, &async.flush_task);
 }
 
 /* fail(done, failure): the call's function raised. */
@@ -512,41 +515,13 @@ static void read_requests(void *arg, tine_io *io, int events)
 
 /* ------------------------------------------------------------------ beginning */
 
-static void leave_with(const tine__failure *f)
-{
-    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback,
-                       (tine_str){NULL, 0});
-    tine__answer_flush(true);
-    tine__leave(1);
-}
-
-static int call_done(lua_State *L)
-{
-    if (async.serving->done != LUA_NOREF) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, async.serving->done);
-        lua_call(L, 0, 0);
-    }
-    return 0;
-}
-
 /* The host has closed, and nothing is open. */
 static void finish(void)
 {
-    tine__failure f;
-    lua_State *L = async.serving->L;
-    if (async.leaving || !lua_checkstack(L, LUA_MINSTACK))
+    if (async.leaving || !lua_checkstack(async.serving->L, LUA_MINSTACK))
         return;
     async.leaving = true;
-    lua_pushcfunction(L, tine__on_error);
-    int handler = lua_gettop(L);
-    lua_pushcfunction(L, call_done);
-    int status = lua_pcall(L, 0, 0, handler);
-    if (status != LUA_OK) {
-        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        leave_with(&f);
-    }
-    tine__answer_flush(true);
-    tine__leave(0);
+    tine__serving_finish(async.serving);
 }
 
 static void push_template(lua_State *L)
@@ -620,7 +595,7 @@ void tine__async_run(tine__serving *s)
     int status = lua_pcall(L, 0, 0, 1);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        leave_with(&f);
+        tine__serving_fatal(&f);
     }
     finish();
     tine__leave(0);

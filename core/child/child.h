@@ -16,7 +16,6 @@
 
 /* A power of two. */
 #define TINE__FIRST_WORKERS 16
-#define TINE__LAST_REAPED 16
 
 typedef struct tine__worker {
     pid_t pid; /* 0: free */
@@ -41,13 +40,7 @@ typedef struct tine__child {
     bool detach;
     bool leads;                         /* a process group that tine made for it */
     volatile sig_atomic_t held, ending; /* see tine__hold */
-    bool serves;                        /* calls: what it has started goes with it */
-    /* Workers that were reaped last: they may have seen that the host has gone before we do. */
-    struct {
-        pid_t pid;
-        int64_t ns;
-    } reaped[TINE__LAST_REAPED];
-    unsigned nreaped;
+    bool apart;  /* in a session that tine made: it has no terminal */
     bool named;  /* it was given a name of its own, to be kept when it runs */
     bool failed; /* nothing more is carried out; `why` is what later forks are told */
     tine_kind why_kind;
@@ -82,16 +75,16 @@ void tine__end(void) __attribute__((noreturn));
 void tine__end_unless_held(void);
 #define tine__hold() (tine__self.held++)
 void tine__release(void);
-/* A worker that is reaped now. */
-void tine__note_reaped(tine__child *c, pid_t pid);
-/* For one that leaves by itself: ends what it has started. */
-void tine__end_followers(const tine__child *c);
 bool tine__host_is_gone(const tine__child *c);
 
 /* say.c: reports. A host that is gone takes us with it. */
 void tine__say(tine__child *c, const tine__report *r, int fd);
 void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
                       tine_str message, tine_str traceback);
+
+/* The process was told to run: see protocol.h. */
+void tine__channel_own(tine__child *c);
+void tine__channel_leave(tine__child *c);
 
 /* serve.c: workers that end interrupt the sleep of the command loop, and nothing else. */
 void tine__catch_sigchld(tine__child *c);
@@ -101,8 +94,8 @@ void tine__catch_sigchld(tine__child *c);
 int tine__workers_room(tine__workers *w);
 int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id, bool detached);
 void tine__workers_forget(tine__workers *w);
-/* Reaps workers that have ended and reports how. Other children are left alone. Async-
- * signal-safe as long as no worker is added meanwhile. */
+/* Reaps workers that have ended, ends what they have started, and reports how. Other children are
+ * left alone. Async-signal-safe as long as no worker is added meanwhile. */
 void tine__reap(tine__child *c);
 /* From now on workers are reaped in a signal handler: the process runs the user's code. */
 void tine__reap_by_signal(void);

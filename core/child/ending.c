@@ -12,7 +12,6 @@
 
 /* Milliseconds to wait for a worker, and for all of them, to end with what it has started. */
 enum { PATIENCE = 100, PATIENCE_FOR_ALL = 1000 };
-enum { JUST_NOW = 500000000 }; /* nanoseconds */
 
 static bool has_ended(pid_t pid)
 {
@@ -51,39 +50,6 @@ static void await_workers(const tine__workers *w)
     }
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-void tine__note_reaped(tine__child *c, pid_t pid)
-{
-    unsigned i = c->nreaped++ % TINE__LAST_REAPED;
-    c->reaped[i].pid = pid;
-    c->reaped[i].ns = now_ns();
-}
-
-/* A worker sees the end of its socket, and leaves, a moment before we see that the host has gone.
- * Its number is nobody else's so soon: the system gives them out in turn. */
-static void end_reaped(const tine__child *c)
-{
-    int64_t since = now_ns() - JUST_NOW;
-    unsigned n = c->nreaped < TINE__LAST_REAPED ? c->nreaped : TINE__LAST_REAPED;
-    for (unsigned i = 0; i < n; i++)
-        if (c->reaped[i].ns >= since)
-            kill(-c->reaped[i].pid, SIGKILL);
-}
-
-/* It leaves its group first: one that kills itself would not be seen to end well. */
-void tine__end_followers(const tine__child *c)
-{
-    pid_t pid = getpid();
-    if (c->leads && getpgrp() == pid && setpgid(0, getpgid(getppid())) == 0)
-        kill(-pid, SIGKILL);
-}
-
 void tine__end(void)
 {
     tine__child *c = &tine__self;
@@ -95,7 +61,6 @@ void tine__end(void)
         await_workers(&c->workers);
         signal_workers(&c->workers, SIGKILL, true);
     }
-    end_reaped(c);
     if (c->leads && getpgrp() == getpid())
         kill(0, SIGKILL);
     _exit(1);

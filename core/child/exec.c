@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bind.h"
+#include "blocking.h"
 #include "child.h"
 
 /* What the program gets: stdin, stdout, stderr. If it cannot be executed, all stays open. */
@@ -22,6 +23,18 @@ static void keep_stdio_only(void)
         int flags = fcntl(fd, F_GETFD);
         if (flags >= 0)
             fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
+    }
+}
+
+/* A program that knows nothing of it would lose what finds no room, and not wait for more. */
+static void block_stdio(void)
+{
+    for (int n = 0; n < 3; n++) {
+        int fd = tine__fd_blocking(n);
+        if (fd < 0 || fd == n)
+            continue;
+        dup2(fd, n);
+        close(fd);
     }
 }
 
@@ -64,6 +77,7 @@ int tine__exec(lua_State *L)
     argv[n] = NULL;
     sigset_t ignored, mask;
     fflush(NULL);
+    block_stdio();
     keep_stdio_only();
     default_signals(&ignored, &mask);
     execvp(argv[0], argv);

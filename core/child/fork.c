@@ -56,12 +56,14 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
                           uint64_t id, uint32_t flags, tine_str name)
 {
     c->detach = (flags & TINE__FORK_DETACH) != 0;
-    /* A group of its own, to be killed with all that it starts. */
-    if (c->detach)
+    /* A group of its own, to be killed with all that it starts; where its template has a
+     * terminal, a session of its own: in the background of that, it would be stopped. */
+    if (c->detach || !c->apart || flags & TINE__FORK_SPARE)
         setsid();
     else
         setpgid(0, 0);
     c->leads = !c->detach;
+    c->apart = true;
     if (!c->detach && !(flags & TINE__FORK_SPARE))
         tine__guard_template(parent);
     tine__fd_close(&c->cmd);
@@ -70,7 +72,6 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     int redirected = tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
     tine__workers_forget(&c->workers); /* those are its parent's */
     c->held = c->ending = 0;
-    c->nreaped = 0;
     uint64_t parent_seq = c->seq;
     c->id = id;
     c->seq = c->told = 0;

@@ -1,7 +1,13 @@
 /* Reaching into a call that runs: an error raised in it, and its traceback, at the host's
  * request. The request lies in the shared page, a signal points to it, and a hook carries it out
  * in whichever coroutine runs: Lua does not tell which that is, so coroutine.resume and
- * coroutine.wrap are ours, and note it. */
+ * coroutine.wrap are ours, and note it.
+ *
+ * A call that is to end and sleeps in a system call has to come back to Lua for that. The first
+ * signal cannot wake it where the kernel restarts the call, since the same signal comes for other
+ * reasons, too; but it sees to it that the next one does, and the host sends it again and again.
+ * So nothing depends on when a signal comes, either. */
+#include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <signal.h>
@@ -9,6 +15,7 @@
 #include <string.h>
 
 #include "bind.h"
+#include "link.h"
 #include "serving.h"
 
 enum { SAVED = 16 };
@@ -26,6 +33,7 @@ static uint64_t stopped; /* the call that was stopped last: each is once */
 static saved olds[SAVED];
 
 static void on_hook(lua_State *L, lua_Debug *ar);
+static void on_signal(int signo);
 
 /* In a signal handler too: what it calls only reads and writes fields of the state. */
 static void install(lua_State *L)
@@ -58,6 +66,34 @@ static void uninstall(lua_State *L)
         }
     }
     lua_sethook(L, NULL, 0, 0);
+}
+
+/* ----------------------------------------------------------------- waking it */
+
+static void set_handler(int flags)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    action.sa_flags = flags;
+    sigaction(TINE__SIGNAL, &action, NULL);
+}
+
+/* In the signal's handler. */
+static void wake(void)
+{
+    if (!bind_fd_interrupted)
+        set_handler(0);
+    bind_fd_interrupted = 1;
+    bind_loop_interrupt();
+}
+
+void tine__interrupt_calm(void)
+{
+    if (!bind_fd_interrupted)
+        return;
+    set_handler(SA_RESTART);
+    bind_fd_interrupted = 0;
 }
 
 /* ------------------------------------------------------------------- requests */
@@ -115,6 +151,7 @@ static int stop(lua_State *L)
     bool cancel = atomic_load(&page->stop) % 2 != 0;
     const char *text = cancel ? "the job was cancelled" : "the job took too long";
     stopped = tine__service.serial;
+    tine__interrupt_calm();
     bind_push_error(L, cancel ? "cancelled" : "timeout", text, strlen(text));
     luaL_traceback(L, L, NULL, 0);
     lua_setfield(L, -2, "traceback");
@@ -148,20 +185,20 @@ static void on_signal(int signo)
     bool runs = tine__service.serial || tine__async_in_callback();
     if (!page || !runs || (!wants_stop(page) && !wants_trace(page)))
         return;
+    int err = errno;
     pending = 1;
     install(running);
+    if (wants_stop(page))
+        wake();
+    errno = err;
 }
 
 void tine__interrupt_serve(lua_State *L)
 {
-    struct sigaction action;
     sigset_t set;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
     running = L;
     stopped = 0; /* of an ancestor, whose serials began at 1 as ours do */
-    sigaction(TINE__SIGNAL, &action, NULL);
+    set_handler(SA_RESTART);
     sigemptyset(&set);
     sigaddset(&set, TINE__SIGNAL);
     sigprocmask(SIG_UNBLOCK, &set, NULL);
@@ -171,6 +208,7 @@ void tine__interrupt_end(void)
 {
     signal(TINE__SIGNAL, SIG_DFL); /* which is to ignore it */
     pending = 0;
+    bind_fd_interrupted = 0;
     if (lua_gethook(running) == on_hook)
         uninstall(running);
 }

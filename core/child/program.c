@@ -12,6 +12,7 @@
 #include "embed.h"
 #include "guard.h"
 #include "spawn.h"
+#include "sweeper.h"
 
 int luaopen_tine_core(lua_State *L);
 
@@ -66,14 +67,18 @@ static int number(const char *text)
 
 bool tine__program_is_asked(int argc, char **argv)
 {
-    return argc == 4 && strcmp(argv[1], "--serve") == 0 && number(argv[2]) >= 0 &&
-           number(argv[3]) >= 0;
+    if (argc != 4 || number(argv[2]) < 0 || number(argv[3]) < 0)
+        return false;
+    return strcmp(argv[1], "--serve") == 0 ||
+           (strcmp(argv[1], "--sweep") == 0 && number(argv[3]) > 0);
 }
 
 void tine__program_serve(char **argv, void (*setup)(lua_State *L))
 {
     program p = {setup};
     int parent = number(argv[3]);
+    if (strcmp(argv[1], "--sweep") == 0)
+        exit(tine__sweep(number(argv[2]), parent));
     if (parent)
         tine__guard_parent(parent);
     tine__title_own_environ();

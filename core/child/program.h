@@ -6,7 +6,7 @@
 
 #include "tine.h"
 
-/* Whether the arguments are those of an interpreter. */
+/* Whether the arguments are those of an interpreter, or a sweeper. */
 bool tine__program_is_asked(int argc, char **argv);
 /* Serves as asked. setup may be NULL. Never returns. */
 void tine__program_serve(char **argv, void (*setup)(struct lua_State *L))

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "child.h"
+#include "fd.h"
 #include "protocol.h"
 
 enum { SHORT_TEXT = 400 };
@@ -89,4 +90,23 @@ void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno
                       .message = message,
                       .traceback = traceback};
     tine__say(c, &r, -1);
+}
+
+/* Out of descriptors, it stays on the shared one. */
+void tine__channel_own(tine__child *c)
+{
+    int pair[2];
+    if (c->workers.n || c->report < 0 || tine__fd_pair(SOCK_SEQPACKET, pair) < 0)
+        return;
+    tine__report r = {.type = TINE__REPORT_CHANNEL, .id = c->id};
+    tine__say(c, &r, pair[1]);
+    tine__fd_close(&pair[1]);
+    tine__fd_close(&c->report);
+    c->report = pair[0];
+}
+
+void tine__channel_leave(tine__child *c)
+{
+    if (!c->workers.n)
+        tine__fd_close(&c->report);
 }

@@ -43,8 +43,6 @@ void tine__leave(int code)
     flush_stdio();
     if (tine__host_is_gone(&tine__self))
         tine__end();
-    if (tine__self.serves)
-        tine__end_followers(&tine__self);
     _exit(code);
 }
 
@@ -272,6 +270,7 @@ static void run(tine__child *c, tine__reader *frame)
 {
     if (!c->named)
         name_after(frame);
+    tine__channel_own(c);
     int code = tine__interp_run(c, frame);
     if (!c->workers.n)
         tine__leave(code);
@@ -309,6 +308,18 @@ static void fail_as_told(tine__child *c, const tine__reader *frame)
         tine__fail(c, TINE_KIND_SYSTEM, err, text.data, text.len, "", 0);
 }
 
+static void on_channel(tine__child *c, tine__reader *frame)
+{
+    static const char garbage[] = "garbage in a report channel";
+    if (frame->body.len || frame->nfds != 1) {
+        tine__fail(c, TINE_KIND_PROTOCOL, 0, garbage, sizeof garbage - 1, "", 0);
+        return;
+    }
+    tine__fd_close(&c->report);
+    c->report = frame->fds[0];
+    frame->fds[0] = -1;
+}
+
 static void carry_out(tine__child *c, tine__reader *frame)
 {
     c->seq++;
@@ -332,6 +343,9 @@ static void carry_out(tine__child *c, tine__reader *frame)
         break;
     case TINE__FRAME_FAIL:
         fail_as_told(c, frame);
+        break;
+    case TINE__FRAME_CHANNEL:
+        on_channel(c, frame);
         break;
     default:
         if (!c->failed)
@@ -366,6 +380,7 @@ static void open_child(tine__child *c, lua_State *L, int fd)
     tine__interp_reseed(c); /* a fork of the program has that one's random numbers */
     tine__catch_sigchld(c);
     c->leads = tine__guard_leads();
+    c->apart = c->leads && getsid(0) == getpid();
     tine__guard_call(tine__end_unless_held);
 }
 

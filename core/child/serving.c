@@ -97,6 +97,7 @@ void tine__serving_switch(uint64_t serial)
     if (tine__service.serial == serial)
         return;
     tine__service.serial = serial;
+    tine__interrupt_calm();
     if (page)
         atomic_store(&page->running, serial);
     if (tine__service.marks)
@@ -214,9 +215,9 @@ static int begin(lua_State *L)
     return 0;
 }
 
-static void fatal(tine_kind kind, tine_str message, tine_str traceback)
+void tine__serving_fatal(const tine__failure *f)
 {
-    tine__answer_error(TINE__FATAL, 0, NULL, kind, message, traceback,
+    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback,
                        (tine_str){NULL, 0});
     tine__answer_flush(true);
     tine__leave(1);
@@ -232,9 +233,34 @@ static void begin_protected(lua_State *L, beginning *b)
     int status = lua_pcall(L, 1, 0, 1);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        fatal(f.kind, f.message, f.traceback);
+        tine__serving_fatal(&f);
     }
     lua_settop(L, 0);
+}
+
+static int call_done(lua_State *L)
+{
+    if (tine__service.done != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, tine__service.done);
+        lua_call(L, 0, 0);
+    }
+    return 0;
+}
+
+void tine__serving_finish(const tine__serving *s)
+{
+    tine__failure f;
+    lua_State *L = s->L;
+    lua_pushcfunction(L, tine__on_error);
+    int handler = lua_gettop(L);
+    lua_pushcfunction(L, call_done);
+    int status = lua_pcall(L, 0, 0, handler);
+    if (status != LUA_OK) {
+        tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
+        tine__serving_fatal(&f);
+    }
+    tine__answer_flush(true);
+    tine__leave(0);
 }
 
 static bool take_apart(beginning *b, uint32_t *flags, uint64_t *offset)
@@ -273,7 +299,7 @@ static void end_serving(tine__child *c)
     tine__interrupt_end();
     c->cmd = tine__answer_close();
     tine__catch_sigchld(c);
-    c->serves = c->flushed = false;
+    c->flushed = false;
     c->named = true;
     tine__title_set("template", 8);
 }
@@ -299,7 +325,7 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
         tine__fail(c, TINE_KIND_SYSTEM, -err, text, strlen(text), "", 0);
         tine__leave(1);
     }
-    c->serves = true;
+    tine__channel_leave(c);
     atomic_store(&tine__answer_page()->began_ns, tine__clock_ns());
     tine__reap_by_signal();
     sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);

@@ -44,6 +44,11 @@ void tine__mark(uint64_t serial);
 /* Functions for the table "tine.child". */
 void tine__serving_functions(lua_State *L);
 
+/* No more calls will come: calls `done`, and leaves. */
+void tine__serving_finish(const tine__serving *s) __attribute__((noreturn));
+/* Tells the host why, and leaves. */
+void tine__serving_fatal(const tine__failure *f) __attribute__((noreturn));
+
 /* Returns when the worker is to become a template. */
 void tine__sync_run(tine__serving *s);
 void tine__async_run(tine__serving *s) __attribute__((noreturn));
@@ -64,6 +69,8 @@ void tine__interrupt_open(lua_State *L);
 void tine__interrupt_serve(lua_State *L);
 /* Undoes that. */
 void tine__interrupt_end(void);
+/* The call that was to end has got the error, or has ended by itself. */
+void tine__interrupt_calm(void);
 /* Answers the question for a traceback with that number by the body of a TRACE. */
 void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts);
 /* Answers a question for a traceback that has not been answered, when nothing runs. */

@@ -50,6 +50,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
         tine__failure_value(&f); /* while the call can still be stopped */
     }
     s->serial = 0;
+    tine__interrupt_calm();
     if (s->marks)
         tine__mark(0);
     times[1] = tine__clock_ns() - times[0];
@@ -123,6 +124,5 @@ void tine__sync_run(tine__serving *s)
             tine__answer_flush(true);
         tine__interrupt_settle();
     }
-    tine__answer_flush(true);
-    tine__leave(0);
+    tine__serving_finish(s);
 }

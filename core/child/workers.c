@@ -91,35 +91,45 @@ void tine__workers_forget(tine__workers *w)
     w->inherited = inherited;
 }
 
-/* Whether the worker has ended. */
-static bool reap_one(tine__child *c, tine__worker *worker)
+/* The worker has ended. zombie: its number, and that of its group, are nobody else's yet; what it
+ * has started goes with it. */
+static void reap_one(tine__child *c, tine__worker *worker, bool zombie)
 {
     tine__report r = {.type = TINE__REPORT_EXITED,
                       .id = worker->id,
                       .pid = worker->pid,
                       .seq = c->seq};
     pid_t pid;
+    if (zombie && !worker->detached)
+        kill(-worker->pid, SIGKILL);
     do
         pid = wait4(worker->pid, &r.status, WNOHANG, &r.rusage);
     while (pid < 0 && errno == EINTR);
-    if (pid == 0)
-        return false;
     /* ECHILD: the user's code waited for any child. How it ended went there. */
     if (pid < 0)
         r.status = -1;
     tine__hold();
-    if (!worker->detached)
-        tine__note_reaped(c, worker->pid);
     take_out(&c->workers, worker);
     tine__release();
     tine__say(c, &r, -1);
+}
+
+/* Whether it has ended: it was there to be reaped, or somebody else has done that. */
+static bool reap_ended(tine__child *c, tine__worker *worker)
+{
+    siginfo_t info;
+    info.si_pid = 0;
+    int err = waitid(P_PID, (id_t)worker->pid, &info, WEXITED | WNOHANG | WNOWAIT);
+    if (!err && !info.si_pid)
+        return false;
+    reap_one(c, worker, !err);
     return true;
 }
 
 static void reap_each(tine__child *c)
 {
     for (size_t i = 0; i < c->workers.nslots; i++)
-        while (c->workers.slots[i].pid && reap_one(c, &c->workers.slots[i]))
+        while (c->workers.slots[i].pid && reap_ended(c, &c->workers.slots[i]))
             ; /* another may have moved in */
 }
 
@@ -137,7 +147,7 @@ void tine__reap(tine__child *c)
             reap_each(c);
             return;
         }
-        reap_one(c, worker);
+        reap_one(c, worker, true);
     }
 }
 

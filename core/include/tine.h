@@ -88,7 +88,10 @@ typedef enum tine_kind {
     TINE_KIND_SYSTEM
 } tine_kind;
 
-/* A failure, as callbacks get it; valid until the callback returns. */
+/* A failure, as callbacks get it; valid until the callback returns. Its texts, as all texts, lines,
+ * results and events that callbacks get, have a NUL behind their last byte that is not counted.
+ * Those of more than 1 MiB (of an rpc's or a pool's call) or 30000 bytes (of a process) are cut,
+ * and say so at their end. */
 typedef struct tine_error {
     tine_kind kind;
     const char *message;   /* never NULL; not NUL-free if Lua code put a NUL into it */
@@ -122,7 +125,9 @@ TINE_API const char *tine_version(void);
 typedef void (*tine_error_cb)(void *arg, tine_proc *p, const tine_error *err);
 
 typedef struct tine_host_options {
-    struct event_base *base; /* borrowed until tine_host_free; NULL: one of its own */
+    /* Borrowed until tine_host_free; NULL: one of its own. The host does not keep the base's
+     * loop from ending when tine_host_active is 0. */
+    struct event_base *base;
     /* The executable that holds the interpreter, copied; NULL: `tine-template` beside
      * the library, else $TINE, else found on PATH. */
     const char *interpreter;
@@ -210,7 +215,8 @@ typedef struct tine_exit {
 /* err is NULL for exit code 0. Called exactly once. */
 typedef void (*tine_exit_cb)(void *arg, tine_proc *p, const tine_error *err,
                              const tine_exit *info);
-/* A line of a process's output, without its newline; borrowed. */
+/* A line of a process's output, without its newline; borrowed. One of more than 1 MiB comes in
+ * pieces of at least that, each as a line of its own. */
 typedef void (*tine_line_cb)(void *arg, tine_proc *p, const char *line, size_t len);
 /* fd is given (nonblocking, close-on-exec), or -1 with an err. Called exactly once. */
 typedef void (*tine_fd_cb)(void *arg, tine_proc *p, int fd, const tine_error *err);
@@ -257,7 +263,8 @@ typedef enum tine_stdio_how {
     TINE_STDIO_DEFAULT, /* exec'ed: stdin null, the others inherited; forked: as its template */
     TINE_STDIO_INHERIT, /* exec'ed: the host's own; forked: its template's */
     TINE_STDIO_NULL,
-    TINE_STDIO_FD,   /* a duplicate of fd */
+    TINE_STDIO_FD, /* a duplicate of fd; of its file opened anew where that is nonblocking;
+                      * EOPNOTSUPP where that cannot be: a nonblocking socket */
     TINE_STDIO_LINES /* stdout and stderr only: each line to on_line, in the host */
 } tine_stdio_how;
 
@@ -277,7 +284,8 @@ typedef struct tine_proc_options {
     size_t nkeep;
 } tine_proc_options;
 
-/* A new empty process, forked from the default template, which is exec'ed on first use and
+/* A new empty process, forked from the default template, which is exec'ed on first use (and
+ * anew when interpreter, module paths, working directory or environment have changed) and
  * kept (or from the early template, where there is one). options may be NULL. Gives *out,
  * to be given back with tine_proc_close. Failures to make the process arrive at its
  * callbacks, as do all later ones; only -ENOMEM and -TINE_ESTALE are returned. */
@@ -365,6 +373,12 @@ TINE_API int tine_proc_busy(const tine_proc *p);
 /* Whether run or to_fd has used the handle up. */
 TINE_API int tine_proc_consumed(const tine_proc *p);
 
+/* Tells when all that was queued before has been carried out (err NULL), or that it will not be:
+ * something of it failed, and err is that. cb is called once, in a later turn of the loop. Returns
+ * 0, -ENOMEM, -TINE_ECONSUMED, or -TINE_ECLOSED when p has ended or is closed: tine_proc_why
+ * says why. */
+TINE_API int tine_proc_await_loaded(tine_proc *p, tine_ready_cb cb, void *arg);
+
 /* Asks for the memory of p, as it is when what was queued before is carried out. Nobody can
  * ask the interpreter of a process that was told to run or whose socket was passed on: of it
  * only what the system says is known. One that serves calls says it after each. The answer
@@ -406,7 +420,7 @@ typedef void (*tine_call_cb)(void *arg, tine_job *job, const tine_error *err,
 /* An event from the worker pid; job is what it ran for, or NULL. */
 typedef void (*tine_event_cb)(void *arg, pid_t pid, tine_job *job,
                               const tine_str *values, size_t n);
-/* A line of a worker's output, without its newline; stream is 1 or 2, job the number of the
+/* A line of a worker's output, as tine_line_cb has it; stream is 1 or 2, job the number of the
  * job that wrote it, or 0. */
 typedef void (*tine_output_cb)(void *arg, pid_t pid, uint64_t job, int stream,
                                const char *line, size_t len);
@@ -422,8 +436,11 @@ typedef void (*tine_text_cb)(void *arg, const tine_error *err, const char *text,
 /* All zeros is the default. Everything is borrowed, and copied where it is needed longer. */
 typedef struct tine_rpc_options {
     tine_func init; /* called first, with the descriptors and strings sent */
-    tine_func done; /* async: called when the host has closed and nothing is open */
-    int async;      /* non-zero: func(done, ...) may answer later, many calls at once */
+    /* Called in each worker after its last call, before it leaves: because the host has closed,
+     * or it is replaced. Not in one that dies, is killed, or becomes a template. An error in it
+     * is told to on_error. */
+    tine_func done;
+    int async; /* non-zero: func(done, ...) may answer later, many calls at once */
     tine_serialiser serialiser;
     tine_str source;      /* TINE_SOURCE: Lua text that returns freeze and thaw */
     int64_t timeout_usec; /* a call may run, from its start; 0: for ever */
@@ -480,6 +497,8 @@ TINE_API void tine_job_cancel(tine_job *job);
 /* Ends a job that has not started, as tine_job_cancel does. Returns 1, or 0 if it may have
  * started: then it goes on. */
 TINE_API int tine_job_withdraw(tine_job *job);
+/* Whether a worker has begun with it, by what is known now. */
+TINE_API int tine_job_running(const tine_job *job);
 
 /* ------------------------------------------------------------------- pools */
 

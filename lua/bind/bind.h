@@ -5,6 +5,7 @@
 #define TINE_BIND_H
 
 #include <lua.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -35,6 +36,11 @@ int bind_fail_errno(lua_State *L, const char *what, int err);
  * descriptor still open. It must wake those who wait, and must not raise. */
 #define BIND_FD_WAIT "tine.fd.wait"
 #define BIND_FD_CLOSING "tine.fd.closing"
+
+/* Not 0: the code that runs is to end: methods that sleep are not to go on with it when a signal
+ * has woken them; they fail with EINTR. Set and cleared by whoever sends signals, also in their
+ * handlers. */
+extern volatile sig_atomic_t bind_fd_interrupted;
 
 /* Registers the metatable and sets listen, connect and socketpair in the table on top. */
 void bind_fd_open(lua_State *L);

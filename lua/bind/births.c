@@ -270,15 +270,34 @@ static int process_serve(lua_State *L)
     tine_serve(main_state(L), fd);
 }
 
-/* is_socket(fd): whether it is an open Unix-domain socket. */
-static int process_is_socket(lua_State *L)
+/* Why a host cannot command a process over fd, or NULL. */
+static const char *serve_problem(int fd)
 {
     struct sockaddr_storage address = {0};
-    socklen_t len = sizeof address;
-    int fd = (int)luaL_checkinteger(L, 1);
+    socklen_t len = sizeof address, size = sizeof(int);
+    int type = 0, listening = 0;
 
-    lua_pushboolean(L, getsockname(fd, (struct sockaddr *)&address, &len) == 0 &&
-                           address.ss_family == AF_UNIX);
+    if (fcntl(fd, F_GETFD) < 0)
+        return "is not open";
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
+        getsockname(fd, (struct sockaddr *)&address, &len) < 0)
+        return "is not a socket";
+    if (address.ss_family != AF_UNIX)
+        return "is not a Unix-domain socket: descriptors could not be sent over it";
+    if (type != SOCK_STREAM)
+        return "is not a stream socket";
+    size = sizeof listening;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 && listening)
+        return "is a listening socket: accept a connection, and serve on that";
+    len = sizeof address;
+    return getpeername(fd, (struct sockaddr *)&address, &len) < 0 ? "is not connected"
+                                                                  : NULL;
+}
+
+/* serve_problem(fd): nil, or why serve cannot do with it: "is not ...". */
+static int process_serve_problem(lua_State *L)
+{
+    lua_pushstring(L, serve_problem((int)luaL_checkinteger(L, 1)));
     return 1;
 }
 
@@ -290,7 +309,7 @@ void bind_process_open_births(lua_State *L)
                                          {"here", process_here},
                                          {"early", process_early},
                                          {"serve", process_serve},
-                                         {"is_socket", process_is_socket},
+                                         {"serve_problem", process_serve_problem},
                                          {NULL, NULL}};
 
     luaL_setfuncs(L, functions, 0);

@@ -475,6 +475,43 @@ static int job_withdraw(lua_State *L)
     return 1;
 }
 
+/*** Whether the job has ended: its callback has been, or is being, called.
+@function job:done
+@treturn boolean */
+static int job_done(lua_State *L)
+{
+    lua_pushboolean(L, !live(L, luaL_checkudata(L, 1, JOB_TYPE)));
+    return 1;
+}
+
+/*** Whether a worker has begun with the job, and it has not ended.
+@function job:running
+@treturn boolean */
+static int job_running(lua_State *L)
+{
+    const record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
+    bool open = r && r->service->object.core && !bind_link_check(L)->closed;
+    lua_pushboolean(L, open && tine_job_running(r->job));
+    return 1;
+}
+
+/* tap(job, fn): its callback is to be what fn makes of it. Returns whether the job is open. */
+static int tap(lua_State *L)
+{
+    const record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_pushboolean(L, r != NULL);
+    if (!r)
+        return 1;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, get_calls(L)->callbacks);
+    lua_pushvalue(L, 2);
+    lua_rawgeti(L, -2, (lua_Integer)r->slot);
+    lua_call(L, 1, 1);
+    lua_rawseti(L, -2, (lua_Integer)r->slot);
+    lua_pop(L, 1);
+    return 1;
+}
+
 /*** The job's number, counted from 1 in each rpc and pool.
 @function job:id
 @treturn integer */
@@ -572,11 +609,12 @@ void bind_calls_open(lua_State *L)
     static const luaL_Reg functions[] = {{"caller", new_caller},
                                          {"ended_job", ended_job},
                                          {"guard", guard},
+                                         {"tap", tap},
                                          {NULL, NULL}};
-    static const luaL_Reg methods[] = {{"cancel", job_cancel},
-                                       {"withdraw", job_withdraw},
-                                       {"id", job_id},
-                                       {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"cancel", job_cancel}, {"withdraw", job_withdraw},
+        {"done", job_done},     {"running", job_running},
+        {"id", job_id},         {NULL, NULL}};
     if (!get_calls(L))
         open_state(L);
     if (luaL_newmetatable(L, JOB_TYPE)) {
@@ -585,6 +623,8 @@ void bind_calls_open(lua_State *L)
         lua_pushcfunction(L, job_text);
         lua_setfield(L, -2, "__tostring");
     }
+    lua_getfield(L, -1, "__index");
+    lua_setfield(L, -3, "job_methods"); /* service.lua adds to them */
     lua_pop(L, 1);
     luaL_setfuncs(L, functions, 0);
     lua_pushnil(L);

@@ -2,6 +2,7 @@
  * called by methods written in Lua: errors blame the caller of those. */
 #include "process.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
@@ -125,6 +126,7 @@ static int deliver_fd(lua_State *L)
         return 0;
     if (fd >= 0) {
         n->fd = -1;
+        fcntl(fd, F_SETFL, O_RDWR); /* see sock.c */
         bind_fd_push(L, fd);
         lua_pushnil(L);
     } else {
@@ -374,6 +376,7 @@ void bind_process_open_events(lua_State *L)
                                          {"run", process_run},
                                          {"to_fd", process_to_fd},
                                          {"memory", bind_process_memory},
+                                         {"loaded", bind_process_loaded},
                                          {NULL, NULL}};
 
     luaL_setfuncs(L, functions, 0);

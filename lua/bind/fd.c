@@ -2,6 +2,7 @@
  * Goes into tine-template too: it needs Lua and the system, nothing of tine.h. */
 #define _GNU_SOURCE
 #include "fd.h"
+#include "../../core/blocking.h"
 #include "bind.h"
 
 #include <errno.h>
@@ -325,18 +326,23 @@ static int close_file(lua_State *L)
 }
 
 /*** Turns the object into a file of Lua's io library, and itself is closed from then
-on. The descriptor is made blocking, since such a file cannot wait.
+on. What is nonblocking is opened anew, blocking, since such a file cannot wait; the flag of
+others who have it is left alone.
+Unlike `write`, that of a file raises SIGPIPE where nobody reads any more, which ends a
+program that does not ignore it (in a process of tine as in any other).
 @function fd:to_file
 @tparam[opt="r+"] string mode as for io.open
 @treturn[1] file
 @treturn[2] nil
-@treturn[2] table err: closed, not open for that mode, or something was read ahead */
+@treturn[2] table err: closed, not open for that mode, something was read ahead, or (errno
+EOPNOTSUPP) a nonblocking socket, which cannot be opened anew: set_blocking first, which is
+for all who have it */
 static int fd_to_file(lua_State *L)
 {
     struct bind_fd *f = bind_fd_self(L);
     const char *mode = luaL_optstring(L, 2, "r+");
     luaL_Stream *stream;
-    int n;
+    int n, fd;
 
     luaL_argcheck(L, is_file_mode(mode), 2, "invalid mode");
     if ((n = refuse_to_part(L, f, "to_file")))
@@ -346,12 +352,21 @@ static int fd_to_file(lua_State *L)
     stream = lua_newuserdatauv(L, sizeof *stream, 0);
     stream->closef = NULL;
     luaL_setmetatable(L, LUA_FILEHANDLE);
-    stream->f = fdopen(f->fd, mode);
-    if (!stream->f)
-        return bind_fail_errno(L, "to_file", errno);
+    fd = tine__fd_blocking(f->fd);
+    if (fd < 0)
+        return bind_fail_errno(L, "to_file", -fd);
+    stream->f = fdopen(fd, mode);
+    if (!stream->f) {
+        n = bind_fail_errno(L, "to_file", errno);
+        if (fd != f->fd)
+            close(fd);
+        return n;
+    }
     stream->closef = close_file;
     release(L, f, true);
-    bind_fd_set_nonblock(bind_fd_take(L, f), false);
+    n = bind_fd_take(L, f);
+    if (n != fd)
+        close(n);
     return 1;
 }
 
@@ -366,7 +381,8 @@ int bind_fd_set_nonblock(int fd, bool on)
 }
 
 /*** Sets whether methods block where no loop can wait for them, and O_NONBLOCK of the
-descriptor, which others who have the same file open share.
+descriptor, which others who have the same file open share. No other method sets that:
+without it, methods of an object wait, or do not, as they should.
 @function fd:set_blocking
 @tparam boolean blocking
 @treturn[1] boolean true

@@ -81,8 +81,11 @@ enum fd_kind bind_fd_kind(struct bind_fd *f);
 bool bind_fd_may_sleep(lua_State *L, const struct bind_fd *f);
 /* Whether a plain system call on f could sleep, seen from the descriptor. */
 bool bind_fd_would_sleep(struct bind_fd *f);
-/* poll(2) for 'r' or 'w'; timeout_ms -1: no limit. Returns 0 if it timed out. */
+/* poll(2) for 'r' or 'w'; timeout_ms -1: no limit. Returns 0 if it timed out; -1 with EINTR
+ * when bind_fd_interrupted is set. */
 int bind_fd_poll(int fd, char event, int timeout_ms);
+/* Whether a system call that has failed is to be made again. */
+bool bind_fd_again(void);
 /* Sets O_NONBLOCK. Returns 0 or an errno negated. */
 int bind_fd_set_nonblock(int fd, bool on);
 /* Moves a fresh descriptor out of the range of stdio. Takes fd. Returns the new one, or

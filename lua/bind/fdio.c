@@ -30,7 +30,7 @@ static ssize_t receive_socket(lua_State *L, struct bind_fd *f, void *out, size_t
 
     do
         n = recvmsg(f->fd, &msg, flags);
-    while (n < 0 && errno == EINTR);
+    while (n < 0 && bind_fd_again());
     if (n < 0)
         return -errno;
     if (n > 0 && (msg.msg_controllen || msg.msg_flags & MSG_CTRUNC))
@@ -49,7 +49,7 @@ ssize_t bind_fd_receive(lua_State *L, struct bind_fd *f, void *out, size_t size)
         return -EAGAIN;
     do
         n = read(f->fd, out, size);
-    while (n < 0 && errno == EINTR);
+    while (n < 0 && bind_fd_again());
     return n < 0 ? -errno : n;
 }
 
@@ -251,7 +251,7 @@ static ssize_t send_some(lua_State *L, struct bind_fd *f, const char *data, size
             n = send(f->fd, data, len, MSG_NOSIGNAL | (sleeps ? 0 : MSG_DONTWAIT));
         else
             n = write_quietly(f->fd, data, len);
-    } while (n < 0 && errno == EINTR);
+    } while (n < 0 && bind_fd_again());
     return n < 0 ? -errno : n;
 }
 

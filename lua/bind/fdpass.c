@@ -108,7 +108,7 @@ static int step_send_fd(lua_State *L, struct bind_fd *f)
     memcpy(CMSG_DATA(c), fds, size);
     do
         n = sendmsg(f->fd, &msg, flags);
-    while (n < 0 && errno == EINTR);
+    while (n < 0 && bind_fd_again());
     if (n < 0)
         return -errno;
     lua_pushboolean(L, 1);

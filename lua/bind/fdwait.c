@@ -10,6 +10,13 @@
 #include <poll.h>
 #include <sys/stat.h>
 
+volatile sig_atomic_t bind_fd_interrupted;
+
+bool bind_fd_again(void)
+{
+    return errno == EINTR && !bind_fd_interrupted;
+}
+
 enum fd_kind bind_fd_kind(struct bind_fd *f)
 {
     struct stat st;
@@ -60,7 +67,7 @@ int bind_fd_poll(int fd, char event, int timeout_ms)
 
     do
         n = poll(&p, 1, timeout_ms);
-    while (n < 0 && errno == EINTR);
+    while (n < 0 && bind_fd_again());
     return n;
 }
 
@@ -84,8 +91,8 @@ static int wait_alone(lua_State *L, const struct fd_op *op)
     if (!bind_fd_live(L, f))
         return -1;
     if (f->blocking) {
-        bind_fd_poll(f->fd, op->event, -1);
-        return -1;
+        int n = bind_fd_poll(f->fd, op->event, -1);
+        return n < 0 && errno == EINTR ? bind_fd_fail(L, op, EINTR) : -1;
     }
     return op->stuck ? op->stuck(L) : bind_fd_fail(L, op, EAGAIN);
 }

@@ -8,6 +8,7 @@
 #endif
 #include "link.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdio_ext.h>
 #include <unistd.h>
@@ -78,10 +79,20 @@ static int is_open(const luaL_Stream *stream, const int *keep, size_t nkeep)
 #ifdef __GLIBC__
 extern FILE *_IO_list_all;
 
+/* A number that no descriptor has before all others are taken. Not -1: popen has those of all that
+ * it has opened closed in its child, and fails for ever where one of them is no number at all. */
+static int unused_number(void)
+{
+    long max = sysconf(_SC_OPEN_MAX);
+
+    return max > 0 && max <= INT_MAX ? (int)max - 1 : INT_MAX;
+}
+
 /* All FILEs of the process. What is buffered in them is the other process's: it writes
  * and reads that, and a descriptor that both have must not be moved as we exit. */
 static void detach_all(const int *keep, size_t nkeep)
 {
+    int unused = unused_number();
     FILE *f;
 
     for (f = _IO_list_all; f; f = f->_chain) {
@@ -89,7 +100,7 @@ static void detach_all(const int *keep, size_t nkeep)
             continue; /* it lives in memory */
         __fpurge(f);
         if (!is_kept(f->_fileno, keep, nkeep))
-            f->_fileno = -1;
+            f->_fileno = unused;
     }
 }
 #else

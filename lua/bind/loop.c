@@ -267,6 +267,17 @@ static int loop_now(lua_State *L)
     return 1;
 }
 
+/* The host that is being polled, or NULL. */
+static tine_host *volatile polled;
+
+void bind_loop_interrupt(void)
+{
+    tine_host *host = polled;
+
+    if (host)
+        tine_host_stop(host);
+}
+
 /* Turns of the loop: one, or with `on` as many as come without a pause, for at most max. */
 static int take_turns(bind_link *link, int64_t max, int on)
 {
@@ -276,7 +287,9 @@ static int take_turns(bind_link *link, int64_t max, int on)
 
     do {
         calls = link->calls;
-        rc = tine_host_poll(link->host, max);
+        polled = link->host;
+        rc = bind_fd_interrupted ? 1 : tine_host_poll(link->host, max);
+        polled = NULL;
     } while (on && rc > 0 && link->calls != calls && !link->nerrors &&
              !link->stopping && now_usec() < until);
     return rc;

@@ -1,5 +1,6 @@
 /* The memory of a process as a table, and the method that asks for it. Called by a method
  * written in Lua: errors blame the caller of that. */
+#include <stdbool.h>
 #include <string.h>
 
 #include <lauxlib.h>
@@ -72,6 +73,9 @@ static int deliver(lua_State *L)
     if (a->err) {
         lua_pushnil(L);
         bind_push_failure(L, a->err);
+    } else if (!a->memory) {
+        lua_pushboolean(L, 1);
+        lua_pushnil(L);
     } else {
         lua_createtable(L, 0, 12);
         set_size(L, "pid", a->memory->pid);
@@ -93,6 +97,11 @@ static void on_memory(void *arg, tine_proc *p, const tine_error *err,
     bind_process_unwind(b);
 }
 
+static void on_loaded(void *arg, tine_proc *p, const tine_error *err)
+{
+    on_memory(arg, p, err, NULL);
+}
+
 static int refuse(lua_State *L, const char *text)
 {
     lua_pushnil(L);
@@ -100,17 +109,29 @@ static int refuse(lua_State *L, const char *text)
     return 2;
 }
 
-/* memory(p, cb): true, or nil and an err, and cb is not called. */
-int bind_process_memory(lua_State *L)
+/* The process is not there any more; why, where that is known. */
+static int refuse_ended(lua_State *L, bind_process *b, bool loaded)
 {
-    bind_process *b = bind_process_check(L, 2, "memory");
+    const tine_error *why =
+        loaded && b->object.core ? tine_proc_why(b->object.core) : NULL;
+    if (!why)
+        return refuse(L, "the process has ended");
+    lua_pushnil(L);
+    bind_push_failure(L, why);
+    return 2;
+}
+
+static int ask(lua_State *L, const char *what, bool loaded)
+{
+    bind_process *b = bind_process_check(L, 2, what);
     lua_Integer n;
     int rc;
 
-    if (b->exited)
-        return refuse(L, "memory: the process has ended");
     if (!b->object.core || b->closing)
-        return refuse(L, "memory: this process handle is closed");
+        return refuse(L, b->exited ? "the process has ended"
+                                   : "this process handle is closed");
+    if (b->exited)
+        return refuse_ended(L, b, loaded);
     if (lua_getiuservalue(L, 1, BIND_ON_MEMORY) != LUA_TTABLE) {
         lua_newtable(L);
         lua_pushvalue(L, -1);
@@ -120,14 +141,29 @@ int bind_process_memory(lua_State *L)
     n = (lua_Integer)lua_rawlen(L, -1) + 1;
     lua_pushvalue(L, 2);
     lua_rawseti(L, -2, n);
-    rc = tine_proc_memory(b->object.core, on_memory, b);
+    if (loaded)
+        rc = tine_proc_await_loaded(b->object.core, on_loaded, b);
+    else
+        rc = tine_proc_memory(b->object.core, on_memory, b);
     if (rc < 0) {
         lua_pushnil(L);
         lua_rawseti(L, -2, n);
-        return rc == -TINE_ECLOSED ? refuse(L, "memory: the process has ended")
-                                   : bind_fail(L, "memory", rc);
+        return rc == -TINE_ECLOSED ? refuse_ended(L, b, loaded)
+                                   : bind_fail(L, what, rc);
     }
     bind_process_settle(L, 1, b);
     lua_pushboolean(L, 1);
     return 1;
+}
+
+/* memory(p, cb): true, or nil and an err, and cb is not called. */
+int bind_process_memory(lua_State *L)
+{
+    return ask(L, "memory", false);
+}
+
+/* loaded(p, cb): the same; cb gets true, or nil and an err. */
+int bind_process_loaded(lua_State *L)
+{
+    return ask(L, "await_loaded", true);
 }

@@ -49,6 +49,7 @@ void bind_process_unwind(bind_process *b);
 /* memory.c: sets what is known of m in the table on top. */
 void bind_set_memory(lua_State *L, const tine_memory *m);
 int bind_process_memory(lua_State *L);
+int bind_process_loaded(lua_State *L);
 
 /* births.c: adds the functions that make handles to the table on top. */
 void bind_process_open_births(lua_State *L);

@@ -59,10 +59,12 @@ static int fd_peer(lua_State *L)
 
 /* Making sockets. */
 
-/* Sockets sleep, or do not, as the objects made for them are to. */
-static int type_flags(void)
+/* Connected sockets block, and calls on them say themselves that they must not: the flag would
+ * go with the socket to programs that know nothing of it. For accept there is no other way, and
+ * others may be faster after a poll. */
+static int listener_flag(void)
 {
-    return SOCK_CLOEXEC | (bind_fd_default_blocking() ? 0 : SOCK_NONBLOCK);
+    return bind_fd_default_blocking() ? 0 : SOCK_NONBLOCK;
 }
 
 static void drop_socket(struct bind_fd *f)
@@ -75,7 +77,7 @@ static void drop_socket(struct bind_fd *f)
 /* Gives f a socket. Returns 0 or an errno. */
 static int open_socket(struct bind_fd *f, int family, int flags)
 {
-    f->fd = bind_fd_lift(socket(family, SOCK_STREAM | flags, 0));
+    f->fd = bind_fd_lift(socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
     return f->fd < 0 ? errno : 0;
 }
 
@@ -138,7 +140,7 @@ static int listen_at(struct bind_fd *f, const struct bind_address *a,
                      const struct listen_options *o)
 {
     bool is_unix = a->to.any.sa_family == AF_UNIX;
-    int err = open_socket(f, a->to.any.sa_family, type_flags());
+    int err = open_socket(f, a->to.any.sa_family, listener_flag());
 
     if (!err)
         err = is_unix ? bind_unix(f, a, o) : bind_inet(f, a, o);
@@ -194,7 +196,8 @@ that nobody listens to any more is replaced; "unix:@name" is an abstract name.
 @function listen
 @tparam string address "host:port", "[::1]:port", "unix:/path"; port 0: any free one
 @tparam[opt] table opts backlog: integer, default the system's most; reuseport: boolean,
-for TCP; mode: permissions of a unix socket's file, an integer, default by the umask
+for TCP; mode: permissions of a unix socket's file, an integer, default by the umask. In a
+host the socket is nonblocking, as whoever shares one with others needs it
 @treturn[1] tine.fd
 @treturn[2] nil
 @treturn[2] table err */
@@ -233,17 +236,19 @@ static int connect_next(struct bind_fd *f, struct bind_target *t)
         int family = a->to.any.sa_family;
         int n;
 
-        err = open_socket(f, family,
-                          type_flags() | (family == AF_UNIX ? 0 : SOCK_NONBLOCK));
+        bool sleeps = family == AF_UNIX && f->blocking;
+
+        err = open_socket(f, family, sleeps ? 0 : SOCK_NONBLOCK);
         if (err)
             return err;
         do
             n = connect(f->fd, &a->to.any, a->len);
-        while (n < 0 && errno == EINTR);
-        t->pending = n < 0 && errno == EINPROGRESS;
+        while (n < 0 && bind_fd_again());
+        err = n < 0 ? errno : 0;
+        bind_fd_set_nonblock(f->fd, false);
+        t->pending = err == EINPROGRESS;
         if (n == 0 || t->pending)
             return 0;
-        err = errno;
         drop_socket(f);
     }
     return err;
@@ -270,7 +275,6 @@ static int step_connect(lua_State *L, struct bind_fd *f)
         if (err)
             return bind_fail_errno(L, lua_tostring(L, 3), err);
     }
-    bind_fd_set_nonblock(f->fd, !f->blocking);
     lua_pushvalue(L, 1);
     return 1;
 }
@@ -324,7 +328,7 @@ static int sock_socketpair(lua_State *L)
     struct bind_fd *b = bind_fd_new(L);
     int fds[2];
 
-    if (socketpair(AF_UNIX, SOCK_STREAM | type_flags(), 0, fds) < 0)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
         return bind_fail_errno(L, "socketpair", errno);
     b->fd = fds[1];
     a->fd = bind_fd_lift(fds[0]);
@@ -345,8 +349,8 @@ static int step_accept(lua_State *L, struct bind_fd *f)
         !bind_fd_poll(f->fd, 'r', 0))
         return -EAGAIN;
     do
-        fd = accept4(f->fd, NULL, NULL, type_flags());
-    while (fd < 0 && (errno == EINTR || errno == ECONNABORTED));
+        fd = accept4(f->fd, NULL, NULL, SOCK_CLOEXEC);
+    while (fd < 0 && (errno == ECONNABORTED || bind_fd_again()));
     made->fd = bind_fd_lift(fd);
     if (made->fd < 0)
         return -errno;

@@ -36,12 +36,11 @@ end
 local function serve(options)
   local process = require "tine.process"
   local fd = options.stdio and 0 or options.fd
-  if not process.is_socket(fd) then
-    if options.stdio then
-      complain("serve: stdin is not a socket; remote processes over pipes are not available yet")
-    else
-      complain("serve: descriptor ", fd, " is not a socket")
-    end
+  local problem = process.serve_problem(fd)
+  if problem then
+    complain("serve: ", options.stdio and "stdin" or "descriptor " .. fd, " ", problem,
+      options.stdio and problem == "is not a socket"
+        and "; remote processes over pipes are not available yet" or "")
     return FAILED
   end
   local _, err = process.serve(fd)

@@ -57,7 +57,7 @@ core.hook_fd(wait, closing)
 -- @tparam function fn
 -- @param ... its arguments
 -- @treturn task with a method `await()`, which waits for its end, returns what fn returned, and
--- raises what fn raised
+-- raises what fn raised, and `cancel()`, which raises an error of kind `"cancelled"` where it waits
 function go.go(fn, ...)
   if type(fn) ~= "function" then
     error("go: a function expected, got " .. type(fn), 2)
@@ -67,6 +67,40 @@ function go.go(fn, ...)
     error(err, 0)
   end
   return me
+end
+
+--- Calls a function that may wait no longer than so many seconds: then an error of kind `"timeout"`
+-- is raised where it waits. Inside of tine.go.
+-- @tparam number seconds
+-- @tparam function fn
+-- @param ... its arguments
+-- @return[1] what fn returned
+-- @treturn[2] nil
+-- @treturn[2] err of kind `"timeout"`
+-- @raise what fn raised
+function go.timeout(seconds, fn, ...)
+  if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 then
+    error("timeout: a time of 0 or more seconds expected", 2)
+  elseif type(fn) ~= "function" then
+    error("timeout: a function expected, got " .. type(fn), 2)
+  end
+  local me = task.current()
+  if not me then
+    error("timeout: only inside of tine.go", 2)
+  end
+  local late = core.error("timeout", ("it took longer than %g s"):format(seconds))
+  local timer, err = loop.timer(seconds, function() task.interrupt(me, late) end)
+  if not timer then
+    return nil, err
+  end
+  local _ <close> = timer
+  local results = table.pack(pcall(fn, ...))
+  if results[1] then
+    return table.unpack(results, 2, results.n)
+  elseif results[2] == late then
+    return nil, late
+  end
+  error(results[2], 0)
 end
 
 --- Runs a function as a coroutine, and the loop, until both have ended. When the loop is

@@ -14,6 +14,7 @@ local tine = {
   loop = loop,
   go = go.go,
   main = go.main,
+  timeout = go.timeout,
   early = process.early,
   from_fd = process.from_fd,
   reset = core.reset,
@@ -36,7 +37,9 @@ local function check_interpreter(what)
   return tine.interpreter
 end
 
---- A new empty process, forked from the default template, which is exec'ed on first use.
+--- A new empty process, forked from the default template, which is exec'ed on first use, and anew
+-- when since then `package.path`, `package.cpath`, `tine.interpreter`, the working directory or the
+-- environment have changed.
 -- @tparam[opt] table options `name` for the process title; `stdin`, `stdout`, `stderr`:
 -- `"inherit"`, `"null"`, a descriptor, or for the outputs a function called with each line and
 -- the handle; `detach`: true if it may outlive this process

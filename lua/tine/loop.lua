@@ -99,9 +99,14 @@ function loop.poll(seconds)
   if core.loop.running() then
     error("loop.poll: the loop already runs", 2)
   end
-  local left, err = core.loop.poll(seconds)
+  local over = loop.now() + seconds
+  local left, called, waited
+  repeat
+    left, called, waited = core.loop.poll(math.min(seconds, SLICE))
+    seconds = over - loop.now()
+  until called or not waited or seconds <= 0
   if left == nil then
-    return nil, err
+    return nil, called
   end
   return left
 end

@@ -397,8 +397,8 @@ end
 -- - `promote`: bytes of Lua's: when two workers, and half of all, have each that many of their
 --   own, one of them becomes the template; see `pool:promote`
 -- - `on_line(line, info)`: workers' output, with `info.pid`, `info.job`, `info.stream`. Under
---   `async`, `info.job` is the job whose function, coroutine or callback wrote the line, also after a
---   wait. A line ends where its job ends or waits
+--   `async`, `info.job` is the job whose function, coroutine or callback wrote the line, also
+--   after a wait. A line ends where its job ends or waits
 -- @treturn[1] pool
 -- @treturn[2] nil
 -- @treturn[2] err

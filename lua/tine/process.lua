@@ -139,6 +139,24 @@ function methods:memory(cb)
   end
 end
 
+--- Waits until all that was queued before has been carried out: code, modules, descriptors,
+-- strings and forks.
+-- @function process:await_loaded
+-- @tparam[opt] function cb `cb(true)`, or `cb(nil, err)` if some of it failed: `err` is what
+-- `on_error` gets. Inside of tine.go it can be left out: then the same is returned
+-- @treturn process itself
+function methods:await_loaded(cb)
+  local listen = listener(cb, "await_loaded")
+  local ok, err = process.loaded(self, listen)
+  if not ok then
+    core.loop.timer(0, function() listen(nil, err) end)
+  end
+  if not cb then
+    return task.suspend()
+  end
+  return self
+end
+
 --- Waits until the process is there.
 -- @function process:await_ready
 -- @tparam[opt] function cb `cb(pid)` or `cb(nil, err)`. Inside of tine.go it can be left out:

@@ -104,9 +104,12 @@ end
 -- - `on_event(...)`: what the worker gave to `tine.event`
 -- - `on_error(err)`: failures that belong to no call; without one they go to stderr
 -- - `on_destroy()`: it was closed, or collected, and all is done
--- - `done`: async: called when the host has closed and nothing is open
+-- - `done`: called in the worker after its last call, before it leaves: because the host has
+--   closed, or a pool replaces it. Not in one that dies, is killed or ends itself, nor in one that
+--   becomes a template. An error in it goes to `on_error`
 -- - `timeout`: seconds that a call may run, from its start; `grace`: seconds from the error
---   that is then raised in it to SIGKILL (default 1)
+--   that is then raised in it to SIGKILL (default 1). The error comes also where the call waits, in
+--   tine or in a system call that a signal ends
 -- - `spawn_timeout`: seconds that the worker may take until `init` has returned (default 10), from
 --   when it, or its template, has loaded what it was told to before
 -- @treturn[1] rpc

@@ -247,6 +247,37 @@ function service.results(err, ...)
   return ...
 end
 
+--- Waits for the end of a job, inside of tine.go; its callback is called before.
+-- @function job:await
+-- @tparam[opt] number seconds to wait at most; then the job goes on
+-- @return its results
+-- @raise its err; or one of kind `"timeout"`
+function core.service.job_methods:await(seconds)
+  if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
+    error("await: a time of 0 or more seconds expected", 2)
+  end
+  local wake = service.waker("await", 2)
+  if not wake then
+    error("await: only inside of tine.go", 2)
+  end
+  local open = core.service.tap(self, function(cb)
+    return function(...)
+      local args = table.pack(...)
+      local _ <close> = setmetatable({}, { __close = function()
+        wake(table.unpack(args, 1, args.n))
+      end })
+      cb(...)
+    end
+  end)
+  if not open then
+    error("await: the job has ended, and its results went to its callback", 2)
+  end
+  local _ <close> = seconds and loop.timer(seconds, function()
+    wake(core.error("timeout", ("the job has not ended within %g s"):format(seconds)))
+  end)
+  return service.results(task.suspend())
+end
+
 --- Queues with a bound: pool -> `most`, the bound; `closed`; `waiting`, a set of functions to be
 -- called when there is room, or none will ever be.
 service.queues = setmetatable({}, { __mode = "k" })

@@ -145,15 +145,26 @@ function task.suspend()
   return resumed(coroutine.yield(SUSPENDED))
 end
 
--- Raises the error in the place of the wait, if the task waits.
-local function interrupt(me, err)
+-- Raises the error in the place of the wait, if the task waits. quietly: it may end with that error
+-- though nobody awaits it.
+local function interrupt(me, err, quietly)
   if waiting[me] then
     me.awaits = nil
     local ok, problem = step(me, INTERRUPTED, err)
-    if not ok then
+    if not ok and not (quietly and problem == err) then
       core.loop.fail(problem, me.co)
     end
   end
+end
+
+--- Raises an error in the task, if it waits.
+task.interrupt = interrupt
+
+--- Ends the task with an error of kind `"cancelled"` where it waits; those who await it get that
+-- error, unless the task catches it and goes on. Does nothing when the task has ended.
+-- @function task:cancel
+function Task:cancel()
+  interrupt(self, core.error("cancelled", "the coroutine was cancelled"), true)
 end
 
 --- Raises an error in all tasks of a call that wait.

@@ -6,6 +6,20 @@
 #include "test.h"
 #include "tine.h"
 
+/* What callbacks get has a NUL behind it that does not count. */
+TEST_UNUSED static void check_text(const void *text, size_t len)
+{
+    CHECK(text);
+    CHECK_INT(((const char *)text)[len], 0);
+}
+
+TEST_UNUSED static void check_error(const tine_error *err)
+{
+    check_text(err->message, err->message_len);
+    if (err->traceback)
+        check_text(err->traceback, err->traceback_len);
+}
+
 /* What became of a process. */
 typedef struct seen {
     int exits, errors, readies, fds;
@@ -26,6 +40,8 @@ TEST_UNUSED static void seen_exit(void *arg, tine_proc *p, const tine_error *err
     s->ok = !err;
     s->exit_kind = err ? err->kind : TINE_KIND_SYSTEM;
     s->exit = *info;
+    if (err)
+        check_error(err);
     if (err && !s->errors)
         (void)snprintf(s->message, sizeof s->message, "%.*s", (int)err->message_len,
                        err->message);
@@ -35,6 +51,7 @@ TEST_UNUSED static void seen_error(void *arg, tine_proc *p, const tine_error *er
 {
     seen *s = arg;
     (void)p;
+    check_error(err);
     if (s->errors++)
         return;
     s->kind = err->kind;

@@ -268,7 +268,8 @@ TEST_UNUSED static void session_ended(void *arg, tine_job *job, const tine_error
     c->ok = !err;
     if (err) {
         c->kind = err->kind;
-        CHECK(err->message && err->message_len);
+        CHECK(err->message_len);
+        check_error(err);
         (void)snprintf(c->message, sizeof c->message, "%.*s", (int)err->message_len,
                        err->message);
     }
@@ -277,6 +278,7 @@ TEST_UNUSED static void session_ended(void *arg, tine_job *job, const tine_error
         const unsigned char *data = results[i].data;
         c->len = results[i].len;
         c->octet = c->len ? data[0] : -1;
+        check_text(data, c->len);
         for (size_t k = 0; k < c->len; k++)
             if (data[k] != data[0])
                 c->octet = -1;
@@ -292,6 +294,8 @@ TEST_UNUSED static void session_event(void *arg, pid_t pid, tine_job *job,
     session *s = arg;
     CHECK(pid > 0);
     s->events++;
+    for (size_t i = 0; i < n; i++)
+        check_text(values[i].data, values[i].len);
     (void)snprintf(s->last_event, sizeof s->last_event, "%d: %.*s",
                    job ? (int)tine_job_id(job) : 0, n ? (int)values[0].len : 0,
                    n ? (const char *)values[0].data : "");
@@ -300,6 +304,7 @@ TEST_UNUSED static void session_event(void *arg, pid_t pid, tine_job *job,
 TEST_UNUSED static void session_fault(void *arg, const tine_error *err)
 {
     session *s = arg;
+    check_error(err);
     s->fault_kind = err->kind;
     (void)snprintf(s->fault, sizeof s->fault, "%.*s", (int)err->message_len,
                    err->message);

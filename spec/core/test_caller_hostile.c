@@ -55,7 +55,7 @@ static void unknown_kinds(tine_host *host)
 {
     for (int type = 0; type < 256; type++) {
         octets o = {.len = TINE__CALL_HEAD};
-        if (type > TINE__READY && type <= TINE__FATAL)
+        if ((type > TINE__READY && type <= TINE__FATAL) || type == TINE__FAULT)
             continue;
         tine__call_head_put(o.data, type, 1, 0);
         const char *why = "it sent garbage on its socket";

@@ -282,7 +282,7 @@ typedef struct wanted {
     int ends;
 } wanted;
 
-static void check_error(void *arg, tine_job *job, const tine_error *err,
+static void check_valued(void *arg, tine_job *job, const tine_error *err,
                         const tine_str *results, size_t n)
 {
     wanted *want = arg;
@@ -299,7 +299,7 @@ static void check_error(void *arg, tine_job *job, const tine_error *err,
 static void expect_error(tine_host *host, tine_rpc *rpc, const tine_str *arg,
                          wanted want)
 {
-    CHECK_INT(tine_rpc_call(rpc, arg, 1, check_error, &want, NULL), 0);
+    CHECK_INT(tine_rpc_call(rpc, arg, 1, check_valued, &want, NULL), 0);
     await(host, &want.ends, 1);
 }
 

@@ -266,6 +266,8 @@ static void tick(evutil_socket_t fd, short events, void *arg)
     ++*(int *)arg;
 }
 
+static struct event_base *the_base;
+
 static void borrowed_base(void)
 {
     struct event_base *base = event_base_new();
@@ -300,6 +302,79 @@ static void borrowed_base(void)
         CHECK(event_base_loop(base, EVLOOP_ONCE) >= 0);
     CHECK_INT(event_base_get_num_events(base, EVENT_BASE_COUNT_ADDED), 1);
     event_free(mine);
+    event_base_free(base);
+}
+
+static void end_loop(evutil_socket_t fd, short events, void *arg)
+{
+    const seen *s = arg;
+    (void)fd, (void)events;
+    if (s->exits)
+        event_base_loopbreak(the_base);
+}
+
+static void note_fired(void *arg, tine_timer *timer)
+{
+    (void)timer;
+    ++*(int *)arg;
+}
+
+/* The program's own loop ends when there is nothing to wait for, and not before. */
+static void dispatched(void)
+{
+    static const char code[] = "function f(s) s:read() end";
+    struct event_base *base = event_base_new();
+    tine_host_options options = {.base = base};
+    tine_host *host;
+    tine_proc *p;
+    tine_timer *timer;
+    seen s;
+    int times = 0;
+    CHECK_INT(tine_host_new(&host, &options), 0);
+    CHECK_INT(event_base_dispatch(base), 1);
+    CHECK_INT(tine_timer_new(host, &timer, 20000, -1, note_fired, &times), 0);
+    CHECK_INT(event_base_dispatch(base), 1);
+    CHECK_INT(times, 1);
+    tine_timer_free(timer);
+    CHECK_INT(tine_proc_new(host, NULL, &p), 0);
+    see(&s, p);
+    CHECK_INT(tine_proc_eval(p, TINE_TEXT, code, sizeof code - 1, NULL, 0), 0);
+    CHECK_INT(event_base_dispatch(base), 1);
+    CHECK(s.readies == 1 && s.exits == 0); /* it is idle */
+    CHECK_INT(tine_proc_run(p, TINE_TEXT, "f", 1, NULL, NULL), 0);
+    CHECK_INT(event_base_dispatch(base), 1);
+    CHECK(s.exits == 1 && s.ok);
+    tine_proc_close(p);
+    CHECK_INT(event_base_dispatch(base), 1);
+    tine_host_free(host);
+    event_base_free(base);
+}
+
+/* What is nothing to wait for is heard all the same while the program's loop runs. */
+static void idle_in_a_borrowed_base(void)
+{
+    struct timeval often = {0, 2000};
+    struct event_base *base = the_base = event_base_new();
+    tine_host_options options = {.base = base};
+    tine_host *host;
+    tine_proc *p;
+    seen s;
+    CHECK_INT(tine_host_new(&host, &options), 0);
+    CHECK_INT(tine_proc_new(host, NULL, &p), 0);
+    see(&s, p);
+    CHECK_INT(event_base_dispatch(base), 1);
+    struct event *mine = event_new(base, -1, EV_PERSIST, end_loop, &s);
+    CHECK(event_add(mine, &often) == 0);
+    CHECK_INT(kill(tine_proc_pid(p), SIGKILL), 0);
+    CHECK_INT(event_base_dispatch(base), 0);
+    CHECK(s.exits == 1 && s.exit.signal == SIGKILL);
+    tine_proc_close(p);
+    event_free(mine);
+    CHECK_INT(tine_host_run(host), 0);
+    int64_t before = test_usec();
+    CHECK_INT(tine_host_poll(host, 30000), 0);
+    CHECK(test_usec() - before >= 30000);
+    tine_host_free(host);
     event_base_free(base);
 }
 
@@ -410,6 +485,8 @@ int main(void)
     HOST(signals);
     HOST(settings_stay);
     RUN(borrowed_base);
+    RUN(dispatched);
+    RUN(idle_in_a_borrowed_base);
     RUN(two_hosts);
     RUN(with_few_descriptors);
     RUN(without_standard_descriptors);
