@@ -35,8 +35,46 @@ static void watch_writes(tine__caller *c, bool on)
     }
 }
 
+static void pop_mark(tine__caller *c)
+{
+    tine__fd_mark *m = c->fd_marks;
+    c->fd_marks = m->next;
+    tine__fds_unref(m->set);
+    free(m);
+}
+
+/* As send, up to where descriptors go along. */
+static ssize_t send_marked(tine__caller *c)
+{
+    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+    const tine__fd_mark *m = c->fd_marks;
+    if (m->at > c->sent)
+        return send(c->fd, c->out.data + c->sent, m->at - c->sent, flags);
+    size_t end = m->next ? m->next->at : c->out.len;
+    ssize_t n = tine__passing_send(c->fd, c->out.data + c->sent, end - c->sent, flags,
+                                   m->set->fd + m->first, m->n);
+    if (n > 0)
+        pop_mark(c);
+    return n;
+}
+
+static ssize_t send_some(tine__caller *c)
+{
+    if (c->fd_marks)
+        return send_marked(c);
+    return send(c->fd, c->out.data + c->sent, c->out.len - c->sent,
+                MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static bool is_short(int err)
+{
+    return err == EAGAIN || err == ENOBUFS || err == ENOMEM || err == ETOOMANYREFS;
+}
+
 static void sent_all(tine__caller *c)
 {
+    while (c->fd_marks)
+        pop_mark(c);
     c->out.len = c->sent = 0;
     if (c->out.cap > KEEP_BUFFER)
         tine__buf_free(&c->out);
@@ -57,6 +95,8 @@ static void forget_sent(tine__caller *c)
         return;
     memmove(c->out.data, c->out.data + c->sent, left);
     c->out.len = left;
+    for (tine__fd_mark *m = c->fd_marks; m; m = m->next)
+        m->at -= c->sent;
     c->sent = 0;
 }
 
@@ -65,15 +105,14 @@ void tine__caller_flush(tine__caller *c)
     if (c->fd < 0)
         return;
     while (c->sent < c->out.len) {
-        ssize_t n = send(c->fd, c->out.data + c->sent, c->out.len - c->sent,
-                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send_some(c);
         if (n > 0) {
             c->sent += (size_t)n;
             atomic_store_explicit(&c->region.page->cpu, sched_getcpu(),
                                   memory_order_relaxed);
             atomic_store_explicit(&c->region.page->sends, ++c->nsends,
                                   memory_order_release);
-        } else if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)) {
+        } else if (n < 0 && is_short(errno)) {
             forget_sent(c);
             watch_writes(c, true);
             return;
@@ -113,6 +152,43 @@ int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *bod
         tine__host_post(c->service->host, &c->flush_task);
     else if (wants_early(c) && c->out.len - c->sent > FEW)
         tine__caller_flush(c);
+    return 0;
+}
+
+static int put_mark(tine__caller *c, tine__fds *set, size_t first, size_t n)
+{
+    tine__fd_mark *m = malloc(sizeof *m);
+    if (!m)
+        return -ENOMEM;
+    *m = (tine__fd_mark){.at = c->out.len, .set = set, .first = first, .n = n};
+    set->refs++;
+    tine__fd_mark **link = &c->fd_marks;
+    while (*link)
+        link = &(*link)->next;
+    *link = m;
+    return 0;
+}
+
+/* The frames that bring a job's descriptors. Where one fails, those before it are
+ * dropped there. */
+static int put_fds(tine__caller *c, tine__fds *set, uint64_t serial)
+{
+    for (size_t first = 0; first < set->n;) {
+        size_t n = set->n - first;
+        if (n > TINE__FDS_AT_ONCE)
+            n = TINE__FDS_AT_ONCE;
+        unsigned char body[TINE__CALL_FDS] = {
+            (unsigned char)n,           0, 0, 0, (unsigned char)first,
+            (unsigned char)(first >> 8)};
+        unsigned char *room = tine__buf_room(&c->out, TINE__CALL_HEAD + sizeof body);
+        int err = room ? put_mark(c, set, first, n) : -ENOMEM;
+        c->out.failed = false;
+        if (!err)
+            err = tine__caller_put(c, TINE__FDS, serial, body, sizeof body);
+        if (err < 0)
+            return err;
+        first += n;
+    }
     return 0;
 }
 
@@ -224,6 +300,8 @@ void tine__caller_unlink(tine__caller *c, tine_job *job)
 int tine__caller_give(tine__caller *c, tine_job *job)
 {
     int err = table_room(c);
+    if (!err && job->fds)
+        err = put_fds(c, job->fds, c->handed + 1);
     if (!err)
         err = tine__caller_put(c, TINE__CALL, c->handed + 1, job->payload, job->len);
     if (err < 0)
@@ -494,8 +572,11 @@ void tine__caller_free(tine__caller *c)
     tine_io_free(c->read_io);
     tine_io_free(c->write_io);
     tine__fd_close(&c->fd);
+    while (c->fd_marks)
+        pop_mark(c);
     tine__buf_free(&c->out);
     tine__buf_free(&c->in);
+    tine__inbox_free(&c->box);
     free(c->strs);
     free(c->table);
     free(c->ids);

@@ -10,6 +10,7 @@
 
 #include "board.h"
 #include "host.h"
+#include "passing.h"
 
 typedef struct tine__caller tine__caller;
 
@@ -54,6 +55,7 @@ struct tine_job {
     int64_t started_usec;         /* async: there; 0: not yet, or nobody has asked */
     bool ending;                  /* rpc: nothing but its callback is left */
     struct tine__pool_part *pool; /* what a pool knows of it, or NULL */
+    tine__fds *fds;               /* that go with it, or NULL */
     size_t len;                   /* of the payload */
     unsigned char payload[];      /* kept until the call has ended */
 };
@@ -65,6 +67,9 @@ int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
  * over. */
 int tine__job_new_bare(tine_job **out, const tine__service *s, const tine_str *args,
                        size_t n, size_t extra);
+/* Duplicates descriptors that are to go with the job, which has none yet. Negative: of what
+ * tine__fds_new says. */
+int tine__job_fds(tine_job *job, const int *fds, size_t n);
 void tine__job_free(tine_job *job);
 
 /* rpc.c: for a host that is to have rpcs or pools; more than once is fine. */

@@ -15,6 +15,14 @@ typedef struct tine__trace {
     bool idle; /* nothing ran: it is answered already */
 } tine__trace;
 
+/* Where in `out` a frame begins with which descriptors go. */
+typedef struct tine__fd_mark {
+    struct tine__fd_mark *next;
+    size_t at;
+    tine__fds *set;
+    size_t first, n;
+} tine__fd_mark;
+
 /* Its life: made -> given (the socket) -> ready -> closed, killed, eof, in any order -> the
  * process has ended: `gone`. */
 struct tine__caller {
@@ -33,6 +41,8 @@ struct tine__caller {
     tine__buf out; /* frames, of which `sent` octets are sent */
     size_t sent;
     uint64_t nsends;
+    tine__fd_mark *fd_marks; /* of out, in order */
+    tine__inbox box;
     tine__buf in;      /* the beginning of a frame */
     uint64_t received; /* octets of the stream so far */
     size_t ask;        /* octets to read at a time, 0: the most */

@@ -125,6 +125,15 @@ static tine_job *answered_job(tine__caller *c, uint64_t serial)
     return job;
 }
 
+/* The descriptors that come with a frame are the callback's to take. */
+static void on_fds(tine__caller *c, const frame *f)
+{
+    tine__cursor cur = {f->body, f->body + f->head.len, false};
+    uint32_t n = tine__get_u32(&cur), first = tine__get_u32(&cur);
+    if (!tine__get_done(&cur) || !tine__inbox_claim(&c->box, n, first, f->head.serial))
+        tine__caller_broken(c, "it sent garbage with descriptors");
+}
+
 static void on_answer(tine__caller *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
@@ -285,7 +294,7 @@ static void on_retire(tine__caller *c)
     c->ops->retire(c->owner, c);
 }
 
-static void on_frame(tine__caller *c, const frame *f)
+static void take_frame(tine__caller *c, const frame *f)
 {
     int type = f->head.type;
     if (!c->ready && type != TINE__READY && type != TINE__FATAL) {
@@ -310,6 +319,9 @@ static void on_frame(tine__caller *c, const frame *f)
     case TINE__EVENT:
         on_event(c, f);
         break;
+    case TINE__FDS:
+        on_fds(c, f);
+        break;
     case TINE__RETIRE:
         on_retire(c);
         break;
@@ -332,6 +344,34 @@ static void on_frame(tine__caller *c, const frame *f)
         tine__caller_broken(c, "it sent garbage on its socket");
         break;
     }
+}
+
+static void on_frame(tine__caller *c, const frame *f)
+{
+    tine_host *host = c->service->host;
+    tine__inbox *before = host->came;
+    host->came = &c->box;
+    take_frame(c, f);
+    host->came = before;
+    if (c->box.n && f->head.type != TINE__FDS)
+        tine__inbox_drop(&c->box);
+}
+
+size_t tine_host_fds(tine_host *host, int **fds)
+{
+    *fds = host->came ? host->came->fds : NULL;
+    return host->came ? host->came->n : 0;
+}
+
+/* Whether descriptors came that no frame speaks of, nor the one whose beginning is there. */
+static bool is_loaded(const tine__caller *c)
+{
+    tine__call_head head;
+    const tine__batch *b = c->box.first;
+    if (!b || (!b->next && c->in.len && c->in.len < TINE__CALL_HEAD))
+        return false;
+    return b->next || !c->in.len || !tine__call_head_get(&head, c->in.data) ||
+           head.type != TINE__FDS;
 }
 
 /* -------------------------------------------------------------------- streams */
@@ -426,7 +466,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     }
     ssize_t n;
     do
-        n = recv(c->fd, to, *asked, MSG_DONTWAIT);
+        n = tine__passing_recv(c->fd, to, *asked, MSG_DONTWAIT, &c->box);
     while (n < 0 && errno == EINTR);
     if (n > 0) {
         tine__host_now(host);
@@ -445,6 +485,8 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
     } else if (n > 0) {
         feed(c, to, (size_t)n);
     }
+    if (c->box.first && !is_broken(c) && is_loaded(c))
+        tine__caller_broken(c, "it sent descriptors that it does not speak of");
     return n;
 }
 

@@ -26,6 +26,10 @@
  *   PROMOTED the last frame of the worker's
  *   FATAL    u32 tine_kind, str message, str traceback: it will leave now
  *   FAULT    likewise, but it goes on: async, an error of what an answered call has started
+ * Both ways:
+ *   FDS      u32 count, u32 first; serial: as of the CALL, RESULT or EVENT that follows. Its first
+ *            octet comes with that many descriptors (SCM_RIGHTS), which that frame's payload
+ *            names by their indices, from first on. Begins anew with first 0. Never in the ring
  * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and octets.
  * A payload of TINE_STRINGS is one str after another. */
 #ifndef TINE_CALLS_H
@@ -53,11 +57,13 @@ enum tine__call_frame {
     TINE__SKIPPED,
     TINE__FATAL,
     TINE__PROMOTED,
-    TINE__FAULT
+    TINE__FAULT,
+    TINE__FDS
 };
 
 #define TINE__CALL_HEAD 16
 #define TINE__CALL_TIMES 16
+#define TINE__CALL_FDS 8
 #define TINE__CALL_MAGIC 0x7463u
 
 /* Why a call is to end before it has. */

@@ -87,6 +87,8 @@ struct tine_host {
         *board;     /* made with the first worker that serves calls, or NULL */
     tine_rpc *rpcs; /* all that live, for tine_host_free */
     tine_pool *pools;
+    struct tine__inbox
+        *came;              /* descriptors of the answer or event that is being told */
     unsigned char *scratch; /* what is read from workers passes through here, or NULL */
 };
 

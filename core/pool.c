@@ -289,6 +289,8 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
         return -TINE_ECLOSED;
     int refused = refusal(pool, tine__host_now(pool->host));
     int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
+    if (!err && o && o->nfds && !refused && (err = tine__job_fds(job, o->fds, o->nfds)))
+        tine__job_free(job);
     if (err < 0)
         return err;
     if (o) {

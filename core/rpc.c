@@ -345,6 +345,12 @@ static void cancel(tine_job *job)
 int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n, tine_call_cb cb,
                   void *arg, tine_job **out)
 {
+    return tine_rpc_call_fds(rpc, args, n, NULL, 0, cb, arg, out);
+}
+
+int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n, const int *fds,
+                      size_t nfds, tine_call_cb cb, void *arg, tine_job **out)
+{
     tine_job *job;
     if (tine__stale(rpc->service.host))
         return -TINE_ESTALE;
@@ -353,6 +359,11 @@ int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n, tine_call_cb cb
     int err = tine__job_new(&job, &rpc->service, args, n, 0);
     if (err < 0)
         return err;
+    err = nfds ? tine__job_fds(job, fds, nfds) : 0;
+    if (err < 0) {
+        tine__job_free(job);
+        return err;
+    }
     job->owner = rpc;
     job->id = ++rpc->ids;
     job->cancel = cancel;

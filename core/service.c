@@ -123,8 +123,14 @@ int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
     return 0;
 }
 
+int tine__job_fds(tine_job *job, const int *fds, size_t n)
+{
+    return n ? tine__fds_new(&job->fds, fds, n) : 0;
+}
+
 void tine__job_free(tine_job *job)
 {
+    tine__fds_unref(job->fds);
     free(job);
 }
 

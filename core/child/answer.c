@@ -36,6 +36,7 @@ static struct line {
     timer_t timer;
     unsigned char *in;
     size_t start, end, cap;
+    tine__inbox box;
     tine__spin spin;
     uint64_t sends; /* that have been seen */
 } line = {.fd = -1};
@@ -139,6 +140,7 @@ int tine__answer_close(void)
     line.page = NULL; /* before the memory goes: the signal's handler looks */
     munmap(page, TINE__REGION);
     free(line.in);
+    tine__inbox_free(&line.box);
     memset(&line, 0, sizeof line);
     line.fd = -1;
     /* With the last word the host has our part of the page for others. */
@@ -209,6 +211,14 @@ static void copy_in(uint64_t *at, const void *data, size_t len)
     *at += len;
 }
 
+/* What was sent with the ring empty is behind us. */
+static void sent_aside(size_t len)
+{
+    line.sent += len;
+    atomic_store_explicit(&line.page->tail, line.sent, memory_order_release);
+    atomic_store_explicit(&line.page->flushed, line.sent, memory_order_release);
+}
+
 /* Too large for the ring: sent at once, with nothing before it. */
 static void send_large(const unsigned char *head, const tine_str *parts, size_t nparts,
                        size_t total)
@@ -235,10 +245,52 @@ static void send_large(const unsigned char *head, const tine_str *parts, size_t 
             iov[i].iov_len -= left;
         }
     }
-    line.sent += total;
-    atomic_store_explicit(&line.page->tail, line.sent, memory_order_release);
-    atomic_store_explicit(&line.page->flushed, line.sent, memory_order_release);
+    sent_aside(total);
     line.flushing = 0;
+}
+
+static void send_fds(const unsigned char *frame, size_t len, const int *fds, size_t n)
+{
+    size_t done = 0;
+    tine__answer_flush(true);
+    line.flushing = 1;
+    while (done < len) {
+        ssize_t sent =
+            done ? send(line.fd, frame + done, len - done, MSG_NOSIGNAL)
+                 : tine__passing_send(line.fd, frame, len, MSG_NOSIGNAL, fds, n);
+        if (sent < 0 && is_gone(errno))
+            tine__leave(1);
+        if (sent < 0 && errno != EINTR)
+            usleep(1000); /* memory; or ETOOMANYREFS: too many are in flight */
+        done += sent > 0 ? (size_t)sent : 0;
+    }
+    sent_aside(len);
+    line.flushing = 0;
+}
+
+static void put32(unsigned char *to, size_t v)
+{
+    for (int i = 0; i < 4; i++)
+        to[i] = (unsigned char)(v >> 8 * i);
+}
+
+static uint32_t get32(const unsigned char *at)
+{
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 |
+           (uint32_t)at[3] << 24;
+}
+
+void tine__answer_put_fds(uint64_t serial, const int *fds, size_t n)
+{
+    unsigned char frame[TINE__CALL_HEAD + TINE__CALL_FDS];
+    for (size_t first = 0; first < n && line.page;) {
+        size_t some = n - first < TINE__FDS_AT_ONCE ? n - first : TINE__FDS_AT_ONCE;
+        tine__call_head_put(frame, TINE__FDS, serial, TINE__CALL_FDS);
+        put32(frame + TINE__CALL_HEAD, some);
+        put32(frame + TINE__CALL_HEAD + 4, first);
+        send_fds(frame, sizeof frame, fds + first, some);
+        first += some;
+    }
 }
 
 void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t nparts)
@@ -328,8 +380,8 @@ static void make_room(size_t need)
 static int receive(bool wait)
 {
     for (;;) {
-        ssize_t n = recv(line.fd, line.in + line.end, line.cap - line.end,
-                         wait ? 0 : MSG_DONTWAIT);
+        ssize_t n = tine__passing_recv(line.fd, line.in + line.end, line.cap - line.end,
+                                       wait ? 0 : MSG_DONTWAIT, &line.box);
         if (n > 0) {
             line.end += (size_t)n;
             return 1;
@@ -351,9 +403,30 @@ static void garbage(void)
     fatal(TINE_KIND_PROTOCOL, "the host sent garbage on the call stream");
 }
 
+tine__inbox *tine__request_fds(void)
+{
+    return &line.box;
+}
+
+/* Takes the frames that only bring descriptors for the next one. */
+static void take_fds(void)
+{
+    tine__call_head head;
+    while (line.end - line.start >= TINE__CALL_HEAD + TINE__CALL_FDS &&
+           tine__call_head_get(&head, line.in + line.start) && head.type == TINE__FDS) {
+        const unsigned char *body = line.in + line.start + TINE__CALL_HEAD;
+        if (head.len != TINE__CALL_FDS ||
+            !tine__inbox_claim(&line.box, get32(body), get32(body + 4), head.serial))
+            garbage();
+        line.start += TINE__CALL_HEAD + TINE__CALL_FDS;
+    }
+}
+
 bool tine__request_ready(void)
 {
     tine__call_head head;
+    if (line.box.first)
+        take_fds();
     size_t held = line.end - line.start;
     return held >= TINE__CALL_HEAD &&
            (!tine__call_head_get(&head, line.in + line.start) ||
@@ -387,6 +460,8 @@ static int await(void)
 int tine__request(tine__call_head *head, const unsigned char **body, bool wait)
 {
     for (;;) {
+        if (line.box.first)
+            take_fds();
         size_t held = line.end - line.start, need = TINE__CALL_HEAD;
         if (held >= TINE__CALL_HEAD) {
             if (!tine__call_head_get(head, line.in + line.start))

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "calls.h"
+#include "passing.h"
 #include "tine.h"
 
 /* Takes fd (the stream) and memfd. Returns 0 or a negative errno. */
@@ -18,6 +19,8 @@ tine__page *tine__answer_page(void); /* NULL: this process serves no calls */
  * and goes out with the next flush. May write, and wait for the host, when the queue is full
  * or the frame large. */
 void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t nparts);
+/* Sends descriptors for the next frame, which has that serial. Waits for the host where need be. */
+void tine__answer_put_fds(uint64_t serial, const int *fds, size_t n);
 void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
                         tine_kind kind, tine_str message, tine_str traceback,
                         tine_str value);
@@ -37,6 +40,8 @@ void tine__answer_on_signal(void);
 /* The next request. Returns 1, 0 (none, with wait false), or -1 at the end of the stream. *body is
  * valid until the next call. */
 int tine__request(tine__call_head *head, const unsigned char **body, bool wait);
+/* The descriptors that came with it: set to -1 what is taken. */
+tine__inbox *tine__request_fds(void);
 /* Whether one is there that asks for no system call. */
 bool tine__request_ready(void);
 int tine__answer_fd(void);

@@ -95,6 +95,7 @@ static int done(lua_State *L)
     if (bind_codec_encode(s->codec, L, 1, lua_gettop(L), "results", &s->out)) {
         times_of(t, times);
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
+        tine__serving_put_fds(t->serial);
         tine__answer_put(TINE__RESULT, t->serial, parts, 2);
         answered(L, t);
     } else {
@@ -378,7 +379,6 @@ typedef struct request {
 static int start_call(lua_State *L)
 {
     request *r = lua_touserdata(L, 1);
-    tine__serving *s = async.serving;
     lua_settop(L, 0);
     token *t = lua_newuserdatauv(L, sizeof *t, 1);
     *t = (token){.serial = r->head.serial, .answered = true};
@@ -394,7 +394,7 @@ static int start_call(lua_State *L)
     t->answered = false;
     r->token = t;
     async.open++;
-    int n = bind_codec_decode(s->codec, L, r->body, r->head.len);
+    int n = tine__serving_decode(L, t->serial, r->body, r->head.len);
     if (n < 0) {
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
@@ -484,9 +484,10 @@ static int take_requests(lua_State *L)
     for (int i = 0; i < CALLS_PER_WAKE && result > 0; i++) {
         request r = {.token = NULL};
         result = tine__request(&r.head, &r.body, false);
-        if (result > 0 && r.head.type == TINE__CALL)
+        if (result > 0 && r.head.type == TINE__CALL) {
             on_call(L, &r);
-        else if (result > 0 && r.head.type == TINE__CANCEL)
+            tine__inbox_drop(tine__request_fds());
+        } else if (result > 0 && r.head.type == TINE__CANCEL)
             on_cancel(L, &r);
         else if (result > 0 && r.head.type == TINE__END)
             on_end();

@@ -46,6 +46,7 @@ void tine__failure_value(tine__failure *f)
     tine__serving *s = &tine__service;
     if (!f->at || s->encodes_error || !lua_checkstack(L, LUA_MINSTACK))
         return;
+    bind_codec_pass_fds(s->codec, 0);
     s->encodes_error = true; /* the user's freeze may start what fails, too */
     lua_pushcfunction(L, encode_error);
     lua_pushvalue(L, f->at);
@@ -55,6 +56,26 @@ void tine__failure_value(tine__failure *f)
         lua_pop(L, 1);
     }
     s->encodes_error = false;
+    bind_codec_pass_fds(s->codec, 1);
+}
+
+int tine__serving_decode(lua_State *L, uint64_t serial, const void *data, size_t len)
+{
+    bind_codec *c = tine__service.codec;
+    tine__inbox *box = tine__request_fds();
+    if (!box->n)
+        return bind_codec_decode(c, L, data, len);
+    if (box->serial != serial)
+        tine__inbox_drop(box);
+    return bind_codec_decode_fds(c, L, data, len, box->fds, box->n);
+}
+
+void tine__serving_put_fds(uint64_t serial)
+{
+    size_t n;
+    const int *fds = bind_codec_fds(tine__service.codec, &n);
+    if (n)
+        tine__answer_put_fds(serial, fds, n);
 }
 
 void tine__mark(uint64_t serial)
@@ -99,6 +120,7 @@ static int serving_event(lua_State *L)
     if (!bind_codec_encode(s->codec, L, 1, lua_gettop(L), "event", &s->event_out))
         return luaL_error(L, "%s", lua_tostring(L, -1));
     tine_str part = {s->event_out.data, s->event_out.len};
+    tine__serving_put_fds(s->serial);
     tine__answer_put(TINE__EVENT, s->serial, &part, 1);
     tine__answer_arm();
     return 0;
@@ -184,6 +206,7 @@ static int begin(lua_State *L)
     }
     s->codec = bind_codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
     bind_codec_take_functions(s->codec);
+    bind_codec_pass_fds(s->codec, 1);
     s->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
     push_code(L, b, FUNC);
     s->func = luaL_ref(L, LUA_REGISTRYINDEX);

@@ -32,6 +32,10 @@ void tine__failure_value(tine__failure *f);
 /* Answers a call with an error. */
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f);
+/* Pushes what a call brought; as bind_codec_decode. */
+int tine__serving_decode(lua_State *L, uint64_t serial, const void *data, size_t len);
+/* Sends the descriptors among what was encoded last, for a frame with that serial. */
+void tine__serving_put_fds(uint64_t serial);
 /* Async: whose code runs from now on; 0: no call's. */
 void tine__serving_switch(uint64_t serial);
 /* Writes the marks to stdout and stderr. */

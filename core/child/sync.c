@@ -9,6 +9,7 @@ enum { KEPT = 16 * TINE__RING }; /* octets of a buffer that outlives a large res
 typedef struct call {
     tine__serving *serving;
     tine_str payload;
+    uint64_t serial;
     tine_kind kind; /* of an error that is raised now */
 } call;
 
@@ -19,7 +20,7 @@ static int run_call(lua_State *L)
     lua_settop(L, 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->func);
     c->kind = TINE_KIND_DECODE;
-    int n = bind_codec_decode(s->codec, L, c->payload.data, c->payload.len);
+    int n = tine__serving_decode(L, c->serial, c->payload.data, c->payload.len);
     if (n < 0)
         return lua_error(L);
     c->kind = TINE_KIND_EXCEPTION;
@@ -35,7 +36,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
                       size_t len, uint64_t times[2])
 {
     lua_State *L = s->L;
-    call c = {s, {body, len}, TINE_KIND_EXCEPTION};
+    call c = {s, {body, len}, serial, TINE_KIND_EXCEPTION};
     s->out.len = 0;
     s->serial = serial;
     if (s->marks)
@@ -56,6 +57,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
     tine__meter_publish();
     if (status == LUA_OK) {
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
+        tine__serving_put_fds(serial);
         tine__answer_put(TINE__RESULT, serial, parts, 2);
     } else {
         tine__answer_failure(serial, times, &f);
@@ -111,11 +113,13 @@ void tine__sync_run(tine__serving *s)
         times[0] = waited || !times[0] ? tine__clock_ns() : times[0] + times[1];
         atomic_store_explicit(&page->started_ns, times[0], memory_order_relaxed);
         if (is_recalled(page, head.serial)) {
+            tine__inbox_drop(tine__request_fds());
             tine__answer_put(TINE__SKIPPED, head.serial, NULL, 0);
             continue;
         }
         tine__answer_arm();
         carry_out(s, head.serial, body, head.len, times);
+        tine__inbox_drop(tine__request_fds());
         if (tine__answer_is_time())
             tine__answer_flush(true);
         tine__interrupt_settle();

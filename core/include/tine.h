@@ -467,6 +467,16 @@ TINE_API int tine_rpc_new(tine_proc *p, const tine_func *func,
  * -TINE_ECLOSED when the worker has ended or the rpc is closed; then cb is not called. */
 TINE_API int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n,
                            tine_call_cb cb, void *arg, tine_job **job);
+/* The same with descriptors, which are duplicated at once, and closed with the call: the worker's
+ * side gets those to which args have indices, 0 to nfds - 1, as its serialiser writes them (MessagePack:
+ * extension type 102, 4 octets, big-endian). Not with TINE_STRINGS. nfds at most 1024. Also negative: an errno. */
+TINE_API int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n,
+                               const int *fds, size_t nfds, tine_call_cb cb, void *arg,
+                               tine_job **job);
+/* In a callback of an answer or an event: the descriptors that came with it, by index. Those that are
+ * kept are to be set to -1, which also stands for one that this process had no room for; the
+ * others are closed when the callback has returned. Returns how many. */
+TINE_API size_t tine_host_fds(tine_host *host, int **fds);
 /* Asks what the worker runs now. */
 TINE_API int tine_rpc_traceback(tine_rpc *rpc, tine_text_cb cb, void *arg);
 /* The worker's process id, or 0 while unknown. */
@@ -525,6 +535,8 @@ typedef struct tine_call_options {
     tine_str
         key; /* calls of one key go to one worker while it lives; data NULL: none */
     tine_event_cb on_event; /* of this job; NULL: the pool's. Gets the call's arg */
+    const int *fds;         /* as of tine_rpc_call_fds */
+    size_t nfds;
 } tine_call_options;
 
 /* A pool of workers forked from p as it will be when all queued for it is done. Consumes p

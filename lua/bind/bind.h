@@ -7,6 +7,7 @@
 #include <lua.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* error.c: the err tables of the Lua API, with the metatable "tine.error". */
@@ -52,6 +53,11 @@ void bind_fd_give(lua_State *L, int idx, int fd);
  * (at the caller's line) for anything else and for a closed one; an integer is checked
  * with fcntl. */
 int bind_fd_check(lua_State *L, int idx, int arg);
+/* The descriptor of the tine.fd or Lua file at idx, without calling Lua; -1 where it is closed, -2
+ * where that is something else. */
+int bind_fd_peek(lua_State *L, int idx);
+/* Whether the value at idx may be an object with fileno() or getfd(), which asks Lua. */
+int bind_fd_is_object(lua_State *L, int idx);
 /* In a process forked from this state: every tine.fd made before is closed, except those
  * whose descriptor is in keep. Nothing is closed in the system: that was the fork's. */
 void bind_fd_forked(const int *keep, size_t nkeep);

@@ -333,11 +333,21 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
         lua_pop(L, 1);
     }
     bind_service_owe(L, 1, b);
-    if (b->is_pool) {
+    size_t nfds;
+    const int *fds = bind_codec_fds(b->codec, &nfds);
+    if (b->is_pool && nfds) {
+        tine_call_options o = {0};
+        if (h->options)
+            o = *h->options;
+        o.fds = fds;
+        o.nfds = nfds;
+        rc = tine_pool_call(b->object.core, strs, (size_t)n, &o, on_answer, r, &core);
+    } else if (b->is_pool) {
         rc = tine_pool_call(b->object.core, strs, (size_t)n, h->options, on_answer, r,
                             &core);
     } else {
-        rc = tine_rpc_call(b->object.core, strs, (size_t)n, on_answer, r, &core);
+        rc = tine_rpc_call_fds(b->object.core, strs, (size_t)n, fds, nfds, on_answer, r,
+                               &core);
     }
     if (rc < 0) {
         free_record(c, r);

@@ -140,13 +140,14 @@ void bind_codec_take_functions(bind_codec *c)
     c->takes_functions = 1;
 }
 
-static int encode_plain(const bind_codec *c, lua_State *L, int first, int n,
-                        const char *what, bind_octets *out)
+static int encode_plain(bind_codec *c, lua_State *L, int first, int n, const char *what,
+                        bind_octets *out)
 {
     size_t len;
     luaL_checkstack(L, 8, "too many values");
-    if (!bind_plain_encode(L, first, n,
-                           c->sends_functions ? BIND_FUNCTIONS : BIND_NO_FUNCTIONS))
+    if (!bind_plain_encode_fds(L, first, n,
+                               c->sends_functions ? BIND_FUNCTIONS : BIND_NO_FUNCTIONS,
+                               bind_codec_out(c)))
         return bind_codec_rename(L, what);
     const char *octets = lua_tolstring(L, -1, &len);
     memcpy(bind_codec_room(L, out, len), octets, len);
@@ -161,6 +162,7 @@ static int codec_gc(lua_State *L)
 {
     bind_codec *c = lua_touserdata(L, 1);
     bind_msgpack_close(c);
+    free(c->out.fd);
     luaL_unref(L, LUA_REGISTRYINDEX, c->encode);
     luaL_unref(L, LUA_REGISTRYINDEX, c->decode);
     return 0;
@@ -202,6 +204,7 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
 {
     size_t before = out->len;
     int ok;
+    c->out.n = 0;
     if (n > BIND_MOST_VALUES)
         return bind_codec_refuse_count(L, what, (size_t)n);
     switch (c->kind) {
@@ -209,7 +212,7 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
         ok = encode_strings(L, first, n, what, out);
         break;
     case BIND_MSGPACK:
-        ok = bind_msgpack_encode(L, first, n, what, out);
+        ok = bind_msgpack_encode(c, L, first, n, what, out);
         break;
     case BIND_LUA:
         ok = encode_plain(c, L, first, n, what, out);
@@ -234,7 +237,7 @@ static int decode(bind_codec *c, lua_State *L, const void *data, size_t len)
     case BIND_MSGPACK:
         return bind_msgpack_decode(c, L, data, len);
     case BIND_LUA:
-        return bind_plain_decode(L, data, len, c->takes_functions);
+        return bind_plain_decode_fds(L, data, len, c->takes_functions, c->came);
     case BIND_JSON:
         return bind_json_decode(c, L, data, len);
     default:
@@ -250,6 +253,16 @@ int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
     lua_settop(L, top);
     bind_codec_refuse_count(L, "values", (size_t)n);
     return -1;
+}
+
+int bind_codec_decode_fds(bind_codec *c, lua_State *L, const void *data, size_t len,
+                          int *fds, size_t n)
+{
+    bind_fds came = {fds, n, n};
+    c->came = &came;
+    int result = bind_codec_decode(c, L, data, len);
+    c->came = NULL;
+    return result;
 }
 
 /* ------------------------------------------------------------ for the specs */

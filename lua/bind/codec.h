@@ -40,8 +40,16 @@ void bind_codec_take_functions(bind_codec *c);
  * of the user's freeze is such a message. Raises want of memory only. */
 int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
                       bind_octets *out);
+/* Whether descriptors are values; at first they are not. Never of BIND_STRINGS and BIND_SOURCE. */
+void bind_codec_pass_fds(bind_codec *c, int on);
+/* Those among what was encoded last, borrowed of their objects: valid until Lua runs again. */
+const int *bind_codec_fds(const bind_codec *c, size_t *n);
 /* Pushes the values and returns how many; or -1 with a message pushed. Takes any octets. */
 int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len);
+/* The same with the descriptors that came with the octets: those that the values have are set to
+ * -1. */
+int bind_codec_decode_fds(bind_codec *c, lua_State *L, const void *data, size_t len,
+                          int *fds, size_t n);
 /* As lua_tolstring, for a string or a number; that has a decimal point in every locale. */
 const char *bind_codec_text(lua_State *L, int idx, size_t *len);
 /* Pushes what is wrong with a list of so many values. Returns 0. */

@@ -88,12 +88,51 @@ void bind_json_open(lua_State *L, bind_codec *c)
     lua_pop(L, 1);
 }
 
-int bind_json_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                     bind_octets *out)
+/* put(value): its index; nil, and a message where it cannot be sent. */
+static int json_put(lua_State *L)
 {
-    luaL_checkstack(L, n + 4, "too many values");
-    bind_codec_function(L, c, CODEC_ENCODE);
-    int base = lua_gettop(L);
+    bind_codec *c = lua_touserdata(L, lua_upvalueindex(1));
+    lua_settop(L, 1);
+    int index = bind_fds_put(L, &c->out, 1);
+    if (index >= 0) {
+        lua_pushinteger(L, index);
+        return 1;
+    }
+    lua_pushnil(L);
+    lua_insert(L, 2);
+    return lua_gettop(L) - 1;
+}
+
+/* take(index): the descriptor. */
+static int json_take(lua_State *L)
+{
+    bind_codec *c = lua_touserdata(L, lua_upvalueindex(1));
+    if (!bind_fds_push(L, c->came, (uint32_t)luaL_checkinteger(L, 1)))
+        return lua_error(L);
+    return 1;
+}
+
+/* Pushes a function of tine.codec_json, and the one that it asks. */
+static void push_helper(lua_State *L, bind_codec *c, const char *name, lua_CFunction f)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    lua_getfield(L, -1, "tine.codec_json");
+    lua_getfield(L, -1, name);
+    lua_replace(L, -3);
+    lua_pop(L, 1);
+    lua_pushlightuserdata(L, c);
+    lua_pushcclosure(L, f, 1);
+}
+
+static int encode_json(bind_codec *c, lua_State *L, int first, int n, const char *what,
+                       bind_octets *out, int fds)
+{
+    luaL_checkstack(L, n + 8, "too many values");
+    int base = lua_gettop(L) + 1;
+    if (fds)
+        push_helper(L, c, "encode_fds", json_put);
+    else
+        bind_codec_function(L, c, CODEC_ENCODE);
     lua_pushstring(L, what);
     for (int i = 0; i < n; i++)
         lua_pushvalue(L, first + i);
@@ -107,9 +146,26 @@ int bind_json_encode(bind_codec *c, lua_State *L, int first, int n, const char *
     return append(L, what, out);
 }
 
+int bind_json_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
+                     bind_octets *out)
+{
+    int top = lua_gettop(L);
+    int ok = encode_json(c, L, first, n, what, out, 0);
+    if (ok || !bind_codec_out(c))
+        return ok;
+    lua_settop(L, top);
+    return encode_json(c, L, first, n, what, out, 1);
+}
+
 int bind_json_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
 {
-    return decode(c, L, data, len, "");
+    if (!c->came)
+        return decode(c, L, data, len, "");
+    luaL_checkstack(L, 8, "too many values");
+    int base = lua_gettop(L) + 1;
+    push_helper(L, c, "decode_fds", json_take);
+    lua_pushlstring(L, data, len);
+    return call(L, base, LUA_MULTRET, "");
 }
 
 /* ----------------------------------------------------------------- the user's */

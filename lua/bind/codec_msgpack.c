@@ -14,12 +14,13 @@
 #include "codec_priv.h"
 #include "lua_format.h"
 
-enum { MAX_DEPTH = 30 };
+enum { MAX_DEPTH = 30, EXT_FD = 102 };
 
 typedef struct encoder {
     lua_State *L;
     bind_octets *out;
     msgpack_packer packer;
+    bind_fds *fds; /* NULL: none are taken */
     int first;
     int path[MAX_DEPTH + 1]; /* stack indices of the keys on the way down */
     int depth;
@@ -211,8 +212,27 @@ static bool encode_table(encoder *e, int idx)
     return array ? encode_array(e, idx, n) : encode_map(e, idx, n);
 }
 
+/* 1: written, 0: refused, -1: not a descriptor. */
+static int encode_fd(encoder *e, int idx)
+{
+    unsigned char body[4];
+    if (!e->fds)
+        return -1;
+    int index = bind_fds_put(e->L, e->fds, idx);
+    if (index == -1)
+        return refuse(e, lua_tostring(e->L, -1));
+    if (index < 0)
+        return -1;
+    for (int i = 0; i < 4; i++)
+        body[i] = (unsigned char)(index >> 8 * (3 - i));
+    msgpack_pack_ext(&e->packer, sizeof body, EXT_FD);
+    msgpack_pack_ext_body(&e->packer, body, sizeof body);
+    return 1;
+}
+
 static bool encode_value(encoder *e, int idx)
 {
+    int fd;
     lua_State *L = e->L;
     switch (lua_type(L, idx)) {
     case LUA_TNIL:
@@ -233,16 +253,21 @@ static bool encode_value(encoder *e, int idx)
     case LUA_TSTRING:
         return encode_string(e, idx);
     case LUA_TTABLE:
-        return encode_table(e, idx);
+        fd = e->fds && bind_fd_is_object(L, idx) ? encode_fd(e, idx) : -1;
+        return fd < 0 ? encode_table(e, idx) : fd;
+    case LUA_TUSERDATA:
+        fd = encode_fd(e, idx);
+        return fd < 0 ? refuse_type(e, idx) : fd;
     default:
         return refuse_type(e, idx);
     }
 }
 
-int bind_msgpack_encode(lua_State *L, int first, int n, const char *what,
+int bind_msgpack_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
                         bind_octets *out)
 {
-    encoder e = {.L = L, .out = out, .first = first, .what = what};
+    encoder e = {
+        .L = L, .out = out, .fds = bind_codec_out(c), .first = first, .what = what};
     msgpack_packer_init(&e.packer, &e, write_octets);
     luaL_checkstack(L, 8, "too many values");
     msgpack_pack_array(&e.packer, (size_t)n);
@@ -258,8 +283,19 @@ int bind_msgpack_encode(lua_State *L, int first, int n, const char *what,
 
 /* -------------------------------------------------------------------- decoding */
 
+/* Pushes a descriptor; or a message, and returns it. */
+static const char *push_ext(bind_codec *c, lua_State *L, const msgpack_object_ext *ext)
+{
+    const unsigned char *at = (const unsigned char *)ext->ptr;
+    if (ext->type != EXT_FD || ext->size != 4)
+        return lua_pushfstring(L, "an extension type, which Lua has no value for");
+    uint32_t index = (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 |
+                     (uint32_t)at[2] << 8 | (uint32_t)at[3];
+    return bind_fds_push(L, c->came, index) ? NULL : lua_tostring(L, -1);
+}
+
 /* Pushes a value; or a message, and returns it. */
-static const char *push(lua_State *L, const msgpack_object *o)
+static const char *push(bind_codec *c, lua_State *L, const msgpack_object *o)
 {
     const char *problem = NULL;
     luaL_checkstack(L, 8, "nested too deeply");
@@ -291,7 +327,7 @@ static const char *push(lua_State *L, const msgpack_object *o)
     case MSGPACK_OBJECT_ARRAY:
         lua_newtable(L);
         for (uint32_t i = 0; i < o->via.array.size && !problem; i++) {
-            problem = push(L, &o->via.array.ptr[i]);
+            problem = push(c, L, &o->via.array.ptr[i]);
             if (!problem)
                 lua_rawseti(L, -2, (lua_Integer)i + 1);
         }
@@ -306,15 +342,17 @@ static const char *push(lua_State *L, const msgpack_object *o)
                 (kv->key.type == MSGPACK_OBJECT_FLOAT32 && isnan(kv->key.via.f64));
             if (no_key)
                 return lua_pushliteral(L, "a map with a key that Lua cannot have");
-            problem = push(L, &kv->key);
+            problem = push(c, L, &kv->key);
             if (!problem)
-                problem = push(L, &kv->val);
+                problem = push(c, L, &kv->val);
             if (!problem)
                 lua_rawset(L, -3);
         }
         break;
+    case MSGPACK_OBJECT_EXT:
+        return push_ext(c, L, &o->via.ext);
     default:
-        return lua_pushfstring(L, "an extension type, which Lua has no value for");
+        return lua_pushfstring(L, "a type that Lua has no value for");
     }
     return problem;
 }
@@ -341,7 +379,7 @@ int bind_msgpack_decode(bind_codec *c, lua_State *L, const void *data, size_t le
         return -1;
     }
     for (uint32_t i = 0; i < u->data.via.array.size; i++)
-        if (push(L, &u->data.via.array.ptr[i]))
+        if (push(c, L, &u->data.via.array.ptr[i]))
             return -1;
     return (int)u->data.via.array.size;
 }

@@ -2,14 +2,18 @@
 #ifndef TINE_BIND_CODEC_PRIV_H
 #define TINE_BIND_CODEC_PRIV_H
 
+#include "bind.h"
 #include "codec.h"
+#include "lua_format.h"
 
 enum { CODEC_ENCODE, CODEC_DECODE };
 
 struct bind_codec {
     int kind;
     int encode, decode; /* of those that work in Lua: registry references */
-    int sends_functions, takes_functions;
+    int sends_functions, takes_functions, passes_fds;
+    bind_fds out;   /* of what was encoded last */
+    bind_fds *came; /* with what is decoded, or NULL */
     void *unpacked; /* of MessagePack, kept for its memory; or NULL */
 };
 
@@ -19,7 +23,10 @@ unsigned char *bind_codec_room(lua_State *L, bind_octets *o, size_t n);
 int bind_codec_rename(lua_State *L, const char *what);
 void bind_codec_function(lua_State *L, const bind_codec *c, int which);
 
-int bind_msgpack_encode(lua_State *L, int first, int n, const char *what,
+/* NULL where descriptors are no values. */
+bind_fds *bind_codec_out(bind_codec *c);
+
+int bind_msgpack_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
                         bind_octets *out);
 int bind_msgpack_decode(bind_codec *c, lua_State *L, const void *data, size_t len);
 void bind_msgpack_close(bind_codec *c);

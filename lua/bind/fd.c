@@ -460,6 +460,43 @@ static bool can_have_methods(lua_State *L, int idx)
     return true;
 }
 
+int bind_fd_peek(lua_State *L, int idx)
+{
+    const luaL_Stream *stream;
+    struct bind_fd *f;
+
+    if ((f = luaL_testudata(L, idx, FD_TYPE)))
+        return bind_fd_live(L, f) ? f->fd : -1;
+    if ((stream = luaL_testudata(L, idx, LUA_FILEHANDLE)))
+        return stream->closef ? fileno(stream->f) : -1;
+    return -2;
+}
+
+/* Whether the table at idx has the field, without asking Lua. */
+static bool has_raw(lua_State *L, int idx, const char *name)
+{
+    lua_pushstring(L, name);
+    lua_rawget(L, idx < 0 ? idx - 1 : idx);
+    bool has = lua_isfunction(L, -1);
+    lua_pop(L, 1);
+    return has;
+}
+
+int bind_fd_is_object(lua_State *L, int idx)
+{
+    bool is;
+
+    if (lua_type(L, idx) == LUA_TUSERDATA)
+        return can_have_methods(L, idx);
+    if (!lua_istable(L, idx) || luaL_getmetafield(L, idx, "__index") == LUA_TNIL)
+        return 0;
+    is = has_raw(L, idx - (idx < 0), "fileno") ||
+         has_raw(L, idx - (idx < 0), "getfd") ||
+         (lua_istable(L, -1) && (has_raw(L, -1, "fileno") || has_raw(L, -1, "getfd")));
+    lua_pop(L, 1);
+    return is;
+}
+
 int bind_fd_check(lua_State *L, int idx, int arg)
 {
     const luaL_Stream *stream;

@@ -1,13 +1,14 @@
 /* The octets of plain data, and what the files of the encoder share.
  *
  * An encoding is the version, a varint (LEB128) with the number of values, the values.
- * Multi-octet numbers are little-endian. Strings, tables, functions and the cells of
- * upvalues are numbered from 0 in the order in which they start; one whose tag says
+ * Multi-octet numbers are little-endian. Strings, tables, functions, descriptors and the cells
+ * of upvalues are numbered from 0 in the order in which they start; one whose tag says
  * "shared" may be named again by its number.
  *
  *   table     TABLE hints item* [SEP] (key value)* END; SEP only after items
  *   hints     low half: items, high half: pairs. 0 for none, else 1 + ceil(log2(n)),
  *             at most 15. They size the table, and bound its counts from below
+ *   fd        FD index of a descriptor that comes with the octets
  *   function  FUNCTION length(4 octets) bytecode (CELL value | REF)* END */
 #ifndef TINE_BIND_PLAIN_H
 #define TINE_BIND_PLAIN_H
@@ -15,6 +16,10 @@
 #include <stdint.h>
 
 #include <lua.h>
+
+#include "lua_format.h"
+
+#include "bind.h"
 
 enum {
     PLAIN_VERSION = 1,
@@ -42,6 +47,7 @@ enum {
     TAG_GLOBALS,
     TAG_SEP,
     TAG_END,
+    TAG_FD = 0xd4,        /* varint index of a descriptor; | 1 when shared */
     TAG_SHORT_REF = 0xe0, /* + number below 32 */
 };
 
@@ -84,12 +90,15 @@ struct plain_encoder {
     int nframes, max_frames;
     struct plain_marks seen;    /* all tables, functions, cells and long strings */
     struct plain_marks strings; /* short strings: the latest per slot */
-    const void *globals;        /* NULL unless functions are plain */
+    const void *globals;        /* where functions are plain; NULL: not looked at yet */
     uint32_t next_id;
     int functions;
-    int arg;     /* the value at work, from 1 */
-    int busy;    /* in use */
-    int closing; /* lua_close has begun: nothing frees it any more but its user */
+    bind_fds *fds; /* NULL: descriptors are not plain */
+    int asked;     /* stack index of objects and their descriptors, or false */
+    int retry;     /* the value at the top is to be asked first */
+    int arg;       /* the value at work, from 1 */
+    int busy;      /* in use */
+    int closing;   /* lua_close has begun: nothing frees it any more but its user */
 };
 
 /* plain_state.c; memory errors are raised. */

@@ -39,6 +39,7 @@ struct decoder {
     struct frame *frames; /* the first one is the top level */
     int nframes, max_frames;
     int functions;
+    bind_fds *fds;
     int slot; /* stack index of the shared objects; then a userdata: the frames */
     struct frame first[FIRST_FRAMES];
 };
@@ -287,6 +288,16 @@ static int push_globals(struct decoder *d)
     return 1;
 }
 
+static int push_fd(struct decoder *d, int shared)
+{
+    uint32_t index;
+
+    if (!get_varint(d, &index) || !bind_fds_push(d->L, d->fds, index))
+        return 0;
+    number(d, shared);
+    return 1;
+}
+
 static int push_value(struct decoder *d, uint8_t tag)
 {
     uint32_t len;
@@ -319,6 +330,9 @@ static int push_value(struct decoder *d, uint8_t tag)
         return get_varint(d, &len) && push_string(d, len, tag & 1);
     case TAG_REF:
         return push_ref(d, tag);
+    case TAG_FD:
+    case TAG_FD | 1:
+        return push_fd(d, tag & 1);
     case TAG_GLOBALS:
         return push_globals(d);
     default:
@@ -469,6 +483,12 @@ static int read_all(struct decoder *d, uint32_t count)
 
 int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions)
 {
+    return bind_plain_decode_fds(L, data, len, functions, NULL);
+}
+
+int bind_plain_decode_fds(lua_State *L, const char *data, size_t len, int functions,
+                          bind_fds *fds)
+{
     struct decoder d;
     uint32_t count;
 
@@ -478,6 +498,7 @@ int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions)
     d.start = d.p = (const uint8_t *)data;
     d.end = d.p + len;
     d.functions = functions;
+    d.fds = fds;
     d.frames = d.first;
     d.max_frames = FIRST_FRAMES;
     lua_pushnil(L);

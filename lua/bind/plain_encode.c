@@ -139,20 +139,82 @@ static int push_frame(struct plain_encoder *e, enum plain_step step, size_t head
     return 1;
 }
 
+/* Upvalues are plain: what a function calls a file is to be one. */
+static int in_function(const struct plain_encoder *e)
+{
+    int i;
+
+    for (i = 0; i < e->nframes; i++) {
+        if (e->frames[i].step == STEP_UPVALUES)
+            return 1;
+    }
+    return 0;
+}
+
+/* The value at the top, which is not plain but may have a descriptor. Objects in Lua are asked for
+ * theirs between two attempts: here nothing may run. */
+static int put_fd(struct plain_encoder *e)
+{
+    lua_State *L = e->L;
+    int fd, index;
+
+    if (e->fds == NULL || in_function(e))
+        return bind_plain_refuse(e, NULL);
+    fd = bind_fd_peek(L, -1);
+    if (fd == -2 && e->asked) {
+        lua_pushvalue(L, -1);
+        if (lua_rawget(L, e->asked) == LUA_TNUMBER)
+            fd = (int)lua_tointeger(L, -1);
+        index = lua_isnil(L, -1);
+        lua_pop(L, 1);
+    } else {
+        index = 1;
+    }
+    if (fd == -2) {
+        e->retry = index && bind_fd_is_object(L, -1);
+        return e->retry ? 0 : bind_plain_refuse(e, NULL);
+    }
+    if (fd == -1)
+        return bind_plain_refuse(e, "a closed descriptor");
+    if (put_seen(e, lua_topointer(L, -1))) {
+        lua_pop(L, 1);
+        return 1;
+    }
+    index = bind_fds_add(L, e->fds, fd);
+    if (index < 0)
+        return bind_plain_refuse(e, lua_tostring(L, -1));
+    e->buf[e->len++] = TAG_FD;
+    put_varint(e, (uint32_t)index);
+    lua_pop(L, 1);
+    return 1;
+}
+
+static int is_globals(struct plain_encoder *e, const void *addr)
+{
+    if (!e->functions)
+        return 0;
+    if (e->globals == NULL) {
+        lua_rawgeti(e->L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+        e->globals = lua_topointer(e->L, -1);
+        lua_pop(e->L, 1);
+    }
+    return addr == e->globals;
+}
+
 static int put_table(struct plain_encoder *e)
 {
     lua_State *L = e->L;
     const void *addr = lua_topointer(L, -1);
     size_t head = e->len;
 
-    if (addr == e->globals) {
+    if (is_globals(e, addr)) {
         e->buf[e->len++] = TAG_GLOBALS;
         lua_pop(L, 1);
         return 1;
     }
     if (lua_getmetatable(L, -1)) {
         lua_pop(L, 1);
-        return bind_plain_refuse(e, NULL);
+        return put_fd(e);
     }
     if (put_seen(e, addr)) {
         lua_pop(L, 1);
@@ -235,6 +297,8 @@ static int put_value(struct plain_encoder *e)
         return put_table(e);
     case LUA_TFUNCTION:
         return put_function(e);
+    case LUA_TUSERDATA:
+        return put_fd(e);
     default:
         return bind_plain_refuse(e, NULL);
     }
@@ -351,35 +415,63 @@ static int put_all(struct plain_encoder *e, int first, int n)
 
 static void put_head(struct plain_encoder *e, int n, int functions)
 {
-    lua_State *L = e->L;
-
     e->functions = functions;
     e->globals = NULL;
-    if (functions) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
-        e->globals = lua_topointer(L, -1);
-        lua_pop(L, 1);
-    }
     reserve(e, ROOM);
     e->buf[e->len++] = PLAIN_VERSION;
     put_varint(e, (uint32_t)n);
 }
 
-int bind_plain_encode(lua_State *L, int first, int n, int functions)
+/* Returns -1 with an object on top that is to be asked first. */
+static int encode_once(lua_State *L, int first, int n, int functions, bind_fds *fds,
+                       int asked)
 {
     struct plain_encoder *e;
     int ok, slot;
 
-    first = lua_absindex(L, first);
     luaL_checkstack(L, LUA_MINSTACK, "too many values");
     e = bind_plain_push_encoder(L);
     slot = lua_gettop(L);
+    e->fds = fds;
+    e->asked = asked;
+    e->retry = 0;
     put_head(e, n, functions);
     ok = put_all(e, first, n);
     if (ok)
         lua_pushlstring(L, (const char *)e->buf, e->len);
     lua_replace(L, slot);
     lua_settop(L, slot);
+    if (e->retry)
+        ok = -1;
     bind_plain_release(e);
     return ok;
+}
+
+int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fds *fds)
+{
+    int ok, fd, asked = 0;
+
+    first = lua_absindex(L, first);
+    while ((ok = encode_once(L, first, n, functions, fds, asked)) < 0 && fds) {
+        if (!asked) {
+            lua_newtable(L);
+            lua_insert(L, -2);
+            asked = lua_gettop(L) - 1;
+        }
+        fd = bind_fds_ask(L, -1);
+        if (fd >= 0)
+            lua_pushinteger(L, fd);
+        else
+            lua_pushboolean(L, 0);
+        lua_rawset(L, asked);
+        fds->n = 0;
+    }
+    if (asked)
+        lua_remove(L, asked);
+    return ok;
+}
+
+int bind_plain_encode(lua_State *L, int first, int n, int functions)
+{
+    return encode_once(L, lua_absindex(L, first), n, functions, NULL, 0);
 }

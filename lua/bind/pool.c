@@ -138,6 +138,10 @@ static int pool_broadcast(lua_State *L)
         bind_push_error(L, "encode", text, len);
         return 2;
     }
+    size_t nfds;
+    bind_codec_fds(b->codec, &nfds);
+    if (nfds)
+        return luaL_error(L, "broadcast: descriptors go to one worker, by a call");
     if (!b->object.core)
         return bind_service_fail(L, b, "broadcast", -TINE_ECLOSED);
     broadcast *all = calloc(1, sizeof *all);

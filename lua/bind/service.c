@@ -69,9 +69,14 @@ int bind_service_handler(lua_State *L, bind_service *b, const char *name)
 
 int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, size_t n)
 {
-    if (!b->strings)
-        return bind_codec_decode(b->codec, L, n ? values->data : "",
-                                 n ? values->len : 0);
+    if (!b->strings) {
+        int *fds;
+        size_t nfds = tine_host_fds(b->object.link->host, &fds);
+        const void *data = n ? values->data : "";
+        size_t len = n ? values->len : 0;
+        return nfds ? bind_codec_decode_fds(b->codec, L, data, len, fds, nfds)
+                    : bind_codec_decode(b->codec, L, data, len);
+    }
     if (n > BIND_MOST_VALUES) {
         bind_codec_refuse_count(L, "values", n);
         return -1;
@@ -315,6 +320,7 @@ static int service_new(lua_State *L)
     b->codec =
         bind_codec_push(L, (int)o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
     bind_codec_send_functions(b->codec);
+    bind_codec_pass_fds(b->codec, 1);
     lua_setiuservalue(L, self, BIND_CODEC);
     void *core;
     if (b->is_pool) {

@@ -378,6 +378,64 @@ function codec.decode(text)
   return table.unpack(list, 1, n)
 end
 
+-- What stands for a descriptor is an object with this key alone.
+local FD <const> = "\0tine.fd"
+
+-- A copy in which indices stand for descriptors. What cannot be encoded stays.
+local function without_fds(put, value, path, depth)
+  local kind = type(value)
+  if kind ~= "table" and kind ~= "userdata" or value == cjson.null then return value end
+  local meta = debug.getmetatable(value)
+  if kind == "userdata" or meta and rawget(meta, "__index") then
+    local index, problem = put(value)
+    if index then return { [FD] = index } end
+    if problem then error(path .. ": " .. problem, 0) end
+  end
+  if kind == "userdata" or depth > MAX_DEPTH then return value end
+  local copy = setmetatable({}, (meta == cjson.array_mt or meta == empty_array) and meta or nil)
+  for k, v in next, value do
+    if k == FD then error(path .. ": a key that stands for descriptors", 0) end
+    copy[k] = without_fds(put, v, path .. step(k), depth + 1)
+  end
+  return copy
+end
+
+--- As `encode`, with descriptors.
+-- @tparam function put takes a value, gives its index; nil, and a message if it may not be sent
+-- @tparam string what
+-- @param ... values
+function codec.encode_fds(put, what, ...)
+  local list = table.pack(...)
+  for i = 1, list.n do
+    local ok, value = pcall(without_fds, put, list[i], ("%s[%d]"):format(what, i), 1)
+    if not ok then return nil, value end
+    list[i] = value
+  end
+  return codec.encode(what, table.unpack(list, 1, list.n))
+end
+
+-- Puts the descriptors in their places.
+local function with_fds(take, value)
+  if type(value) ~= "table" then return value end
+  local k, index = next(value)
+  if k == FD and next(value, k) == nil then return take(index) end
+  for key, v in next, value do
+    if type(v) == "table" then value[key] = with_fds(take, v) end
+  end
+  return value
+end
+
+--- As `decode`, of values that came with descriptors.
+-- @tparam function take gives the descriptor with an index, or raises
+-- @tparam string text
+function codec.decode_fds(take, text)
+  local list = table.pack(codec.decode(text))
+  for i = 1, list.n do
+    list[i] = with_fds(take, list[i])
+  end
+  return table.unpack(list, 1, list.n)
+end
+
 --- Encodes one value, which may be nil. A table that is empty is an object, unless it was an
 -- array when `read` made it.
 -- @tparam string what names the value in errors

@@ -63,6 +63,8 @@ static void unknown_kinds(tine_host *host)
             why = "it said twice that it is ready";
         else if (type == TINE__PROMOTED)
             why = "it became a template without being asked";
+        else if (type == TINE__FDS)
+            why = "it sent garbage with descriptors";
         expect_refused(host, &o, why);
     }
 }
@@ -381,6 +383,49 @@ static void heirs_that_write_for_ever(tine_host *host)
 }
 
 /* A handle whose process is no more. */
+typedef struct with_fds {
+    size_t messages; /* that bring descriptors */
+    uint32_t count, first;
+    int type;
+    const char *why;
+} with_fds;
+
+static void send_fds(peer *p, const void *arg)
+{
+    const with_fds *w = arg;
+    unsigned char body[TINE__CALL_FDS] = {(unsigned char)w->count, 0, 0, 0,
+                                          (unsigned char)w->first};
+    int fds[] = {0, 1, 2};
+    peer_frame(p, TINE__READY, 0, NULL, 0);
+    peer_start(p);
+    for (size_t i = 0; i < w->messages; i++) {
+        peer_frame(p, w->type, 1, body, w->type == TINE__FDS ? sizeof body : 0);
+        ssize_t n = tine__passing_send(p->fd, p->out.data + p->sent,
+                                       p->out.len - p->sent, MSG_NOSIGNAL, fds, 3);
+        CHECK_INT(n, p->out.len - p->sent);
+        p->sent = p->out.len;
+    }
+    atomic_store(&p->page->tail, p->sent);
+    hang();
+}
+
+static void descriptors_that_nobody_speaks_of(tine_host *host)
+{
+    static const with_fds bad[] = {
+        {1, 2, 0, TINE__FDS, "it sent garbage with descriptors"},
+        {1, 4, 0, TINE__FDS, "it sent garbage with descriptors"},
+        {1, 0, 0, TINE__FDS, "it sent garbage with descriptors"},
+        {1, 3, 1, TINE__FDS, "it sent garbage with descriptors"},
+        {1, 0, 0, TINE__RETIRE, "it sent descriptors that it does not speak of"},
+        {500, 0, 0, TINE__RETIRE, "it sent descriptors that it does not speak of"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        session_begin(&s, host, send_fds, &bad[i], NULL);
+        session_call(&s, 3);
+        expect_killed(bad[i].why);
+    }
+}
+
 static void process_that_has_ended(tine_host *host)
 {
     static const tine_func func = {TINE_TEXT, "f", 1};
@@ -418,6 +463,7 @@ int main(void)
     HOST(leaves_before_it_is_ready);
     HOST(talks_after_its_last_words);
     HOST(heirs_that_write_for_ever);
+    HOST(descriptors_that_nobody_speaks_of);
     HOST(process_that_has_ended);
     return 0;
 }
