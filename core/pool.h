@@ -50,13 +50,13 @@ struct tine__pool_part {
 struct tine__source {
     tine__source *next, *prev;
     tine_pool *pool;
-    tine_proc *proc; /* NULL once it has ended */
+    tine_proc *proc;      /* NULL once it has ended */
     tine__replay *replay; /* what it was told; NULL: it cannot be made again */
     uint64_t generation;
     tine__figures figures; /* of its memory, as its last worker has found it */
     bool ours;             /* nobody else has a handle of it */
-    bool proven;           /* a worker of it, or of what it was made like, has been ready */
-    bool dropped;          /* was told to go */
+    bool proven;  /* a worker of it, or of what it was made like, has been ready */
+    bool dropped; /* was told to go */
 };
 
 struct tine__pool_worker {

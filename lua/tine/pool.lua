@@ -326,8 +326,8 @@ end
 -- and `run` with `count`, `mean`, `stddev`, `min`, `p50`, `p90`, `p99`, `p999`, `max` in seconds.
 --
 -- `replayable`: should template and spare die together, another is made, which is told all that the
--- template was (eval, require, send_arg, send_fd), in the directory and environment that the host has
--- by then; not so where the handle came from `tine.here`,
+-- template was (eval, require, send_arg, send_fd), in the directory and environment that the host
+-- has by then; not so where the handle came from `tine.here`,
 -- `tine.early` or `tine.from_fd`, or was forked from such a one, where functions get its output, or
 -- where it was told more than 16 MiB or sent more than 64 descriptors. `replays`: how often so far.
 --
@@ -391,7 +391,8 @@ end
 -- @tparam string|function func as for `process:rpc`
 -- @tparam[opt] table options all of `process:rpc`, and
 --
--- - `max`: most workers (default: tine.cpus(), or `idle` if that is more); `idle`: fewest kept (0)
+-- - `max`: most workers (default: tine.cpus(), or `idle` if that is more)
+-- - `idle`: fewest kept (0)
 -- - `load`: calls handed to one worker at a time (2)
 -- - `start`: seconds of all-busy before one more worker starts (0.1; 0: at once)
 -- - `stop`: seconds between stopping idle workers (10)
