@@ -39,7 +39,7 @@ sanitize: ## the same with address and undefined-behaviour sanitizers, in build-
 	@tools/build build-asan all tine_tests $(OPTIONS) -DTINE_SANITIZE=ON
 	@tools/run-sanitized build-asan $(ARGS)
 
-bench: ## measures against bare C and others, prints ratios, draws pictures in build/pictures/
+bench: ## measures against bare C, others, and BASELINE=another checkout; prints ratios, draws build/pictures/
 	@tools/setup build run
 	@tools/setup bench || echo "bench: goes on without them"
 	@tools/build $(BUILD) all tine_bench $(OPTIONS)

@@ -15,7 +15,8 @@
 --                 {host_mb} filled in; speaks with interleave as bench.h says
 --     cpus        on how many CPUs it may run, 1 or 2
 --     host_mb     about how much memory it takes, if much
---     ours        true: it is tine's, and a failure fails the benchmark
+--     ours        true: it is tine's, and a failure fails the benchmark; run with another tine as
+--                 well where the settings have a baseline
 --     full        true: left out by QUICK
 --   targets    a list of what is promised:
 --     what        in words
@@ -44,22 +45,39 @@ local function obstacle(variant, settings, taken)
 end
 
 --- What the variant's command needs and has not, or nil.
-local function not_built(variant, settings)
+local function not_built(variant, names)
   local path = variant.command:match("{bin}/[%w_]+")
-  path = path and fill(path, settings.names)
+  path = path and fill(path, names)
   return path and not machine.exists(path) and "not built: " .. path or nil
 end
 
---- The variants that can be measured; notes in the others why not.
+--- The same program with the other tine, noted in the variant as its baseline; nil where there
+-- is none, or it cannot be measured.
+local function baseline_for(variant, settings, taken)
+  local other = variant.ours and settings.baseline
+  if not other or obstacle(variant, settings, taken) or not_built(variant, other.names) then
+    return nil
+  end
+  variant.baseline = { command = variant.command, cpus = variant.cpus, of = other, answers = {},
+    values = {} }
+  return variant.baseline
+end
+
+--- The variants that can be measured, each before its baseline; notes in the others why not.
 local function measurable(variants, settings)
   local present, taken = {}, 0
   for _, variant in ipairs(variants) do
     variant.answers, variant.values = {}, {}
     variant.skip = obstacle(variant, settings, taken)
-    variant.fail = not variant.skip and not_built(variant, settings) or nil
+    variant.fail = not variant.skip and not_built(variant, settings.names) or nil
     if not variant.skip and not variant.fail then
       taken = taken + (variant.host_mb or 0) * 1.2
       present[#present + 1] = variant
+      local baseline = baseline_for(variant, settings, taken)
+      if baseline then
+        taken = taken + (variant.host_mb or 0) * 1.2
+        present[#present + 1] = baseline
+      end
     end
   end
   return present
@@ -67,8 +85,9 @@ end
 
 local function command_of(variant, settings)
   local cpus = table.concat(settings.cpus, ",", 1, variant.cpus)
-  return ("exec env %s taskset -c %s %s"):format(settings.environment, cpus,
-    fill(variant.command, settings.names))
+  local tine = variant.of or settings
+  return ("exec env %s taskset -c %s %s"):format(tine.environment, cpus,
+    fill(variant.command, tine.names))
 end
 
 --- Median, least and greatest of a list of numbers.
@@ -155,11 +174,18 @@ local function check(family, by_id)
   assert(not family.base or by_id[family.base], "an unknown base")
 end
 
+--- Sets in the variant how many times its baseline it is.
+local function compare(variant, key)
+  local against = ratios(variant, variant.baseline, key)
+  if #against > 0 then variant.to_baseline = summary(against) end
+  variant.baseline.of = nil
+end
+
 --- Measures a family, filling in its variants (figure, ratio, or skip or fail with the
 -- reason) and its targets.
 -- @tparam table family
 -- @tparam table settings rounds, seconds, deadline, quick, cpus (a list), environment (for
--- env), names (for the commands)
+-- env), names (for the commands), baseline (nil, or its environment and names)
 function measure.family(family, settings)
   local key, by_id = family.key or "rate", {}
   family.targets = family.targets or {}
@@ -174,6 +200,7 @@ function measure.family(family, settings)
     if #variant.values > 0 then variant.figure = summary(variant.values) end
     local against = base and ratios(variant, base, key) or {}
     if #against > 0 then variant.ratio = summary(against) end
+    if variant.baseline then compare(variant, key) end
   end
   for _, target in ipairs(family.targets) do judge(target, by_id, key) end
 end

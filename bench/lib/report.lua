@@ -37,15 +37,28 @@ local function also_rows(variant, also)
   end
 end
 
+--- The cells that hold a variant against its baseline, if it has one.
+local function against_baseline(variant)
+  local baseline = variant.baseline
+  if not baseline then return "", "", "" end
+  local ratio = variant.to_baseline
+  if not ratio then return baseline.fail and "FAILED" or "-", "", "" end
+  return number(baseline.figure.median), ("%.3f"):format(ratio.median),
+    ("%.2f to %.2f"):format(ratio.min, ratio.max)
+end
+
 --- Prints the table of a family.
-function report.family(family)
+-- @tparam table family
+-- @tparam[opt] boolean compared there are baselines
+function report.family(family, compared)
   print()
   print(family.title)
-  row("", family.unit, "spread", family.base and "ratio" or "")
+  row("", family.unit, "spread", family.base and "ratio" or "",
+    table.unpack(compared and { "baseline", "ratio to it", "spread" } or {}))
   for _, variant in ipairs(family.variants) do
     if variant.figure then
       row(variant.label, number(variant.figure.median), range(variant.figure),
-        variant.ratio and ("%.2f"):format(variant.ratio.median) or "")
+        variant.ratio and ("%.2f"):format(variant.ratio.median) or "", against_baseline(variant))
       also_rows(variant, family.also or {})
     end
     if not variant.figure or variant.fail then
@@ -87,6 +100,7 @@ function report.facts(facts, settings)
     facts.kernel, facts.date))
   print(("medians of %d rounds of %g s each, all programs of a table in turns%s"):format(
     settings.rounds, settings.seconds, settings.quick and "; QUICK: rough figures" or ""))
+  if settings.baseline then print("baseline: " .. settings.baseline.root) end
 end
 
 local encode
