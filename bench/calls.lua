@@ -1,13 +1,14 @@
 -- Calls of a Lua function in a worker, which gets a string of 5 octets and returns it.
---   lua5.4 calls.lua [-k UNDER_WAY] [-w WORKERS]
--- Without -w one worker by rpc, with it a pool.
+--   lua5.4 calls.lua [-k UNDER_WAY] [-w WORKERS] [-f FLOOD]
+-- Without -w one worker by rpc, with it a pool. With -f beside it something that sends without
+-- end: 1 two workers empty events, 2 a process empty lines.
 package.path = (arg[0]:match("^(.*/)[^/]*$") or "./") .. "lib/?.lua;" .. package.path
 local program = require "program"
 local tine = require "tine"
 
 local WARM_UP <const> = 1000
 
-local options = program.options { k = 1, w = 0 }
+local options = program.options { k = 1, w = 0, f = 0 }
 local template = tine.new():eval("function echo(s) return s end")
 local call
 if options.w > 0 then
@@ -17,10 +18,30 @@ else
   call = template:rpc("echo")
 end
 
+local function flood_of_events()
+  local rpc = tine.new():rpc(function()
+    local worker = require "tine"
+    while true do worker.event("") end
+  end, { on_event = function() end })
+  rpc(function() end)
+  return rpc
+end
+
+local flood = {} -- is held
+if options.f == 1 then
+  flood = { flood_of_events(), flood_of_events() }
+elseif options.f == 2 then
+  local p = tine.new { stdout = function() end }
+  p:run(function()
+    while true do io.write(("\n"):rep(4096)) end
+  end, function(sock) flood[1] = sock end)
+end
+
 for seconds in program.rounds() do
   local now = tine.loop.now
   local warm, count, begin, over = WARM_UP, 0, nil, false
   local elapsed
+  local left = options.k
 
   local function ended(err, result)
     if err then error(err) end
@@ -35,7 +56,14 @@ for seconds in program.rounds() do
         over = elapsed >= seconds
       end
     end
-    if not over then call("hello", ended) end
+    if not over then
+      call("hello", ended)
+    else
+      left = left - 1
+      if left == 0 and options.f > 0 then
+        tine.loop.stop() -- the flood never ends
+      end
+    end
   end
 
   for _ = 1, options.k do call("hello", ended) end

@@ -46,7 +46,7 @@ struct tine__caller {
     tine__buf in;      /* the beginning of a frame */
     uint64_t received; /* octets of the stream so far */
     size_t ask;        /* octets to read at a time, 0: the most */
-    size_t nframes;    /* carried out since it was readable last */
+    size_t nframes;    /* no answers, since it was readable last */
     tine_str *strs;    /* results taken apart */
     size_t max_strs;
 

@@ -15,8 +15,9 @@
 #include "fd.h"
 
 enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
-/* Each frame may be a callback: so many, then others have their turn. */
-enum { FRAMES_PER_WAKE = 512, LEAST_READ = 1024 };
+/* Of frames that are no answers, of which there may be no end: so many, then others have their
+ * turn; FEW where others have calls that they wait for. */
+enum { FRAMES_PER_WAKE = 64, FEW_FRAMES = 16 };
 enum { HEARD = 64 }; /* when more owe answers they are left to the loop */
 
 typedef struct frame {
@@ -397,7 +398,7 @@ static size_t take_frames(tine__caller *c, unsigned char *data, size_t len)
         at += TINE__CALL_HEAD + f.head.len;
         unsigned char behind = data[at];
         data[at] = 0;
-        c->nframes++;
+        c->nframes += f.head.type != TINE__RESULT && f.head.type != TINE__ERROR;
         on_frame(c, &f);
         data[at] = behind;
     }
@@ -509,13 +510,21 @@ static void at_eof(tine__caller *c)
 
 /* n octets were nframes frames: of small ones less is read at a time, since what has been read must
  * be carried out. What comes next may be of another size. */
-static void set_pace(tine__caller *c, size_t n, size_t nframes)
+static void set_pace(tine__caller *c, size_t n, size_t nframes, size_t budget)
 {
     size_t most = c->ask ? c->ask * 2 : SCRATCH;
-    size_t ask = nframes ? n * FRAMES_PER_WAKE / nframes : SCRATCH;
+    size_t ask = nframes ? n * budget / nframes : SCRATCH;
     if (ask > most)
         ask = most;
-    c->ask = ask < LEAST_READ ? LEAST_READ : ask < SCRATCH ? ask : SCRATCH;
+    c->ask = ask < SCRATCH ? ask : SCRATCH;
+    if (c->ask < budget * TINE__CALL_HEAD)
+        c->ask = budget * TINE__CALL_HEAD;
+}
+
+static size_t budget_of(const tine__caller *c)
+{
+    size_t mine = c->first ? 1 : 0;
+    return c->service->host->nbusy > mine ? FEW_FRAMES : FRAMES_PER_WAKE;
 }
 
 void tine__caller_readable(void *arg, tine_io *io, int events)
@@ -529,13 +538,13 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
         return;
     c->reading = true;
     p->refs++; /* its end, which a callback may bring to light, waits for us */
+    size_t budget = budget_of(c);
     c->nframes = 0;
-    for (int i = 0; i < READS_PER_WAKE && c->nframes < FRAMES_PER_WAKE && !c->killed;
-         i++) {
+    for (int i = 0; i < READS_PER_WAKE && c->nframes < budget && !c->killed; i++) {
         size_t before = c->nframes;
         ssize_t n = read_some(c, &asked);
         if (n > 0)
-            set_pace(c, (size_t)n, c->nframes - before);
+            set_pace(c, (size_t)n, c->nframes - before, budget);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
             at_eof(c);
             break;

@@ -10,8 +10,8 @@
 
 /* A line longer than this comes in pieces, so that a process cannot fill the host. */
 enum { READ_SIZE = 16384, MAX_LINE = 1 << 20, READS_PER_WAKE = 16 };
-/* So many callbacks, then others have their turn. */
-enum { LINES_PER_WAKE = 256, LEAST_READ = 256, ALL_LINES = INT32_MAX };
+/* So many callbacks, then others have their turn; FEW where calls are waited for. */
+enum { LINES_PER_WAKE = 64, FEW_LINES = 16, ALL_LINES = INT32_MAX };
 
 /* There is room for one octet more: the newline's, or what read_lines has left. */
 static void deliver(tine__capture *c, unsigned char *line, size_t len)
@@ -50,12 +50,12 @@ static size_t split(tine__capture *c, bool at_end)
 
 /* n octets were so many lines: of short ones less is read at a time, since what has been read must
  * be delivered. What comes next may be longer. */
-static void set_pace(tine__capture *c, size_t n, size_t lines)
+static void set_pace(tine__capture *c, size_t n, size_t lines, size_t most)
 {
-    size_t ask = lines ? n * LINES_PER_WAKE / lines : READ_SIZE;
+    size_t ask = lines ? n * most / lines : READ_SIZE;
     if (c->ask && ask > c->ask * 2)
         ask = c->ask * 2;
-    c->ask = ask < LEAST_READ ? LEAST_READ : ask < READ_SIZE ? ask : READ_SIZE;
+    c->ask = ask < FEW_LINES ? FEW_LINES : ask < READ_SIZE ? ask : READ_SIZE;
 }
 
 /* Returns whether more may come. */
@@ -74,7 +74,7 @@ static bool read_pipe(tine__capture *c, int reads, size_t most)
         if (n > 0) {
             c->line.len += (size_t)n;
             had = split(c, false);
-            set_pace(c, (size_t)n, had);
+            set_pace(c, (size_t)n, had, most);
         } else if (n == 0) {
             return false;
         } else if (errno != EINTR) {
@@ -101,7 +101,7 @@ static void on_readable(void *arg, tine_io *io, int events)
     (void)io;
     (void)events;
     p->refs++;
-    if (!read_lines(c, READS_PER_WAKE, LINES_PER_WAKE)) {
+    if (!read_lines(c, READS_PER_WAKE, p->host->nbusy ? FEW_LINES : LINES_PER_WAKE)) {
         tine_io_free(c->io);
         c->io = NULL;
         split(c, true);
