@@ -27,14 +27,13 @@ local function flood_of_events()
   return rpc
 end
 
-local flood = {} -- is held
 if options.f == 1 then
-  flood = { flood_of_events(), flood_of_events() }
+  options.held = { flood_of_events(), flood_of_events() }
 elseif options.f == 2 then
   local p = tine.new { stdout = function() end }
   p:run(function()
     while true do io.write(("\n"):rep(4096)) end
-  end, function(sock) flood[1] = sock end)
+  end, function(sock) options.held = sock end)
 end
 
 for seconds in program.rounds() do

@@ -138,6 +138,8 @@ static void on_alarm(evutil_socket_t fd, short events, void *arg)
 int tine__loop_alarm_open(tine_host *host)
 {
     host->alarm = event_new(host->base, -1, 0, on_alarm, host);
+    if (host->alarm && !host->own_base)
+        host->alarm->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
     return host->alarm ? 0 : -ENOMEM;
 }
 
@@ -243,9 +245,11 @@ static void begin(tine_host *host)
     host->stopped = false;
 }
 
-/* Between the rounds of a loop: one round waits for at most one thing to happen. */
+/* Between the rounds of a loop: one round waits for at most one thing to happen. Without ONCE,
+ * libevent goes round as long as anything is ready, and a flood always is. */
 static int loop_once(tine_host *host, int flags)
 {
+    flags |= EVLOOP_ONCE;
     if (!host->own_base) /* of what it does not count something may come, too */
         flags |= EVLOOP_NO_EXIT_ON_EMPTY;
     begin(host);

@@ -12,7 +12,8 @@ do
   local f <close> = assert(io.open(helper.root .. "/core/protocol.h"))
   PROTOCOL = tonumber(f:read("a"):match("#define TINE__PROTOCOL (%d+)"))
 end
-local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN, MEMORY, FAIL, CHANNEL = 1, 2, 3, 4, 5, 6, 7, 9, 10, 11
+local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN = 1, 2, 3, 4, 5, 6, 7
+local MEMORY, FAIL, CHANNEL = 9, 10, 11
 local TEXT, PLAIN = 0, 1
 
 local function frame(type, body, nfds, length)
