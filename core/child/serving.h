@@ -7,6 +7,7 @@
 
 #include "answer.h"
 #include "child.h"
+#include "clock.h"
 #include "codec.h"
 #include "failure.h"
 
@@ -23,8 +24,6 @@ typedef struct tine__serving {
 
 extern tine__serving tine__service;
 
-/* ns on CLOCK_MONOTONIC. */
-uint64_t tine__clock_ns(void);
 /* Answers a call with an error. */
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f);
