@@ -8,6 +8,7 @@
 
 #include "fd.h"
 #include "frame.h"
+#include "rights.h"
 
 /* A worker's few commands fit into the first size; a long queue gets the second. */
 enum { SMALL_SEGMENT = 448, SEGMENT = 4032, MAX_IOV = 64, FLUSH_ROUNDS = 32 };
@@ -129,10 +130,7 @@ static void consume(tine__chan *c, size_t n)
 static ssize_t send_some(const tine__chan *c)
 {
     struct iovec iov[MAX_IOV];
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(TINE_MAX_FDS * sizeof(int))];
-    } control;
+    TINE__RIGHTS_ROOM(TINE_MAX_FDS) control;
     struct msghdr msg = {.msg_iov = iov};
     const segment *first = c->head;
     for (segment *s = c->head; s && msg.msg_iovlen < MAX_IOV; s = s->next) {
@@ -141,17 +139,7 @@ static ssize_t send_some(const tine__chan *c)
         iov[msg.msg_iovlen].iov_base = s->data + s->sent;
         iov[msg.msg_iovlen++].iov_len = s->len - s->sent;
     }
-    if (first->nfds) {
-        size_t size = first->nfds * sizeof(int);
-        memset(&control, 0, sizeof control);
-        msg.msg_control = &control;
-        msg.msg_controllen = CMSG_SPACE(size);
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(size);
-        memcpy(CMSG_DATA(cmsg), first->fds, size);
-    }
+    tine__rights_put(&msg, &control, first->fds, first->nfds);
     return sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 

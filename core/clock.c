@@ -2,9 +2,14 @@
 
 #include <time.h>
 
-int64_t tine__now_usec(void)
+uint64_t tine__clock_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+int64_t tine__now_usec(void)
+{
+    return (int64_t)(tine__clock_ns() / 1000);
 }

@@ -5,5 +5,6 @@
 #include <stdint.h>
 
 int64_t tine__now_usec(void);
+uint64_t tine__clock_ns(void);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "owner.h"
+#include "prioq.h"
 #include "spin.h"
 #include "tine.h"
 
@@ -74,9 +75,8 @@ struct tine_host {
     int64_t now;         /* see tine__host_now */
     int64_t polled_usec; /* when libevent has looked at everything last */
     tine__spin spin;
-    bool spurious;     /* all that has happened is that it fired for nothing */
-    tine_timer **heap; /* from 1; by time */
-    size_t nheap, heap_size;
+    bool spurious; /* all that has happened is that it fired for nothing */
+    tine__prioq timer_queue;
     uint64_t timer_order;
     tine_timer *timers; /* all that live, for tine_host_free */
     tine_io *ios;

@@ -8,6 +8,7 @@
 #include "fd.h"
 #include "host.h"
 #include "protocol.h"
+#include "rights.h"
 
 enum { REPORTS_PER_WAKE = 256, MAX_REPORT_FDS = 8 };
 
@@ -49,19 +50,14 @@ typedef struct arrival {
 static void read_control(struct msghdr *msg, arrival *a)
 {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level != SOL_SOCKET)
+        struct ucred cred;
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS ||
+            c->cmsg_len < CMSG_LEN(sizeof cred))
             continue;
-        size_t size = c->cmsg_len - CMSG_LEN(0);
-        if (c->cmsg_type == SCM_CREDENTIALS && size >= sizeof(struct ucred)) {
-            struct ucred cred;
-            memcpy(&cred, CMSG_DATA(c), sizeof cred);
-            a->sender = cred.pid;
-        } else if (c->cmsg_type == SCM_RIGHTS) {
-            a->nfds = size / sizeof(int) < MAX_REPORT_FDS ? size / sizeof(int)
-                                                          : MAX_REPORT_FDS;
-            memcpy(a->fds, CMSG_DATA(c), a->nfds * sizeof(int));
-        }
+        memcpy(&cred, CMSG_DATA(c), sizeof cred);
+        a->sender = cred.pid;
     }
+    a->nfds = tine__rights_get(msg, a->fds, MAX_REPORT_FDS);
 }
 
 /* Returns 1 with a message, 0 when there is none, -1 when the channel is shut. */

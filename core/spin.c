@@ -3,7 +3,8 @@
 
 #include <sched.h>
 #include <string.h>
-#include <time.h>
+
+#include "clock.h"
 
 enum {
     MOST_NS = 150000,
@@ -18,9 +19,7 @@ enum {
 
 static int64_t now_ns(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    return (int64_t)tine__clock_ns();
 }
 
 void tine__spin_init(tine__spin *s)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fd.h"
+#include "rights.h"
 #include "spawn.h"
 
 enum { PATIENCE_MS = 1000 };
@@ -41,21 +42,10 @@ static void start(tine_host *host)
 static int tell(const tine_host *host, const tine_proc *p)
 {
     int32_t session = p->apart ? p->pid : 0;
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control;
+    TINE__RIGHTS_ROOM(1) control;
     struct iovec iov = {&session, sizeof session};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof control};
-    memset(&control, 0, sizeof control);
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-    cmsg->cmsg_level = SOL_SOCKET;
-    cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof p->pidfd);
-    memcpy(CMSG_DATA(cmsg), &p->pidfd, sizeof p->pidfd);
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    tine__rights_put(&msg, &control, &p->pidfd, 1);
     return sendmsg(host->sweeper_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno
                                                                             : 0;
 }

@@ -1,16 +1,14 @@
-/* Timers: a heap, and one timerfd that the loop watches. libevent's own are precise to a
+/* Timers: a queue, and one timerfd that the loop watches. libevent's own are precise to a
  * millisecond, or cost a system call in each turn of the loop. The timerfd is set only when
  * something earlier comes up; what it then fires for may be over already, and nothing happens. */
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "fd.h"
 #include "loop.h"
-
-enum { FIRST_HEAP = 16 };
 
 struct tine_timer {
     tine_host *host;
@@ -19,74 +17,25 @@ struct tine_timer {
     void *arg;
     int64_t at, every_usec;
     uint64_t order; /* of equal times the first comes first */
-    size_t place;   /* in the heap, from 1; 0: it is in none */
+    size_t place;   /* in the queue */
     bool counted;
 };
 
-/* ------------------------------------------------------------------------ heap */
-
-static bool before(const tine_timer *a, const tine_timer *b)
+static bool goes_before(const void *a, const void *b)
 {
-    return a->at != b->at ? a->at < b->at : a->order < b->order;
+    const tine_timer *x = a, *y = b;
+    return x->at != y->at ? x->at < y->at : x->order < y->order;
 }
 
-static void put(tine_host *host, size_t place, tine_timer *t)
+static int queue(tine_host *host, tine_timer *t)
 {
-    host->heap[place] = t;
-    t->place = place;
-}
-
-static void rise(tine_host *host, size_t place, tine_timer *t)
-{
-    while (place > 1 && before(t, host->heap[place / 2])) {
-        put(host, place, host->heap[place / 2]);
-        place /= 2;
-    }
-    put(host, place, t);
-}
-
-static void sink(tine_host *host, size_t place, tine_timer *t)
-{
-    size_t child;
-    while ((child = place * 2) <= host->nheap) {
-        if (child < host->nheap && before(host->heap[child + 1], host->heap[child]))
-            child++;
-        if (!before(host->heap[child], t))
-            break;
-        put(host, place, host->heap[child]);
-        place = child;
-    }
-    put(host, place, t);
-}
-
-static int heap_add(tine_host *host, tine_timer *t)
-{
-    if (host->nheap + 1 >= host->heap_size) {
-        size_t size = host->heap_size ? host->heap_size * 2 : FIRST_HEAP;
-        tine_timer **heap = realloc(host->heap, size * sizeof *heap);
-        if (!heap)
-            return -ENOMEM;
-        host->heap = heap;
-        host->heap_size = size;
-    }
     t->order = ++host->timer_order;
-    rise(host, ++host->nheap, t);
-    return 0;
+    return tine__prioq_add(&host->timer_queue, t);
 }
 
-static void heap_remove(tine_host *host, tine_timer *t)
+static tine_timer *first_of(const tine_host *host)
 {
-    size_t place = t->place;
-    if (!place)
-        return;
-    t->place = 0;
-    tine_timer *last = host->heap[host->nheap--];
-    if (last == t)
-        return;
-    if (place > 1 && before(last, host->heap[place / 2]))
-        rise(host, place, last);
-    else
-        sink(host, place, last);
+    return tine__prioq_first(&host->timer_queue);
 }
 
 /* -------------------------------------------------------------------- timerfd */
@@ -115,10 +64,10 @@ static void count(tine_timer *t, bool on)
 
 static void fire(tine_host *host, tine_timer *t, int64_t now)
 {
-    heap_remove(host, t);
+    tine__prioq_remove(&host->timer_queue, t);
     if (t->every_usec >= 0) {
         t->at = now + t->every_usec;
-        heap_add(host, t); /* there is room: it has just left */
+        queue(host, t); /* there is room: it has just left */
     } else {
         count(t, false);
     }
@@ -129,13 +78,14 @@ void tine__timers_due(tine_host *host)
 {
     int64_t now = tine__now_usec();
     host->armed_at = 0;
-    host->spurious = !host->nheap || host->heap[1]->at > now;
+    tine_timer *t = first_of(host);
+    host->spurious = !t || t->at > now;
     /* What is added meanwhile waits for the next turn. */
-    for (size_t n = host->nheap;
-         n > 0 && host->nheap && host->heap[1]->at <= now && !host->stopped; n--)
-        fire(host, host->heap[1], now);
-    if (host->nheap)
-        tine__timers_wake_at(host, host->heap[1]->at);
+    for (size_t n = host->timer_queue.n;
+         n > 0 && (t = first_of(host)) && t->at <= now && !host->stopped; n--)
+        fire(host, t, now);
+    if ((t = first_of(host)))
+        tine__timers_wake_at(host, t->at);
 }
 
 static void on_timerfd(void *arg, tine_io *io, int events)
@@ -150,6 +100,7 @@ static void on_timerfd(void *arg, tine_io *io, int events)
 
 int tine__timers_open(tine_host *host)
 {
+    tine__prioq_init(&host->timer_queue, goes_before, offsetof(tine_timer, place));
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EACCES))
         return tine__loop_alarm_open(host);
@@ -168,7 +119,7 @@ void tine__timers_close(tine_host *host)
     }
     tine_io_free(host->timer_io);
     tine__fd_close(&host->timer_fd);
-    free(host->heap);
+    tine__prioq_free(&host->timer_queue);
 }
 
 /* ---------------------------------------------------------------------- public */
@@ -192,7 +143,7 @@ int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
     t->arg = arg;
     t->at = later(after_usec);
     t->every_usec = -1;
-    if (heap_add(host, t) < 0) {
+    if (queue(host, t) < 0) {
         free(t);
         return -ENOMEM;
     }
@@ -229,7 +180,7 @@ void tine_timer_free(tine_timer *t)
         host->timers = t->next;
     if (t->next)
         t->next->prev = t->prev;
-    heap_remove(host, t);
+    tine__prioq_remove(&host->timer_queue, t);
     count(t, false);
     free(t);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "child.h"
+#include "clock.h"
 #include "fd.h"
 #include "guard.h"
 #include "heap.h"
@@ -133,7 +134,7 @@ void tine__fork(tine__child *c, tine__reader *frame)
     /* What is buffered now would be written by both. */
     tine__flush(c);
     pid_t parent = getpid();
-    int64_t began = tine__heap_clock();
+    int64_t began = (int64_t)tine__clock_ns();
     tine__hold();
     pid_t pid = fork();
     if (pid == 0) {

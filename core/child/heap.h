@@ -147,7 +147,6 @@ void tine__heap_find_dirty(const tine__heap *h, bool *dirty);
 void tine__heap_changed(lua_State *L);
 /* After a fork, begun at that time: sees to it that the next one is cheap. */
 void tine__heap_forked(lua_State *L, int64_t began);
-int64_t tine__heap_clock(void);
 
 /* gc.c */
 /* Looks for the accounts of Lua's collector. */

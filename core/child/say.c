@@ -7,27 +7,16 @@
 #include "child.h"
 #include "fd.h"
 #include "protocol.h"
+#include "rights.h"
 
 enum { SHORT_TEXT = 400 };
 
 static ssize_t send_once(int to, const tine__buf *b, int fd)
 {
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control;
+    TINE__RIGHTS_ROOM(1) control;
     struct iovec iov = {b->data, b->len};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
-        memset(&control, 0, sizeof control);
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof control;
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(cmsg), &fd, sizeof fd);
-    }
+    tine__rights_put(&msg, &control, &fd, fd >= 0);
     return sendmsg(to, &msg, MSG_NOSIGNAL);
 }
 

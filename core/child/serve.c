@@ -16,6 +16,7 @@
 #include "guard.h"
 #include "heap.h"
 #include "protocol.h"
+#include "rights.h"
 
 #ifdef __GLIBC__
 extern FILE *_IO_list_all;
@@ -137,10 +138,7 @@ static size_t lift_all(int *fds, size_t nfds, bool *lost)
 static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
                        size_t *nfds, bool *lost)
 {
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(TINE_MAX_FDS * sizeof(int))];
-    } control;
+    TINE__RIGHTS_ROOM(TINE_MAX_FDS) control;
     struct iovec iov = {to, room};
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
@@ -152,13 +150,7 @@ static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
         return -errno;
     /* Out of descriptors, the kernel delivers the octets all the same. */
     *lost = (msg.msg_flags & MSG_CTRUNC) != 0;
-    for (struct cmsghdr *m = CMSG_FIRSTHDR(&msg); m; m = CMSG_NXTHDR(&msg, m)) {
-        if (m->cmsg_level != SOL_SOCKET || m->cmsg_type != SCM_RIGHTS)
-            continue;
-        *nfds = (m->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(m), *nfds * sizeof(int));
-        *nfds = lift_all(fds, *nfds, lost);
-    }
+    *nfds = lift_all(fds, tine__rights_get(&msg, fds, TINE_MAX_FDS), lost);
     return n;
 }
 

@@ -5,7 +5,6 @@
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "lua_format.h"
@@ -15,13 +14,6 @@
     .func = LUA_NOREF, .done = LUA_NOREF, .anchor = LUA_NOREF, .args = LUA_NOREF
 
 tine__serving tine__service = {SERVES_NOTHING};
-
-uint64_t tine__clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 void tine__answer_failure(uint64_t serial, const uint64_t times[2],
                           const tine__failure *f)

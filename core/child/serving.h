@@ -7,6 +7,7 @@
 
 #include "answer.h"
 #include "child.h"
+#include "clock.h"
 #include "codec.h"
 #include "failure.h"
 
@@ -24,8 +25,6 @@ typedef struct tine__serving {
 
 extern tine__serving tine__service;
 
-/* ns on CLOCK_MONOTONIC. */
-uint64_t tine__clock_ns(void);
 /* Serialises the error, where it is no text; without a value where that fails. The value is valid
  * until the next one is. */
 void tine__failure_value(tine__failure *f);

@@ -15,10 +15,11 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "guard.h"
+#include "rights.h"
 
 /* Milliseconds. A leader that has ended is remembered for a moment, since its host may be about to
  * end, too; templates see to their own when the host has gone, and get some time for that. */
@@ -37,9 +38,7 @@ static int epoll_fd;
 
 static int64_t now(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 + 1;
+    return tine__now_usec() / 1000 + 1;
 }
 
 static void forget(session **link)
@@ -68,10 +67,7 @@ static void add(pid_t leader, int pidfd)
 /* Returns false when the host's end is closed. */
 static bool receive(int fd)
 {
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control;
+    TINE__RIGHTS_ROOM(1) control;
     int32_t leader = 0;
     int pidfd;
     struct iovec iov = {&leader, sizeof leader};
@@ -81,11 +77,8 @@ static bool receive(int fd)
         ssize_t n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
         if (n <= 0)
             return n < 0 && (errno == EAGAIN || errno == EINTR);
-        const struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
-            continue;
-        memcpy(&pidfd, CMSG_DATA(cmsg), sizeof pidfd);
-        add(leader, pidfd);
+        if (tine__rights_get(&msg, &pidfd, 1))
+            add(leader, pidfd);
     }
 }
 

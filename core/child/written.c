@@ -8,21 +8,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "heap.h"
 
 /* A mapping with more than CARVE_MAX written pages is left to be sealed again. The
  * cost of looking is kept to a quarter of the cost of forks since the last look. */
 enum { PAGE = 4096, CARVE_MAX = 256, LOOK_SHARE = 4, CARVED_MAX = 512 };
-
-int64_t tine__heap_clock(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 /* A scan for pages that are present, or swapped out, and not of a file: copies. */
 typedef struct region {
@@ -253,12 +246,12 @@ void tine__heap_forked(lua_State *L, int64_t began)
     tine__heap *h = tine__heap_of(L);
     if (!h || !h->stats.sealed || !h->changed)
         return;
-    int64_t now = tine__heap_clock();
+    int64_t now = (int64_t)tine__clock_ns();
     h->fork_ns += now - began;
     if (h->fork_ns < LOOK_SHARE * h->look_ns)
         return;
     visit_mappings(h, carve_one, &h->stats.carved);
-    h->look_ns = tine__heap_clock() - now;
+    h->look_ns = (int64_t)tine__clock_ns() - now;
     h->fork_ns = 0;
     h->changed = false;
 }

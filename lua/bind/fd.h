@@ -111,6 +111,7 @@ union fd_control {
     char space[CMSG_SPACE(FD_RIGHTS_MAX * sizeof(int))];
     struct cmsghdr align;
 };
+enum { FD_CONTROL_FDS = sizeof(union fd_control) / sizeof(int) };
 
 /* Queues the descriptors that msg brought, and takes them. carrier is the position in the
  * stream of the last byte received. */

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "rights.h"
+
 static void free_batch(lua_State *L, struct fd_batch *b)
 {
     void *ud;
@@ -40,19 +42,15 @@ static struct fd_batch *new_batch(lua_State *L, const int *fds, int nfds)
 /* Copies out the descriptors of msg that could be kept; *err tells of others. */
 static int collect_fds(struct msghdr *msg, int *fds, int *err)
 {
+    size_t n = tine__rights_get(msg, fds, FD_CONTROL_FDS);
     int nfds = 0;
 
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        for (size_t at = CMSG_LEN(0); at < c->cmsg_len; at += sizeof(int)) {
-            memcpy(&fds[nfds], (char *)c + at, sizeof(int));
-            fds[nfds] = bind_fd_lift(fds[nfds]);
-            if (fds[nfds] >= 0)
-                nfds++;
-            else
-                *err = errno;
-        }
+    for (size_t i = 0; i < n; i++) {
+        fds[nfds] = bind_fd_lift(fds[i]);
+        if (fds[nfds] >= 0)
+            nfds++;
+        else
+            *err = errno;
     }
     return nfds;
 }
@@ -62,7 +60,7 @@ static int collect_fds(struct msghdr *msg, int *fds, int *err)
 void bind_fd_queue(lua_State *L, struct bind_fd *f, struct msghdr *msg,
                    uint64_t carrier)
 {
-    int fds[sizeof(union fd_control) / sizeof(int)];
+    int fds[FD_CONTROL_FDS];
     int err = msg->msg_flags & MSG_CTRUNC ? EMFILE : 0;
     int nfds = collect_fds(msg, fds, &err);
     struct fd_batch *b;
@@ -87,14 +85,10 @@ void bind_fd_queue(lua_State *L, struct bind_fd *f, struct msghdr *msg,
 static int step_send_fd(lua_State *L, struct bind_fd *f)
 {
     int fds[FD_RIGHTS_MAX];
-    size_t size = (size_t)(lua_gettop(L) - 1) * sizeof fds[0];
-    union fd_control control = {{0}};
+    size_t nfds = (size_t)(lua_gettop(L) - 1);
+    union fd_control control;
     struct iovec iov = {.iov_base = "", .iov_len = 1};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.space,
-                         .msg_controllen = CMSG_SPACE(size)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     int flags = MSG_NOSIGNAL | (bind_fd_may_sleep(L, f) ? 0 : MSG_DONTWAIT);
     ssize_t n;
 
@@ -102,10 +96,7 @@ static int step_send_fd(lua_State *L, struct bind_fd *f)
         fds[i - 2] = bind_fd_check(L, i, i);
     if (bind_fd_kind(f) != FD_SOCKET)
         return -ENOTSOCK;
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(size);
-    memcpy(CMSG_DATA(c), fds, size);
+    tine__rights_put(&msg, &control, fds, nfds);
     do
         n = sendmsg(f->fd, &msg, flags);
     while (n < 0 && bind_fd_again());
