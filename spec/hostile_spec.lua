@@ -337,7 +337,8 @@ describe("a command socket #proc", function()
         frame(FORK, string.pack("<I8I4", 1, 0) .. huge),
         frame(HELLO, ""), frame(HELLO, ("\0"):rep(65536)),
         frame(MEMORY, "x"), frame(MEMORY, ("\0"):rep(65536)),
-        frame(CHANNEL, ""), frame(CHANNEL, "x"), frame(FAIL, ""), frame(FAIL, "\12\0\0\0"), frame(FAIL, string.pack("<I4s4", 1 << 31, "")),
+        frame(CHANNEL, ""), frame(CHANNEL, "x"), frame(FAIL, ""),
+        frame(FAIL, "\12\0\0\0"), frame(FAIL, string.pack("<I4s4", 1 << 31, "")),
         frame(FAIL, string.pack("<I4s4", 12, "x") .. "y"),
       }
       for i, seen in ipairs(feed(source, streams)) do

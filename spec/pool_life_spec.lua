@@ -193,7 +193,7 @@ describe("the template of a pool #proc", function()
   end)
 
   -- One that waits in the worker behind the job that kills it, and is cancelled there.
-  case("whose workers all die of their jobs is not given up, nor where others are cancelled", function()
+  case("whose workers all die of their jobs is not given up", function()
     local pool = new_pool({ max = 1, load = 2, start = 0 }, function(path)
       local f
       repeat f = io.open(path) until f
@@ -303,9 +303,9 @@ describe("recycling #proc", function()
 
   case("by tine.retire keeps max, however early in a job it is called", function()
     local pool = new_pool({ max = 2, start = 0, load = 1 }, function()
-      local tine = require "tine"
-      tine.retire()
-      tine.flush()
+      local worker = require "tine"
+      worker.retire()
+      worker.flush()
       os.execute("sleep 0.05")
     end)
     local r, most = results(), 0

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "bind.h"
-#include "link.h"
+#include "module.h"
 #include "serving.h"
 
 enum { SAVED = 16 };
@@ -27,6 +27,7 @@ typedef struct saved {
     int mask, count;
 } saved;
 
+static tine__interrupts interrupts;
 static lua_State *volatile running; /* the coroutine that runs */
 static volatile sig_atomic_t pending;
 static uint64_t stopped; /* the call that was stopped last: each is once */
@@ -85,7 +86,8 @@ static void wake(void)
     if (!bind_fd_interrupted)
         set_handler(0);
     bind_fd_interrupted = 1;
-    bind_loop_interrupt();
+    if (interrupts.loop)
+        interrupts.loop();
 }
 
 void tine__interrupt_calm(void)
@@ -324,6 +326,8 @@ void tine__interrupt_open(lua_State *L)
     static const luaL_Reg functions[] = {
         {"resume", co_resume}, {"wrap", co_wrap}, {NULL, NULL}};
     running = L;
+    lua_pushlightuserdata(L, &interrupts);
+    lua_setfield(L, LUA_REGISTRYINDEX, TINE__INTERRUPTS);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     if (lua_getfield(L, -1, LUA_COLIBNAME) == LUA_TTABLE)
         luaL_setfuncs(L, functions, 0);

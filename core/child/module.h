@@ -10,6 +10,13 @@
 #include "tine.h"
 
 #define TINE__MODULE "tine.module"
+/* Registry: a tine__interrupts of the child's, a light userdata, for the module to fill in. */
+#define TINE__INTERRUPTS "tine.interrupts"
+
+typedef struct tine__interrupts {
+    /* Makes a poll of the module's loop that is under way return. Called in a signal handler. */
+    void (*volatile loop)(void);
+} tine__interrupts;
 
 /* What an async worker gives to the module, so that callbacks and coroutines belong to the job that
  * has started them. */

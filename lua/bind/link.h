@@ -92,10 +92,6 @@ int bind_fail(lua_State *L, const char *what, int rc);
 int bind_raise(lua_State *L, int level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* loop.c: ends the poll under way, if there is one; in a signal handler. One that is about to
- * sleep does not notice until the next signal. */
-void bind_loop_interrupt(void);
-
 /* signals.c: the signal at idx: a number, "TERM" or "SIGTERM". Raises if it is none. */
 int bind_signal_check(lua_State *L, int idx);
 /* raise(signal): ends the process by it, where it can. */

@@ -270,7 +270,7 @@ static int loop_now(lua_State *L)
 /* The host that is being polled, or NULL. */
 static tine_host *volatile polled;
 
-void bind_loop_interrupt(void)
+static void interrupt(void)
 {
     tine_host *host = polled;
 
@@ -377,6 +377,9 @@ static int loop_fail(lua_State *L)
 
 void bind_loop_open(lua_State *L)
 {
+    if (lua_getfield(L, LUA_REGISTRYINDEX, TINE__INTERRUPTS) == LUA_TLIGHTUSERDATA)
+        ((tine__interrupts *)lua_touserdata(L, -1))->loop = interrupt;
+    lua_pop(L, 1);
     static const luaL_Reg functions[] = {{"timer", loop_timer},
                                          {"io", loop_io},
                                          {"signal", loop_signal},
