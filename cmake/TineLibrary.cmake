@@ -20,7 +20,7 @@ foreach(kind shared static)
 endforeach()
 target_link_libraries(tine_shared PRIVATE PkgConfig::EVENT ${tine_system_libs})
 # Plain names, which also serve an installed tree on another machine.
-target_link_libraries(tine_static INTERFACE ${EVENT_LIBRARIES} m pthread ${CMAKE_DL_LIBS})
+target_link_libraries(tine_static INTERFACE ${EVENT_LIBRARIES} pthread ${CMAKE_DL_LIBS})
 
 set_target_properties(tine_shared PROPERTIES EXPORT_NAME tine)
 set_target_properties(tine_static PROPERTIES EXPORT_NAME tine-static)
