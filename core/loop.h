@@ -31,12 +31,14 @@ struct tine_host {
     tine__owner owner; /* the process that made it; in a fork of that, nothing works */
     struct event_base *base;
     bool own_base, running, stopped, draining, in_turn;
+    bool holds;    /* hold_event is pending */
+    bool early;    /* template_proc is the program's own fork */
+    bool spurious; /* all that has happened is that the timer fired for nothing */
     void (*turn)(tine_host *host); /* given at open */
     const tine__look *look;        /* what to look at before sleeping, or NULL */
     void (*closers[TINE__CLOSERS])(tine_host *host);
     /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
     struct event *hold_event, *tick_event;
-    bool holds;
     struct event *later_event; /* active when `later` has entries */
     tine_proc *later;          /* processes that want tine__proc_turn */
     tine_proc *later_tail;
@@ -58,14 +60,13 @@ struct tine_host {
 
     enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
     int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
+    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
 
     struct tine__setting *setting; /* that template_proc was made in, or NULL */
     tine_proc *template_proc;      /* the default template, or NULL */
-    bool early;                    /* template_proc is the program's own fork */
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
     tine_error_cb on_error;
     void *arg;
-    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
     tine_io *timer_io;
     struct event *alarm;
     int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
@@ -75,7 +76,6 @@ struct tine_host {
     int64_t now;         /* see tine__host_now */
     int64_t polled_usec; /* when libevent has looked at everything last */
     tine__spin spin;
-    bool spurious; /* all that has happened is that it fired for nothing */
     tine__prioq timer_queue;
     uint64_t timer_order;
     tine_timer *timers; /* all that live, for tine_host_free */
