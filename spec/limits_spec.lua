@@ -459,6 +459,7 @@ end)
     for _, load in ipairs { false, true } do
       it(("a worker does the next job, with ulimit %s%s"):format(limit[1],
         load and ", above what is shared" or ""), function()
+        if os.getenv("TINE_HEAP") == "malloc" then return end -- what that keeps is its own affair
         job_after_job(limit[1], limit[2], limit[3], load)
       end)
     end
