@@ -65,6 +65,8 @@ static void unknown_kinds(tine_host *host)
             why = "it became a template without being asked";
         else if (type == TINE__FDS)
             why = "it sent garbage with descriptors";
+        else if (type == TINE__FAULT)
+            why = "it sent garbage in place of an error";
         expect_refused(host, &o, why);
     }
 }
@@ -167,18 +169,21 @@ static void bad_lengths(tine_host *host)
         bad_body value = {TINE__ERROR, 36, {0}, "garbage in an answer"};
         bad_body event = {TINE__EVENT, 8, {0}, "garbage in an event"};
         bad_body fatal = {TINE__FATAL, 16, {0}, "garbage as its last words"};
+        bad_body fault = {TINE__FAULT, 16, {0}, "garbage in place of an error"};
         bad_body trace = {TINE__TRACE, 8, {0}, "garbage as a traceback"};
         put32(result.data + 16, lengths[i]);
         put32(error.data + 20, lengths[i]);
         put32(value.data + 28, lengths[i]);
         put32(event.data, lengths[i]);
         put32(fatal.data + 4, lengths[i]);
+        put32(fault.data + 4, lengths[i]);
         put32(trace.data, lengths[i]);
         expect_bad_body(host, &result);
         expect_bad_body(host, &error);
         expect_bad_body(host, &value);
         expect_bad_body(host, &event);
         expect_bad_body(host, &fatal);
+        expect_bad_body(host, &fault);
         expect_bad_body(host, &trace);
     }
 }
