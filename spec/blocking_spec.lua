@@ -208,6 +208,16 @@ describe("a plain program #proc", function()
     assert.equal("0\r\n2048\r\n", text)
   end)
 
+  it("keeps a standard descriptor that was wrapped and forgotten", function()
+    local text = helper.run(proc.program([[
+      for fd = 0, 2 do tine.fd(fd):set_blocking(true) end
+      for _ = 1, 2 do collectgarbage() end
+      for fd = 0, 2 do io.write(tine.fd(fd):fileno(), " ") end
+      tine.fd(0):close()
+      print(pcall(tine.fd, 0))]]))
+    assert.matches("^0 1 2 false.*not open", text)
+  end)
+
   case("that a worker becomes finds blocking what the worker had otherwise", function()
     local r, w = fifo()
     local p = tine.new { stdout = w }

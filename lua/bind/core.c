@@ -59,7 +59,8 @@ static int core_interpreter(lua_State *L)
     return 1;
 }
 
-/*** Makes a `tine.fd` that owns an open descriptor.
+/*** Makes a `tine.fd` that owns an open descriptor: it closes that when it is closed or
+collected, but the standard ones, 0 to 2, only when it is closed.
 @function tine.fd
 @tparam integer fd
 @treturn tine.fd */

@@ -187,7 +187,9 @@ static int fd_gc(lua_State *L)
     bool live = bind_fd_live(L, f);
 
     release(L, f, live);
-    if (live)
+    /* A standard one, wrapped and forgotten, stays: the next file opened would get its
+     * number, and what is printed. */
+    if (live && f->fd > STDERR_FILENO)
         close(f->fd);
     f->fd = -1;
     return 0;
