@@ -44,27 +44,27 @@ else()
 endif()
 
 # The Lua side's objects, for the module, the executable and the tests alike.
-file(GLOB bind_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lua/bind/*.c)
-file(GLOB child_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/core/child/*.c)
+file(GLOB bind_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/lua/bind/*.c
+  ${PROJECT_SOURCE_DIR}/lua/fd/*.c ${PROJECT_SOURCE_DIR}/core/values/*.c)
+file(GLOB child_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/core/child/*.c
+  ${PROJECT_SOURCE_DIR}/core/heap/*.c)
 # Of the executable alone: its main, and what keeps libm out of it.
-set(template_sources ${PROJECT_SOURCE_DIR}/core/child/template_main.c ${PROJECT_SOURCE_DIR}/core/child/libm.c)
+set(template_sources ${PROJECT_SOURCE_DIR}/lua/program/template_main.c ${PROJECT_SOURCE_DIR}/lua/program/libm.c)
 # Of programs that are interpreters, and not of the module.
-set(program_source ${PROJECT_SOURCE_DIR}/core/child/program.c)
-list(REMOVE_ITEM child_sources ${template_sources} ${program_source})
-set_source_files_properties(${PROJECT_SOURCE_DIR}/core/child/libm.c PROPERTIES COMPILE_OPTIONS -fno-builtin)
+set(program_source ${PROJECT_SOURCE_DIR}/lua/program/program.c)
+set_source_files_properties(${PROJECT_SOURCE_DIR}/lua/program/libm.c PROPERTIES COMPILE_OPTIONS -fno-builtin)
 
 # The binding sees of the core the public header, and what core/child/module.h says: see
 # tools/check-layers.
 add_library(tine_bind OBJECT ${bind_sources})
 tine_compile_options(tine_bind)
 target_include_directories(tine_bind PRIVATE
-  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
+  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_BINARY_DIR}/include)
 tine_private_headers(tine_bind)
 target_include_directories(tine_bind SYSTEM PRIVATE ${tine_lua_include} ${MSGPACK_INCLUDE_DIRS})
 
 set(tine_child_includes
-  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_SOURCE_DIR}/core/child
-  ${PROJECT_SOURCE_DIR}/lua/bind ${PROJECT_BINARY_DIR}/include)
+  ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_BINARY_DIR}/include)
 add_library(tine_child OBJECT ${child_sources})
 tine_compile_options(tine_child)
 target_include_directories(tine_child PRIVATE ${tine_child_includes})

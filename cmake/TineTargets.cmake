@@ -42,7 +42,8 @@ endfunction()
 
 # For "quoted" includes only: a header of ours may be called as one of the system's.
 function(tine_private_headers target)
-  target_compile_options(${target} PRIVATE -iquote${PROJECT_SOURCE_DIR}/core)
+  target_compile_options(${target} PRIVATE
+    -iquote${PROJECT_SOURCE_DIR}/core -iquote${PROJECT_SOURCE_DIR}/lua)
 endfunction()
 
 # For what is linked: shared libraries, modules, executables.

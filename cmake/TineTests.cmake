@@ -1,14 +1,14 @@
-# C tests: each spec/core/test_*.c is a program, and passes when it returns 0 (77: skipped).
-# Built by the target tine_tests, not by all. They may include private headers. test_child_*.c and test_bind_*.c have Lua too;
+# C tests: each test_*.c below spec/core is a program, and passes when it returns 0 (77: skipped).
+# Built by the target tine_tests, not by all. They may include private headers. Those of the folders that know Lua have it too;
 # those that include msgpack.h have MessagePack's C library.
-file(GLOB test_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/spec/core/test_*.c)
+file(GLOB_RECURSE test_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/spec/core/test_*.c)
 
 add_custom_target(tine_tests)
 
 foreach(source ${test_sources})
   get_filename_component(name ${source} NAME_WE)
   set(with_lua OFF)
-  if(name MATCHES "^test_(child|bind)_")
+  if(source MATCHES "/spec/core/(heap|values|child|fd|bind)/")
     set(with_lua ON)
   endif()
   if(with_lua AND NOT TINE_LUA)

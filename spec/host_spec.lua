@@ -1,5 +1,5 @@
 -- Hosts as they are found: with descriptors closed or too many of them, with signals ignored,
--- or coming all the time. Hosts with threads are in spec/core/test_threads.c.
+-- or coming all the time. Hosts with threads are in spec/core/process/test_threads.c.
 local helper = require "spec.helper"
 local program = require "spec.host_program"
 

@@ -1,15 +1,15 @@
 -- What bad input gets: it costs the process that it is about, with an err that names the cause,
--- and nothing else. The same for frames that need descriptors is in spec/core/test_hostile.c.
+-- and nothing else. The same for frames with descriptors: spec/core/process/test_hostile.c.
 local tine = require "tine"
 local helper = require "spec.helper"
 
 local loop, wait_until = tine.loop, helper.wait_until
 
--- As in core/protocol.h and core/frame.h.
+-- As in core/wire/protocol.h and core/wire/frame.h.
 local FRAME_MAGIC <const>, REPORT_MAGIC <const> = 0x7e17, 0x74696e65
 local PROTOCOL
 do
-  local f <close> = assert(io.open(helper.root .. "/core/protocol.h"))
+  local f <close> = assert(io.open(helper.root .. "/core/wire/protocol.h"))
   PROTOCOL = tonumber(f:read("a"):match("#define TINE__PROTOCOL (%d+)"))
 end
 local HELLO, FORK, EVAL, REQUIRE, FDS, ARGS, RUN = 1, 2, 3, 4, 5, 6, 7

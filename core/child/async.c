@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bind.h"
-#include "heap.h"
-#include "loop.h"
+#include "fd/fd.h"
+#include "heap/heap.h"
+#include "loop/loop.h"
 #include "module.h"
-#include "serving.h"
+#include "rpc_server.h"
 
 enum { CALLS_PER_WAKE = 256, TRACES_MAX = 1 << 16 };
 

@@ -10,9 +10,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "frame.h"
-#include "report.h"
 #include "tine.h"
+#include "wire/frame.h"
+#include "wire/report.h"
 
 /* A power of two. */
 #define TINE__FIRST_WORKERS 16
@@ -77,7 +77,7 @@ void tine__end_unless_held(void);
 void tine__release(void);
 bool tine__host_is_gone(const tine__child *c);
 
-/* say.c: reports. A host that is gone takes us with it. */
+/* report_send.c: reports. A host that is gone takes us with it. */
 void tine__say(tine__child *c, const tine__report *r, int fd);
 void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
                       tine_str message, tine_str traceback);
@@ -89,7 +89,7 @@ void tine__channel_leave(tine__child *c);
 /* serve.c: workers that end interrupt the sleep of the command loop, and nothing else. */
 void tine__catch_sigchld(tine__child *c);
 
-/* workers.c */
+/* children.c */
 /* Sees that the next tine__workers_add finds room. Returns 0 or -ENOMEM. */
 int tine__workers_room(tine__workers *w);
 int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id, bool detached);
@@ -120,14 +120,14 @@ int tine__interp_run(tine__child *c, tine__reader *frame);
 /* Pushes what run_args returns; clears it. */
 int tine__push_run_args(lua_State *L);
 
-/* meter.c: answers MEMORY. */
+/* memory.c: answers MEMORY. */
 void tine__meter_say(tine__child *c);
 /* From now on the page tells of L's memory. */
 void tine__meter_serve(lua_State *L);
 /* A call has ended. */
 void tine__meter_publish(void);
 
-/* serving.c: carries out SERVE. */
+/* rpc_server.c: carries out SERVE. */
 void tine__serve_calls(tine__child *c, tine__reader *frame);
 
 /* exec.c: exec(program, ...), program searched for in PATH: replaces the process, or returns

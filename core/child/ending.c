@@ -7,8 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/pdeathsig.h"
 #include "child.h"
-#include "guard.h"
 
 /* Milliseconds to wait for a worker, and for all of them, to end with what it has started. */
 enum { PATIENCE = 100, PATIENCE_FOR_ALL = 1000 };

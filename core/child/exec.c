@@ -8,9 +8,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bind.h"
-#include "blocking.h"
+#include "base/blocking.h"
 #include "child.h"
+#include "fd/fd.h"
 
 /* What the program gets: stdin, stdout, stderr. If it cannot be executed, all stays open. */
 static void keep_stdio_only(void)

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "bind.h"
+#include "fd/fd.h"
 
 /* Registry: {message, traceback, kind}, or false. */
 static const char noted_key;

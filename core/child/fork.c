@@ -7,12 +7,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/pdeathsig.h"
 #include "child.h"
-#include "clock.h"
-#include "fd.h"
-#include "guard.h"
-#include "heap.h"
-#include "protocol.h"
+#include "heap/heap.h"
+#include "wire/protocol.h"
 
 static int redirect_to_null(int n)
 {

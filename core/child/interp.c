@@ -9,12 +9,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bind.h"
 #include "child.h"
-#include "heap.h"
-#include "lua_format.h"
-#include "protocol.h"
-#include "serving.h"
+#include "fd/fd.h"
+#include "heap/heap.h"
+#include "rpc_server.h"
+#include "values/lua_format.h"
+#include "wire/protocol.h"
 
 /* The functions that `require "tine"` has besides in a child: see API. */
 #define CHILD "tine.child"

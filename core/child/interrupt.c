@@ -14,9 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "bind.h"
+#include "fd/fd.h"
 #include "module.h"
-#include "serving.h"
+#include "rpc_server.h"
 
 enum { SAVED = 16 };
 

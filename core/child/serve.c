@@ -11,12 +11,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fd.h"
+#include "base/pdeathsig.h"
+#include "base/rights.h"
 #include "child.h"
-#include "fd.h"
-#include "guard.h"
-#include "heap.h"
-#include "protocol.h"
-#include "rights.h"
+#include "heap/heap.h"
+#include "wire/protocol.h"
 
 #ifdef __GLIBC__
 extern FILE *_IO_list_all;

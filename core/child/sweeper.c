@@ -17,9 +17,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "clock.h"
-#include "guard.h"
-#include "rights.h"
+#include "base/clock.h"
+#include "base/pdeathsig.h"
+#include "base/rights.h"
 
 /* Milliseconds. A leader that has ended is remembered for a moment, since its host may be about to
  * end, too; templates see to their own when the host has gone, and get some time for that. */

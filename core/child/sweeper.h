@@ -1,4 +1,4 @@
-/* What `tine-template --sweep` does: see core/sweeper.h. */
+/* What `tine-template --sweep` does: see core/process/sweeper.h. */
 #ifndef TINE_CHILD_SWEEPER_H
 #define TINE_CHILD_SWEEPER_H
 

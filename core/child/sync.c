@@ -2,7 +2,7 @@
  * out, or the queue is half full, or a call takes long. */
 #include <lauxlib.h>
 
-#include "serving.h"
+#include "rpc_server.h"
 
 enum { KEPT = 16 * TINE__RING }; /* octets of a buffer that outlives a large result */
 
@@ -67,7 +67,7 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
         bind_octets_free(&s->out);
 }
 
-/* Whether the host took it back: see calls.h. */
+/* Whether the host took it back: see call.h. */
 static bool is_recalled(tine__page *page, uint64_t serial)
 {
     uint64_t bit = UINT64_C(1) << serial % 64;

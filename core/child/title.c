@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "child.h"
-#include "protocol.h"
+#include "wire/protocol.h"
 
 enum { FIRST_FIELD = 48, FIELDS = 4 }; /* arg_start, arg_end, env_start, env_end */
 

@@ -8,8 +8,8 @@
 
 #include <lauxlib.h>
 
-#include "bind.h"
-#include "service.h"
+#include "fd/fd.h"
+#include "rpc.h"
 
 #define JOB_TYPE "tine.job"
 

@@ -1,14 +1,14 @@
 /* luaopen_tine_core: the module table that the Lua files of tine are written on. */
-#include "link.h"
+#include "state.h"
 
 #include <errno.h>
 
 #include <lauxlib.h>
 
-#include "bind.h"
-#include "codec.h"
-#include "lua_format.h"
-#include "service.h"
+#include "fd/fd.h"
+#include "rpc.h"
+#include "values/codec.h"
+#include "values/lua_format.h"
 
 #define CHILD_KEY "tine.child"
 

@@ -6,7 +6,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "link.h"
+#include "state.h"
 
 #include <limits.h>
 #include <stdio.h>

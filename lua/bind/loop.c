@@ -4,14 +4,14 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "link.h"
+#include "state.h"
 
 #include <math.h>
 #include <time.h>
 
 #include <lauxlib.h>
 
-#include "bind.h"
+#include "fd/fd.h"
 
 /* User values of a watcher. */
 enum { CALLBACK = 1, DESCRIPTOR };

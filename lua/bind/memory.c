@@ -5,7 +5,7 @@
 
 #include <lauxlib.h>
 
-#include "bind.h"
+#include "fd/fd.h"
 #include "process.h"
 
 static void set_size(lua_State *L, const char *name, int64_t value)

@@ -7,9 +7,9 @@
 
 #include <lauxlib.h>
 
-#include "bind.h"
+#include "fd/fd.h"
 #include "process.h"
-#include "service.h"
+#include "rpc.h"
 
 static lua_Number get_number(lua_State *L, int idx, const char *name, lua_Number absent)
 {

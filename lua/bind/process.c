@@ -14,8 +14,8 @@
 
 #include <lauxlib.h>
 
-#include "bind.h"
-#include "lua_format.h"
+#include "fd/fd.h"
+#include "values/lua_format.h"
 
 #define MAX_SMALL 8
 

@@ -1,8 +1,8 @@
-/* Process handles, as process.c (commands), births.c and events.c share them. */
+/* Process handles, as process.c (commands), process_new.c and process_events.c share them. */
 #ifndef TINE_BIND_PROCESS_H
 #define TINE_BIND_PROCESS_H
 
-#include "link.h"
+#include "state.h"
 
 #define BIND_PROCESS "tine.process"
 
@@ -51,10 +51,10 @@ void bind_set_memory(lua_State *L, const tine_memory *m);
 int bind_process_memory(lua_State *L);
 int bind_process_loaded(lua_State *L);
 
-/* births.c: adds the functions that make handles to the table on top. */
+/* process_new.c: adds the functions that make handles to the table on top. */
 void bind_process_open_births(lua_State *L);
 
-/* events.c: adds the functions that take callbacks to the table on top. */
+/* process_events.c: adds the functions that take callbacks to the table on top. */
 void bind_process_open_events(lua_State *L);
 /* Gives the handle on top its new process. */
 void bind_process_born(lua_State *L, bind_process *b, tine_proc *p);

@@ -1,5 +1,5 @@
 /* Names of signals, and an end by one. */
-#include "link.h"
+#include "state.h"
 
 #include <signal.h>
 #include <string.h>

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "link.h"
+#include "state.h"
 
 int bind_terminal_width(lua_State *L)
 {

@@ -3,8 +3,8 @@
 #ifndef TINE_HOST_JOBS_H
 #define TINE_HOST_JOBS_H
 
-#include "host.h"
 #include "host_test.h"
+#include "process/process.h"
 
 #define HOST(body) host_run(#body, body)
 

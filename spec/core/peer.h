@@ -10,11 +10,11 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "calls.h"
-#include "frame.h"
-#include "host.h"
 #include "host_test.h"
-#include "protocol.h"
+#include "process/process.h"
+#include "wire/call.h"
+#include "wire/frame.h"
+#include "wire/protocol.h"
 
 #define HOST(body) host_run(#body, body)
 

@@ -1,0 +1,88 @@
+/* What a process says of its interpreter's memory: when it is asked, and, while it serves
+ * calls, in the page that the host shares. */
+#include <stdio.h>
+#include <string.h>
+
+#include "child.h"
+#include "heap/heap.h"
+#include "reply_ring.h"
+#include "wire/protocol.h"
+
+static struct serving {
+    lua_State *L;
+    tine__page *page;
+    const tine__heap *heap; /* or NULL */
+    unsigned seals;         /* as the page has it, failures included */
+} serving;
+
+static int64_t lua_bytes(lua_State *L)
+{
+    return ((int64_t)lua_gc(L, LUA_GCCOUNT) << 10) + lua_gc(L, LUA_GCCOUNTB);
+}
+
+static void measure(lua_State *L, tine__figures *f)
+{
+    const tine__heap *h = tine__heap_of(L);
+    memset(f, 0, sizeof *f);
+    if (!h) {
+        f->heap = TINE_HEAP_MALLOC;
+        f->own = lua_bytes(L);
+        return;
+    }
+    f->heap = h->stats.sealed ? TINE_HEAP_SEALED : TINE_HEAP_PLAIN;
+    f->own = h->stats.own;
+    f->shared = h->stats.shared;
+    f->sealed = (int64_t)h->stats.sealed;
+    f->seals = h->stats.seals;
+    if (h->stats.failed)
+        snprintf(f->failed, sizeof f->failed, "%s: %s", h->stats.failed,
+                 tine_strerror(h->stats.error));
+}
+
+void tine__meter_say(tine__child *c)
+{
+    tine__report r = {.type = TINE__REPORT_MEMORY, .id = c->id, .seq = c->seq};
+    measure(c->L, &r.figures);
+    tine__flush(c);
+    tine__say(c, &r, -1);
+    c->told = c->seq;
+}
+
+/* The kind of heap comes last: with it the rest is there. */
+static void publish_all(void)
+{
+    tine__page *page = serving.page;
+    tine__figures f;
+    measure(serving.L, &f);
+    if (serving.heap)
+        serving.seals = serving.heap->stats.seals + serving.heap->stats.failures;
+    memcpy(page->seal_failed, f.failed, sizeof page->seal_failed);
+    atomic_store_explicit(&page->own, f.own, memory_order_relaxed);
+    atomic_store_explicit(&page->shared, f.shared, memory_order_relaxed);
+    atomic_store_explicit(&page->sealed, f.sealed, memory_order_relaxed);
+    atomic_store_explicit(&page->seals, (uint32_t)f.seals, memory_order_relaxed);
+    atomic_store_explicit(&page->heap, (uint32_t)f.heap, memory_order_release);
+}
+
+void tine__meter_serve(lua_State *L)
+{
+    const tine__heap *h = tine__heap_of(L);
+    tine__page *page = tine__answer_page();
+    serving = (struct serving){.L = L, .page = page, .heap = h};
+    atomic_store_explicit(&page->template_own, h ? h->stats.own : lua_bytes(L),
+                          memory_order_relaxed);
+    publish_all();
+}
+
+void tine__meter_publish(void)
+{
+    const tine__heap *h = serving.heap;
+    if (h && h->starved)
+        tine__gc_relieve(serving.L);
+    if (h && h->stats.seals + h->stats.failures != serving.seals)
+        publish_all();
+    else
+        atomic_store_explicit(&serving.page->own,
+                              h ? h->stats.own : lua_bytes(serving.L),
+                              memory_order_relaxed);
+}

@@ -1,0 +1,492 @@
+/* The only place that meets libevent: the base, owned or borrowed, watchers and signals.
+ * Knows nothing of processes, but that there are turns to take.
+ *
+ * The loop of a borrowed base is the program's, and returns when no event is left in it. A host
+ * always watches something, if only for the end of an idle template. So there its watchers are
+ * marked as libevent marks its own, which it does not count; in their place it counts hold_event,
+ * which is pending while tine_host_active says so, and, for EVLOOP_ONCE, tick_event with each of
+ * their callbacks. */
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "loop.h"
+
+/* What an event_base opens: epoll, timerfd, a pair for signals, one for threads; a spare. */
+enum { BASE_FDS = 6, POLL_USEC = 100 };
+
+/* What watchers and signals share. */
+typedef struct handle {
+    tine_host *host;
+    struct event *event;
+    void *arg;
+    bool counted; /* in host->nactive */
+} handle;
+
+struct tine_io {
+    handle h;
+    tine_io *next, *prev;
+    tine_io_cb cb;
+};
+
+struct tine_signal {
+    handle h;
+    tine_signal *next, *prev;
+    tine_signal_cb cb;
+};
+
+#define LINK(list, object)                                                             \
+    do {                                                                               \
+        (object)->next = *(list);                                                      \
+        if (*(list))                                                                   \
+            (*(list))->prev = (object);                                                \
+        *(list) = (object);                                                            \
+    } while (0)
+
+#define UNLINK(list, object)                                                           \
+    do {                                                                               \
+        if ((object)->prev)                                                            \
+            (object)->prev->next = (object)->next;                                     \
+        else                                                                           \
+            *(list) = (object)->next;                                                  \
+        if ((object)->next)                                                            \
+            (object)->next->prev = (object)->prev;                                     \
+    } while (0)
+
+void tine__loop_count(tine_host *host, bool more)
+{
+    static const struct timeval day = {86400, 0};
+    host->nactive += more ? 1 : (size_t)-1;
+    bool holds = host->nactive > 0;
+    if (!host->hold_event || host->holds == holds)
+        return;
+    if (holds && event_add(host->hold_event, &day) < 0)
+        return;
+    if (!holds)
+        event_del(host->hold_event);
+    host->holds = holds;
+}
+
+static void count(handle *h, bool on)
+{
+    if (h->counted == on)
+        return;
+    h->counted = on;
+    tine__loop_count(h->host, on);
+}
+
+static void handle_close(handle *h)
+{
+    /* In a fork of the host's process, event_del would reach into the parent's epoll. */
+    if (tine__stale(h->host))
+        return;
+    count(h, false);
+    if (h->event)
+        event_free(h->event);
+}
+
+/* A callback of libevent's begins; false: one before it has forked, and this is the other
+ * process: the rest of the round is its parent's. */
+static bool enter(tine_host *host)
+{
+    if (tine__stale(host)) {
+        if (host->own_base)
+            event_base_loopbreak(host->base);
+        return false;
+    }
+    host->happened++;
+    host->depth++;
+    if (host->tick_event)
+        event_active(host->tick_event, EV_TIMEOUT, 0);
+    return true;
+}
+
+static void leave(tine_host *host)
+{
+    host->depth--;
+}
+
+static void on_later(evutil_socket_t fd, short events, void *arg)
+{
+    tine_host *host = arg;
+    (void)fd;
+    (void)events;
+    if (!enter(host))
+        return;
+    host->turn(host);
+    leave(host);
+}
+
+static void on_alarm(evutil_socket_t fd, short events, void *arg)
+{
+    tine_host *host = arg;
+    (void)fd;
+    (void)events;
+    if (!enter(host))
+        return;
+    tine__timers_due(host);
+    leave(host);
+}
+
+int tine__loop_alarm_open(tine_host *host)
+{
+    host->alarm = event_new(host->base, -1, 0, on_alarm, host);
+    if (host->alarm && !host->own_base)
+        host->alarm->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
+    return host->alarm ? 0 : -ENOMEM;
+}
+
+void tine__loop_alarm(tine_host *host, int64_t usec)
+{
+    const struct timeval when = {usec / 1000000, usec % 1000000};
+    const struct timeval now = {0, 0};
+    if (event_add(host->alarm, usec > 0 ? &when : &now) < 0)
+        event_active(host->alarm, EV_TIMEOUT, 0);
+}
+
+/* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
+ * take these: so first see that there are as many as it needs, all above 2. */
+static int open_base(tine_host *host)
+{
+    int fds[3 + BASE_FDS], n = 0, above = 0, err = 0;
+    while (above < BASE_FDS && !err) {
+        fds[n] = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (fds[n] < 0)
+            err = -errno;
+        else
+            above += fds[n++] > 2;
+    }
+    int low = n - above;
+    tine__fd_close_all(fds + low, (size_t)above);
+    struct event_config *config = err ? NULL : event_config_new();
+    if (config) {
+        host->base = event_base_new_with_config(config);
+        event_config_free(config);
+    }
+    tine__fd_close_all(fds, (size_t)low);
+    return err;
+}
+
+static void on_nothing(evutil_socket_t fd, short events, void *arg)
+{
+    (void)fd, (void)events, (void)arg;
+}
+
+static int open_borrowed(tine_host *host)
+{
+    host->tick_event = event_new(host->base, -1, 0, on_nothing, NULL);
+    host->hold_event = event_new(host->base, -1, EV_PERSIST, on_nothing, NULL);
+    return host->tick_event && host->hold_event ? 0 : -ENOMEM;
+}
+
+int tine__loop_open(tine_host *host, struct event_base *base,
+                    void (*turn)(tine_host *host))
+{
+    host->turn = turn;
+    host->base = base;
+    if (!base) {
+        int err = open_base(host);
+        if (err < 0)
+            return err;
+        host->own_base = true;
+    }
+    if (!host->base)
+        return -ENOMEM;
+    if (base && open_borrowed(host) < 0)
+        return -ENOMEM;
+    tine__spin_init(&host->spin);
+    host->later_event = event_new(host->base, -1, 0, on_later, host);
+    return host->later_event ? tine__timers_open(host) : -ENOMEM;
+}
+
+void tine__loop_close(tine_host *host)
+{
+    tine__timers_close(host);
+    for (tine_io *io = host->ios, *next; io; io = next) {
+        next = io->next;
+        tine_io_free(io);
+    }
+    for (tine_signal *s = host->signals, *next; s; s = next) {
+        next = s->next;
+        tine_signal_free(s);
+    }
+    struct event *events[] = {host->later_event, host->hold_event, host->tick_event,
+                              host->alarm};
+    for (size_t i = 0; i < sizeof events / sizeof *events; i++)
+        if (events[i])
+            event_free(events[i]);
+    if (host->own_base && host->base)
+        event_base_free(host->base);
+}
+
+void tine__loop_wake(tine_host *host)
+{
+    if (!host->in_turn)
+        event_active(host->later_event, EV_TIMEOUT, 0);
+}
+
+void tine__loop_wake_next(tine_host *host)
+{
+    static const struct timeval now;
+    if (event_add(host->later_event, &now) < 0)
+        event_active(host->later_event, EV_TIMEOUT, 0);
+}
+
+static void begin(tine_host *host)
+{
+    host->running = true;
+    host->stopped = false;
+}
+
+/* Between the rounds of a loop: one round waits for at most one thing to happen. Without ONCE,
+ * libevent goes round as long as anything is ready, and a flood always is. */
+static int loop_once(tine_host *host, int flags)
+{
+    flags |= EVLOOP_ONCE;
+    if (!host->own_base) /* of what it does not count something may come, too */
+        flags |= EVLOOP_NO_EXIT_ON_EMPTY;
+    begin(host);
+    int result = event_base_loop(host->base, flags);
+    host->running = false;
+    host->polled_usec = tine__host_now(host);
+    return result < 0 ? -EIO : 0;
+}
+
+/* Reads answers that are there, for which libevent need not be asked. */
+static void hear(tine_host *host)
+{
+    begin(host);
+    host->in_turn = true; /* what is posted is done below */
+    bool any = host->look->take(host);
+    host->in_turn = false;
+    if (any && !tine__stale(host)) {
+        if (!host->stopped)
+            host->turn(host);
+        else if (host->tasks || host->later)
+            tine__loop_wake_next(host);
+    }
+    host->running = false;
+}
+
+/* Awake for a moment, where answers to calls are awaited; see spin.h. */
+static void loop_awake(tine_host *host)
+{
+    uint64_t before = host->happened;
+    if (!host->look || !host->look->is_worth(host) || !tine__spin_begin(&host->spin))
+        return;
+    do
+        hear(host);
+    while (!host->stopped && host->happened == before && tine__spin_on(&host->spin));
+    tine__spin_end(&host->spin, host->happened != before);
+}
+
+static int loop_wait(tine_host *host)
+{
+    uint64_t before = host->happened;
+    if (!host->tasks && !host->later)
+        loop_awake(host);
+    if (host->stopped || tine__stale(host))
+        return 0;
+    if (host->happened == before)
+        return loop_once(host, EVLOOP_ONCE);
+    /* Timers, and what else is watched, have their turn meanwhile. */
+    bool due = host->now - host->polled_usec >= POLL_USEC;
+    return due ? loop_once(host, EVLOOP_NONBLOCK) : 0;
+}
+
+int tine_host_run(tine_host *host)
+{
+    if (tine__stale(host))
+        return -TINE_ESTALE;
+    if (host->running || host->depth)
+        return -EBUSY;
+    while (!host->stopped && tine_host_active(host) > 0) {
+        int err = loop_wait(host);
+        if (err < 0)
+            return err;
+    }
+    if (tine__stale(host)) /* a callback has forked, and this is the other process */
+        return -TINE_ESTALE;
+    bool stopped = host->stopped;
+    host->stopped = false;
+    return stopped;
+}
+
+void tine_host_stop(tine_host *host)
+{
+    if (tine__stale(host) || !host->running)
+        return;
+    host->stopped = true;
+    event_base_loopbreak(host->base);
+}
+
+/* One thing, or the end of the time; a timer that fires for nothing is neither. */
+static int poll_until(tine_host *host, int64_t until)
+{
+    bool nothing;
+    int err;
+    do {
+        uint64_t before = host->happened;
+        host->spurious = false;
+        tine__timers_wake_at(host, until);
+        err = loop_wait(host);
+        nothing = host->spurious && host->happened == before + 1;
+    } while (!err && nothing && !host->stopped && tine__now_usec() < until);
+    return err;
+}
+
+int tine_host_poll(tine_host *host, int64_t max_usec)
+{
+    if (tine__stale(host))
+        return -TINE_ESTALE;
+    if (host->running || host->depth)
+        return -EBUSY;
+    int64_t now = max_usec > 0 ? tine__now_usec() : 0;
+    if (max_usec > INT64_MAX / 2 - now)
+        max_usec = INT64_MAX / 2 - now;
+    int err = max_usec > 0 ? poll_until(host, now + max_usec)
+                           : loop_once(host, EVLOOP_NONBLOCK);
+    host->stopped = false;
+    return err < 0 ? err : tine_host_active(host);
+}
+
+int tine_host_active(const tine_host *host)
+{
+    if (tine__stale(host))
+        return -TINE_ESTALE;
+    return host->nactive > 0 || host->later;
+}
+
+static void on_io(evutil_socket_t fd, short events, void *arg)
+{
+    tine_io *io = arg;
+    tine_host *host = io->h.host;
+    (void)fd;
+    if (!enter(host))
+        return;
+    io->cb(io->h.arg, io,
+           (events & EV_READ ? TINE_READ : 0) | (events & EV_WRITE ? TINE_WRITE : 0));
+    leave(host);
+}
+
+int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
+                      void *arg)
+{
+    tine_io *io = calloc(1, sizeof *io);
+    if (!io)
+        return -ENOMEM;
+    io->h.host = host;
+    io->h.arg = arg;
+    io->cb = cb;
+    short what = (short)((events & TINE_READ ? EV_READ : 0) |
+                         (events & TINE_WRITE ? EV_WRITE : 0) | EV_PERSIST);
+    errno = 0;
+    io->h.event = event_new(host->base, fd, what, on_io, io);
+    if (io->h.event && !host->own_base)
+        io->h.event->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
+    if (!io->h.event || event_add(io->h.event, NULL) < 0) {
+        int err = io->h.event && errno ? -errno : -ENOMEM;
+        if (io->h.event)
+            event_free(io->h.event);
+        free(io);
+        return err;
+    }
+    LINK(&host->ios, io);
+    *out = io;
+    return 0;
+}
+
+/* Whether epoll takes the descriptor. libevent is not asked: it prints when it does not. */
+static int check_fd(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode))
+        return 0;
+    int probe = epoll_create1(EPOLL_CLOEXEC);
+    if (probe < 0)
+        return -errno;
+    struct epoll_event event = {.events = EPOLLIN};
+    int err = epoll_ctl(probe, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+    close(probe);
+    return err;
+}
+
+int tine_io_new(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
+                void *arg)
+{
+    if (tine__stale(host))
+        return -TINE_ESTALE;
+    if (!(events & (TINE_READ | TINE_WRITE)) || events & ~(TINE_READ | TINE_WRITE))
+        return -EINVAL;
+    int err = check_fd(fd);
+    if (!err)
+        err = tine__io_internal(host, out, fd, events, cb, arg);
+    if (!err)
+        count(&(*out)->h, true);
+    return err;
+}
+
+void tine_io_free(tine_io *io)
+{
+    if (!io)
+        return;
+    UNLINK(&io->h.host->ios, io);
+    handle_close(&io->h);
+    free(io);
+}
+
+static void on_signal(evutil_socket_t signo, short events, void *arg)
+{
+    tine_signal *s = arg;
+    tine_host *host = s->h.host;
+    (void)events;
+    if (!enter(host))
+        return;
+    s->cb(s->h.arg, s, (int)signo);
+    leave(host);
+}
+
+int tine_signal_new(tine_host *host, tine_signal **out, int signo, tine_signal_cb cb,
+                    void *arg)
+{
+    if (tine__stale(host))
+        return -TINE_ESTALE;
+    if (signo < 1 || signo > SIGRTMAX || signo == SIGKILL || signo == SIGSTOP ||
+        signo == SIGCHLD)
+        return -EINVAL;
+    tine_signal *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    s->h.host = host;
+    s->h.arg = arg;
+    s->cb = cb;
+    s->h.event = evsignal_new(host->base, signo, on_signal, s);
+    if (!s->h.event || evsignal_add(s->h.event, NULL) < 0) {
+        if (s->h.event)
+            event_free(s->h.event);
+        free(s);
+        return -ENOMEM;
+    }
+    LINK(&host->signals, s);
+    count(&s->h, true);
+    *out = s;
+    return 0;
+}
+
+void tine_signal_free(tine_signal *s)
+{
+    if (!s)
+        return;
+    UNLINK(&s->h.host->signals, s);
+    handle_close(&s->h);
+    free(s);
+}

@@ -1,0 +1,148 @@
+/* The loop of a host: watchers, timers, signals, and the turns in which what was posted is done.
+ * loop.c (libevent) <- timer.c, turn.c. Knows nothing of processes and calls, whose layers
+ * give it what it is to call. Their own part of a host is named here, and nothing more. */
+#ifndef TINE_LOOP_H
+#define TINE_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/clock.h"
+#include "base/owner.h"
+#include "base/prioq.h"
+#include "base/spin.h"
+#include "tine.h"
+
+struct event;
+struct event_base;
+
+enum { TINE__CLOSERS = 4 };
+
+/* Something that can be looked at without asking libevent, as long as that is worth waiting awake
+ * for. */
+typedef struct tine__look {
+    bool (*is_worth)(const tine_host *host);
+    /* Takes what is there, and returns whether there was any. */
+    bool (*take)(tine_host *host);
+} tine__look;
+
+struct tine_host {
+    tine__owner owner; /* the process that made it; in a fork of that, nothing works */
+    struct event_base *base;
+    bool own_base, running, stopped, draining, in_turn;
+    bool holds;    /* hold_event is pending */
+    bool early;    /* template_proc is the program's own fork */
+    bool spurious; /* all that has happened is that the timer fired for nothing */
+    void (*turn)(tine_host *host); /* given at open */
+    const tine__look *look;        /* what to look at before sleeping, or NULL */
+    void (*closers[TINE__CLOSERS])(tine_host *host);
+    /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
+    struct event *hold_event, *tick_event;
+    struct event *later_event; /* active when `later` has entries */
+    tine_proc *later;          /* processes that want tine__proc_turn */
+    tine_proc *later_tail;
+    size_t nactive; /* timers, watchers and busy processes */
+
+    int report_rx, report_tx; /* children get duplicates of tx */
+    pid_t strange_pid;        /* who has reported of nobody last, and how often */
+    unsigned strange;
+    tine_io *report_io;
+    void *report_buf;
+    tine_host *aside; /* of another that went with a fork */
+
+    tine_proc **slots; /* processes by the low half of their id */
+    size_t nslots;
+    uint32_t free_hint;
+    unsigned depth;  /* callbacks of libevent's that are under way */
+    uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
+    uint64_t nborn;
+
+    enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
+    int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
+    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
+
+    struct tine__setting *setting; /* that template_proc was made in, or NULL */
+    tine_proc *template_proc;      /* the default template, or NULL */
+    char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
+    tine_error_cb on_error;
+    void *arg;
+    tine_io *timer_io;
+    struct event *alarm;
+    int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
+    struct tine__caller *busy; /* workers that owe answers */
+    size_t nbusy;
+    uint64_t happened;   /* callbacks of the loop so far */
+    int64_t now;         /* see tine__host_now */
+    int64_t polled_usec; /* when libevent has looked at everything last */
+    tine__spin spin;
+    tine__prioq timer_queue;
+    uint64_t timer_order;
+    tine_timer *timers; /* all that live, for tine_host_free */
+    tine_io *ios;
+    tine_signal *signals;
+
+    struct tine__task *tasks, *tasks_tail; /* posted */
+    struct tine__board
+        *board;     /* made with the first worker that serves calls, or NULL */
+    tine_rpc *rpcs; /* all that live, for tine_host_free */
+    tine_pool *pools;
+    struct tine__inbox
+        *came;              /* descriptors of the answer or event that is being told */
+    unsigned char *scratch; /* what is read from workers passes through here, or NULL */
+};
+
+/* Something to be done soon, in the loop: part of what it is about. */
+typedef struct tine__task {
+    void (*run)(void *arg);
+    void *arg;
+    struct tine__task *next;
+    bool posted;
+} tine__task;
+
+/* loop.c */
+/* turn: what is done when tine__loop_wake has asked for it. */
+int tine__loop_open(tine_host *host, struct event_base *base,
+                    void (*turn)(tine_host *host));
+void tine__loop_close(tine_host *host);
+/* There is one more, or one less, to wait for. */
+void tine__loop_count(tine_host *host, bool more);
+/* Makes the loop take a turn soon. */
+void tine__loop_wake(tine_host *host);
+/* The same in its next round, when others have had their turn: what was activated by a callback
+ * libevent runs before it looks at anything else. */
+void tine__loop_wake_next(tine_host *host);
+/* A watcher or timer that is nothing to wait for. */
+int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
+                      void *arg);
+int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
+                         tine_timer_cb cb, void *arg);
+
+/* In place of a timerfd: calls tine__timers_due in so many microseconds, or some more. */
+int tine__loop_alarm_open(tine_host *host);
+void tine__loop_alarm(tine_host *host, int64_t usec);
+
+/* timer.c */
+void tine__timers_due(tine_host *host);
+int tine__timers_open(tine_host *host);
+void tine__timers_close(tine_host *host);
+/* The loop is to wake up at that time, or before. */
+void tine__timers_wake_at(tine_host *host, int64_t usec);
+
+/* turn.c */
+/* CLOCK_MONOTONIC; host->now is what it was when it was asked last, which where many answers are
+ * read at once is near enough. */
+int64_t tine__host_now(tine_host *host);
+/* Whether this is another process than the one that made the host. */
+bool tine__stale(const tine_host *host);
+/* Runs the task in this or the next turn of the loop, once. */
+void tine__host_post(tine_host *host, tine__task *task);
+void tine__host_unpost(tine_host *host, tine__task *task);
+/* For the turn: runs what was posted. */
+void tine__host_run_tasks(tine_host *host);
+/* Has tine_host_free call it, once, as a layer's own part is to go: the last one added comes
+ * first. Calls that have not ended are told so. */
+void tine__host_at_close(tine_host *host, void (*closer)(tine_host *host));
+void tine__host_call_closers(tine_host *host);
+
+#endif

@@ -1,0 +1,169 @@
+/* What the files of the pool share:
+ *   pool.c            public calls, a job's way, the turn in which decisions are carried out
+ *   jobs.c            what jobs are told at their end
+ *   workers.c         workers' lives
+ *   template.c        the template, its spare, and reload
+ *   stats.c           what can be asked
+ * Which job goes to which worker, and how many there are, is sched.h's; how they are talked
+ * to is client.h's. State first, the user's callback last. The pool is freed only in its own
+ * task: in every other function it is alive until that returns. */
+#ifndef TINE_POOL_H
+#define TINE_POOL_H
+
+#include "base/histogram.h"
+#include "rpc/client.h"
+#include "sched.h"
+
+/* Why a job ends that no worker has ended. */
+enum {
+    CAUSE_MAX = 4096 /* octets of a message that is made of another */
+};
+
+#define TINE__POOL_CLOSED "the pool was closed"
+
+enum tine__fate {
+    TINE__FATE_OPEN,
+    TINE__FATE_CANCELLED,
+    TINE__FATE_REJECTED,
+    TINE__FATE_NO_WORKERS,
+    TINE__FATE_CLOSED,
+    TINE__FATE_WORKER_GONE, /* of a broadcast */
+    TINE__FATE_RETURNED,    /* too many have gone before it started */
+    TINE__FATE_NO_MEMORY
+};
+
+typedef struct tine__pool_worker tine__pool_worker;
+typedef struct tine__source tine__source;
+
+/* What a pool keeps of a job beside what the caller needs. */
+struct tine__pool_part {
+    tine__sched_job s; /* first */
+    tine_job *job;
+    tine_event_cb on_event;
+    unsigned tried, retries; /* how often its worker died; how often it may */
+    unsigned returned;       /* how often its worker has gone before it started */
+    enum tine__fate fate;
+};
+
+/* A template that is held: the one that workers come from now, its spare, one that is to take
+ * over, or one on its way out. */
+struct tine__source {
+    tine__source *next, *prev;
+    tine_pool *pool;
+    tine_proc *proc;      /* NULL once it has ended */
+    tine__replay *replay; /* what it was told; NULL: it cannot be made again */
+    uint64_t generation;
+    tine__figures figures; /* of its memory, as its last worker has found it */
+    bool ours;             /* nobody else has a handle of it */
+    bool proven;  /* a worker of it, or of what it was made like, has been ready */
+    bool dropped; /* was told to go */
+};
+
+struct tine__pool_worker {
+    tine__sched_worker s; /* first */
+    tine__pool_worker *next, *prev;
+    tine_pool *pool;
+    tine__caller *caller;
+    uint64_t jobs, generation;
+    int64_t rss_usec; /* when its memory was looked at */
+    bool canary;      /* the first of a reload: the scheduler does not know it yet */
+    bool charged;     /* a job was told of its death */
+    bool killed;      /* by the pool, for a deadline or at its end */
+};
+
+struct tine_pool {
+    tine_pool *next, *prev; /* of the host's */
+    tine_host *host;
+    tine__service service;
+    tine__sched *sched;
+    tine__pool_worker *workers;
+    tine__source *sources, *current, *spare,
+        *candidate; /* the last three may be NULL */
+    tine__pool_worker *canary;
+    tine__pool_worker
+        *promoting;       /* it is to become a template when it has no jobs left */
+    int64_t promote_usec; /* when it may be thought of next */
+    tine_fault_cb reload_cb;
+    void *reload_arg;
+    tine_job *ending, *ending_last; /* to be told in the next turn */
+    size_t pending;                 /* calls not ended */
+    uint64_t ids, generation;
+
+    tine_pool_options options; /* of rpc only what is no string */
+    tine__cause *dead;         /* workers can never be made again, but for a reload */
+    bool is_dead;
+    unsigned replayed; /* templates in a row of which no worker has been ready */
+    tine__cause *last; /* why the last worker failed */
+    tine__cause *told; /* what on_error was told of that last, and when */
+    int64_t told_usec;
+    tine__task task;
+    tine_timer *timer;
+    int64_t timer_at, kill_at; /* -1: never */
+    bool closed, killed, counted;
+    bool rolling; /* old workers take jobs until the reload has replaced them */
+    tine_gone_cb gone;
+    void *gone_arg;
+
+    struct {
+        uint64_t calls, done, failed, rejected, cancelled, timeouts, retried;
+        uint64_t started, crashed, recycled, replays;
+    } n;
+    tine__histogram wait, run;
+};
+
+/* pool.c */
+void tine__pool_wake(tine_pool *pool);
+/* Hands over what waits, where a worker has room. */
+void tine__pool_assign(tine_pool *pool, int64_t now);
+
+/* jobs.c */
+/* A failure that belongs to no call. */
+void tine__pool_fault(tine_pool *pool, const tine_error *err);
+/* Workers cannot be made; the same again is not told within a minute. */
+void tine__pool_fault_once(tine_pool *pool, const tine_error *err);
+/* Notes whether the loop is to run on for its sake. */
+void tine__pool_count(tine_pool *pool);
+/* The job, which nobody has any more, ends in the next turn. */
+void tine__pool_end_later(tine_pool *pool, tine_job *job, enum tine__fate fate);
+/* Everything that is queued. */
+void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate);
+/* Tells a job its end, and frees it. */
+void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
+                    const tine_str *results, size_t n);
+/* Tells those that are to end in this turn. */
+void tine__pool_tell_ends(tine_pool *pool);
+/* Why there are no workers, when they cannot be made; the text is in the caller's buffer. */
+tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size);
+/* err of a job that has cost so many workers their life. The message, which may be in text
+ * itself, is cut to fit into size, 100 at least. */
+tine_error tine__pool_tried(const tine_error *err, unsigned times, char *text,
+                            size_t size);
+
+/* workers.c */
+void tine__pool_start(tine_pool *pool, bool replacement);
+/* The first worker of the candidate. Returns 0 or a negative errno. */
+int tine__pool_start_canary(tine_pool *pool);
+void tine__pool_kill_workers(tine_pool *pool);
+void tine__pool_free_worker(tine__pool_worker *w);
+/* Resident memory in octets, 0 where unknown. */
+uint64_t tine__pool_rss(pid_t pid);
+
+/* template.c */
+int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **out);
+void tine__source_drop(tine__source *source);
+void tine__pool_make_spare(tine_pool *pool);
+/* The canary is ready. */
+void tine__pool_take_over(tine_pool *pool);
+/* Promotes if the option says so. */
+void tine__pool_consider_promotion(tine_pool *pool, int64_t now);
+void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w);
+/* Whether workers of an older template take jobs. */
+bool tine__pool_has_old(const tine_pool *pool);
+/* The reload has ended: err NULL, all calls go to workers from it. */
+void tine__pool_reloaded(tine_pool *pool, const tine_error *err);
+void tine__pool_reload_failed(tine_pool *pool, const tine_error *err);
+/* Workers cannot be made any more. */
+void tine__pool_die(tine_pool *pool, const tine_error *err);
+void tine__pool_free_sources(tine_pool *pool);
+
+#endif

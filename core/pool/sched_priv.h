@@ -1,0 +1,94 @@
+/* What the files of the scheduler share: sched.c (jobs), sched_workers.c (workers), sched_affinity.c. */
+#ifndef TINE_SCHED_PRIV_H
+#define TINE_SCHED_PRIV_H
+
+#include "base/prioq.h"
+#include "sched.h"
+
+/* A key that is remembered, and the worker that its jobs go to. */
+typedef struct tine__key {
+    uint64_t key;
+    tine__sched_worker *worker; /* NULL: none yet, or no more */
+    size_t open;                /* jobs that have not ended */
+    size_t handed;              /* of those handed over, to that worker */
+    struct tine__key *next;     /* in the same slot */
+    struct tine__key *older, *newer;
+    struct tine__key *next_of_worker, *prev_of_worker;
+    tine__prioq parked; /* jobs that wait for a worker on its way out */
+    size_t at_parking;
+} tine__key;
+
+typedef struct tine__keys {
+    tine__key **slots;
+    size_t n, nslots;
+    tine__key *oldest, *newest;
+} tine__keys;
+
+struct tine__sched {
+    tine__sched_config config;
+    uint64_t random, orders, uses;
+    tine__prioq queue; /* jobs that any worker may take */
+    size_t nqueued;    /* all that are not handed over */
+    size_t nhanded;
+    bool was_full;
+    tine__keys keys;
+    tine__sched_job *orphans; /* pinned ones of workers that have gone */
+
+    size_t nworkers, nstarting, nready, nretiring; /* nready: those that take jobs */
+    size_t nbusy;                                  /* of all: with a load */
+    size_t nreplacing;                             /* replacements that start */
+    size_t nowed;        /* workers to be started for those that are spent */
+    tine__prioq parking; /* keys with jobs parked: the best job first */
+    tine__prioq free;    /* ready, load below the limit: least loaded first */
+    tine__prioq waited;  /* jobs wait for them alone: the best job first */
+    tine__prioq hungry;  /* of those: may be given one now */
+    tine__prioq idle;    /* ready, no load: idle longest first */
+    tine__prioq loaded;  /* load above 1: longest at its job first */
+    tine__prioq ages;    /* ready: by when they are too old */
+    tine__prioq due;     /* to be replaced: longest due first */
+    tine__prioq leaving; /* retiring, without jobs: to be stopped */
+
+    int64_t waiting_since; /* no idle worker has been there for a job; -1: one was */
+    int64_t last_start, last_stop;
+    size_t burst, starts; /* left of those due now; as many as there were last time */
+    int64_t burst_usec;   /* when they were due */
+    bool closed;
+
+    unsigned failures;  /* since the last job that was done well */
+    unsigned shortages; /* since the last worker that was ready */
+    int64_t next_start;
+    bool broken, probing, tell_broken; /* probing: one worker is tried */
+    int64_t retry_at, retry_usec;      /* 0: no job was done well since it broke last */
+};
+
+/* sched_affinity.c */
+int tine__keys_open(tine__keys *k);
+void tine__keys_free(tine__keys *k);
+void tine__parked_init(tine__prioq *parked); /* sched.c */
+/* The entry for a key, made if need be; NULL: no memory. */
+tine__key *tine__keys_get(tine__keys *k, uint64_t key);
+tine__key *tine__keys_find(const tine__keys *k, uint64_t key);
+/* Its jobs go to w from now on; NULL: to nobody. */
+void tine__keys_bind(tine__key *e, tine__sched_worker *w);
+
+/* sched.c */
+bool tine__sched_takes_jobs(const tine__sched_worker *w);
+/* Puts a queued job where it waits. */
+int tine__sched_route(tine__sched *s, tine__sched_job *job);
+/* It is not handed over any more. */
+void tine__sched_unhand(tine__sched *s, tine__sched_job *job);
+/* Jobs that wait for w alone are to wait for others. */
+void tine__sched_disperse(tine__sched *s, tine__sched_worker *w);
+
+/* sched_workers.c: w's place in all queues, after anything has changed. */
+void tine__sched_place(tine__sched *s, tine__sched_worker *w);
+/* What is to be done about workers. */
+int64_t tine__sched_workers_when(const tine__sched *s, int64_t now);
+bool tine__sched_workers_next(tine__sched *s, int64_t now, tine__sched_action *action);
+/* Too many since a resize: those that work take no more. */
+void tine__sched_trim(tine__sched *s);
+void tine__sched_failed(tine__sched *s, int64_t now);
+/* It takes no more jobs. */
+void tine__sched_leave(tine__sched *s, tine__sched_worker *w);
+
+#endif

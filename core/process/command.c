@@ -1,0 +1,368 @@
+/* The public functions of a process handle: commands, which are queued, and questions. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "base/fd.h"
+#include "process.h"
+#include "wire/protocol.h"
+
+/* ---------------------------------------------------------------- commands */
+
+static int usable(const tine_proc *p)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    if (p->consumed && !p->forking)
+        return -TINE_ECONSUMED;
+    if (p->ended || p->dying || (p->closed && !p->forking))
+        return -TINE_ECLOSED;
+    return 0;
+}
+
+static bool is_kept(int type)
+{
+    switch (type) {
+    case TINE__FRAME_HELLO:
+    case TINE__FRAME_FORK:
+    case TINE__FRAME_RUN:
+    case TINE__FRAME_SERVE:
+    case TINE__FRAME_MEMORY:
+        return false;
+    default:
+        return true;
+    }
+}
+
+int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
+                   const int *fds, size_t nfds)
+{
+    int err = usable(p);
+    if (err < 0)
+        return err;
+    err = tine__chan_put(&p->chan, type, parts, nparts, fds, nfds);
+    if (err < 0)
+        return err;
+    if (p->replay && is_kept(type))
+        p->replay = tine__replay_command(p->replay, type, parts, nparts, fds, nfds);
+    p->sent++;
+    p->was_busy = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+    return 0;
+}
+
+/* A counted list of strings, with a prefix of b's content so far. */
+static int put_strings(tine_proc *p, int type, tine__buf *b, const tine_str *strs,
+                       size_t n)
+{
+    if (n > UINT32_MAX) {
+        tine__buf_free(b);
+        return -EMSGSIZE;
+    }
+    tine__buf_u32(b, (uint32_t)n);
+    size_t fixed = b->len;
+    tine_str *parts = malloc((2 * n + 1) * sizeof *parts);
+    for (size_t i = 0; i < n; i++)
+        tine__buf_u32(b, (uint32_t)strs[i].len);
+    int err = b->failed || !parts ? -ENOMEM : 0;
+    for (size_t i = 0; i < n && !err; i++) {
+        if (strs[i].len > UINT32_MAX)
+            err = -EMSGSIZE;
+        parts[1 + 2 * i] = (tine_str){b->data + fixed + 4 * i, 4};
+        parts[2 + 2 * i] = strs[i];
+    }
+    if (!err) {
+        parts[0] = (tine_str){b->data, fixed};
+        err = tine__proc_put(p, type, parts, 2 * n + 1, NULL, 0);
+    }
+    free(parts);
+    tine__buf_free(b);
+    return err;
+}
+
+int tine_proc_eval(tine_proc *p, tine_code kind, const void *code, size_t len,
+                   const tine_str *args, size_t nargs)
+{
+    tine__buf b = {0};
+    if (len > UINT32_MAX)
+        return -EMSGSIZE;
+    tine__buf_u32(&b, (uint32_t)kind);
+    tine__buf_str(&b, code, len);
+    return put_strings(p, TINE__FRAME_EVAL, &b, args, nargs);
+}
+
+int tine_proc_require(tine_proc *p, const tine_str *names, size_t n)
+{
+    tine__buf b = {0};
+    return put_strings(p, TINE__FRAME_REQUIRE, &b, names, n);
+}
+
+int tine_proc_send_arg(tine_proc *p, const tine_str *args, size_t n)
+{
+    tine__buf b = {0};
+    return put_strings(p, TINE__FRAME_ARGS, &b, args, n);
+}
+
+int tine_proc_send_fd(tine_proc *p, const int *fds, size_t nfds)
+{
+    if (nfds > TINE_MAX_FDS)
+        return -EINVAL;
+    for (size_t i = 0; i < nfds; i++)
+        if (fcntl(fds[i], F_GETFD) < 0)
+            return -EBADF;
+    if (!nfds)
+        return usable(p);
+    p->sent_fds = true;
+    return tine__proc_put(p, TINE__FRAME_FDS, NULL, 0, fds, nfds);
+}
+
+int tine_proc_fail(tine_proc *p, const char *what, int err)
+{
+    char text[300];
+    tine__buf b = {0};
+    tine_error error = tine__error_system(err, text, sizeof text, "cannot %s", what);
+    tine__buf_u32(&b, (uint32_t)error.sys_errno);
+    tine__buf_str(&b, error.message, error.message_len);
+    tine_str body = {b.data, b.len};
+    int result =
+        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_FAIL, &body, 1, NULL, 0);
+    tine__buf_free(&b);
+    return result;
+}
+
+/* run or to_fd came too late: the callback tells, as every time. */
+static int consume_ended(tine_proc *p, int err, tine_fd_cb cb, void *arg)
+{
+    if (err != -TINE_ECLOSED || p->closed)
+        return err;
+    p->consumed = true;
+    p->fd_cb = cb;
+    p->fd_arg = arg;
+    tine__proc_later(p);
+    return 0;
+}
+
+/* Nothing more can be queued: let the worker start while the host goes on. */
+static void set_off(tine_proc *p)
+{
+    if (p->parent)
+        tine__proc_flush(p->parent);
+    tine__proc_flush(p);
+    tine__proc_update(p);
+}
+
+int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
+                  tine_fd_cb cb, void *arg)
+{
+    tine__buf b = {0};
+    if (len > UINT32_MAX)
+        return -EMSGSIZE;
+    tine__buf_u32(&b, (uint32_t)kind);
+    tine__buf_u32(&b, (uint32_t)len);
+    tine_str parts[] = {{b.data, b.len}, {func, len}};
+    int err =
+        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_RUN, parts, 2, NULL, 0);
+    tine__buf_free(&b);
+    if (err < 0)
+        return consume_ended(p, err, cb, arg);
+    p->consumed = p->running = true;
+    tine__proc_drop_replay(p);
+    p->fd_cb = cb;
+    p->fd_arg = arg;
+    set_off(p);
+    return 0;
+}
+
+static void give_to_observer(void *arg, tine_proc *p, int fd, const tine_error *err)
+{
+    const tine__observer *o = p->observer;
+    (void)arg;
+    if (o && o->given)
+        o->given(p->observer_arg, p, fd, err);
+    else
+        tine__fd_close(&fd);
+}
+
+int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
+                     const tine__observer *observer, void *arg)
+{
+    int err = usable(p);
+    if (!err) {
+        int dup = tine__fd_dup(fd);
+        err = dup < 0 ? dup
+                      : tine__proc_put(p, TINE__FRAME_SERVE, parts, nparts, &dup, 1);
+        if (err < 0)
+            tine__fd_close(&dup);
+    }
+    if (err < 0)
+        err = consume_ended(p, err, give_to_observer, NULL);
+    if (err < 0)
+        return err;
+    p->observer = observer;
+    p->observer_arg = arg;
+    p->consumed = p->running = p->serves = true;
+    tine__proc_drop_replay(p);
+    p->fd_cb = give_to_observer;
+    set_off(p);
+    return 0;
+}
+
+int tine__proc_hold(tine_proc *p, const tine__observer *observer, void *arg)
+{
+    int err = usable(p);
+    if (err < 0)
+        return err;
+    p->consumed = p->held = true;
+    p->observer = observer;
+    p->observer_arg = arg;
+    tine__proc_update(p);
+    return 0;
+}
+
+void tine__proc_unhold(tine_proc *p)
+{
+    p->held = false;
+    p->dropped = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+}
+
+void tine__proc_ignore(tine_proc *p)
+{
+    p->observer = NULL;
+    p->observer_arg = NULL;
+}
+
+/* Back: it has let go of it when it was told to serve. Who has none cannot tell of its workers. */
+static void give_channel(tine_proc *p)
+{
+    int fd = tine__fd_dup(p->host->report_tx);
+    p->forking = true;
+    int err = fd < 0 ? fd : tine__proc_put(p, TINE__FRAME_CHANNEL, NULL, 0, &fd, 1);
+    p->forking = false;
+    if (fd >= 0 && err < 0)
+        tine__fd_close(&fd);
+    if (err < 0)
+        tine__proc_broken(p, "there is no report channel for it as a template");
+}
+
+void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, void *arg)
+{
+    p->chan.fd = fd;
+    p->given = p->running = p->serves = false;
+    p->held = true;
+    p->line_arg = NULL;
+    p->observer = observer;
+    p->observer_arg = arg;
+    give_channel(p);
+    tine__proc_update(p);
+}
+
+int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)
+{
+    int err = usable(p);
+    if (err < 0)
+        return consume_ended(p, err, cb, arg);
+    p->consumed = true;
+    tine__proc_drop_replay(p);
+    p->fd_cb = cb;
+    p->fd_arg = arg;
+    p->was_busy = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+    return 0;
+}
+
+/* --------------------------------------------------------- asking and telling */
+
+int tine_proc_on_exit(tine_proc *p, tine_exit_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->exit_cb = cb;
+    p->exit_arg = arg;
+    if (p->ended && cb) {
+        p->exit_late = true;
+        tine__proc_later(p);
+    }
+    return 0;
+}
+
+int tine_proc_on_error(tine_proc *p, tine_error_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->error_cb = cb;
+    p->error_arg = arg;
+    if (p->failed && !p->error_told && cb && (p->made || p->ended)) {
+        p->error_late = true;
+        tine__proc_later(p);
+    }
+    return 0;
+}
+
+int tine_proc_on_ready(tine_proc *p, tine_ready_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->ready_cb = cb;
+    p->ready_arg = arg;
+    if (p->made || p->ended)
+        tine__proc_later(p);
+    return 0;
+}
+
+int tine_proc_on_idle(tine_proc *p, tine_idle_cb cb, void *arg)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    p->idle_cb = cb;
+    p->idle_arg = arg;
+    return 0;
+}
+
+pid_t tine_proc_pid(const tine_proc *p)
+{
+    return p->made || p->direct ? p->pid : 0;
+}
+
+int tine_proc_kill(tine_proc *p, int signo)
+{
+    if (tine__stale(p->host))
+        return -TINE_ESTALE;
+    if (signo < 1 || signo > SIGRTMAX)
+        return -EINVAL;
+    if (p->ended || p->dying)
+        return -ESRCH;
+    if (!p->made && p->pidfd < 0) {
+        p->pending_kill = signo;
+        return 0;
+    }
+    return tine__proc_signal(p, signo);
+}
+
+const tine_error *tine_proc_why(const tine_proc *p)
+{
+    return p->failed && p->cause ? &p->cause->error : NULL;
+}
+
+int tine_proc_ended(const tine_proc *p)
+{
+    return p->ended || p->dying;
+}
+
+int tine_proc_consumed(const tine_proc *p)
+{
+    return p->consumed;
+}
+
+void tine_proc_close(tine_proc *p)
+{
+    if (!p || tine__stale(p->host))
+        return;
+    p->closed = true;
+    tine__proc_update(p);
+    tine__proc_later(p);
+}

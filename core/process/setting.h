@@ -1,0 +1,15 @@
+/* What a process gets from a host when it is made by exec, beside its options: the interpreter and
+ * its module paths, the working directory, the environment. */
+#ifndef TINE_SETTING_H
+#define TINE_SETTING_H
+
+#include "process.h"
+
+typedef struct tine__setting tine__setting;
+
+/* As it is now; to be freed. NULL for want of memory. */
+tine__setting *tine__setting_take(const tine_host *host);
+/* Whether it is as it was. */
+bool tine__setting_holds(const tine__setting *s, const tine_host *host);
+
+#endif

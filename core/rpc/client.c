@@ -1,0 +1,624 @@
+/* A caller's life: the worker's process, the lists of calls, what is sent, and the end. */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/fd.h"
+#include "client_priv.h"
+#include "wire/protocol.h"
+
+enum { KEEP_BUFFER = 1 << 20, FIRST_TABLE = 64, FEW = 512 };
+
+/* ------------------------------------------------------------------- sending */
+
+static void on_writable(void *arg, tine_io *io, int events)
+{
+    (void)io;
+    (void)events;
+    tine__caller_flush(arg);
+}
+
+static void watch_writes(tine__caller *c, bool on)
+{
+    if (on && !c->write_io) {
+        if (tine__io_internal(c->service->host, &c->write_io, c->fd, TINE_WRITE,
+                              on_writable, c) < 0)
+            tine__host_post(c->service->host,
+                            &c->flush_task); /* for as long as it takes */
+    } else if (!on && c->write_io) {
+        tine_io_free(c->write_io);
+        c->write_io = NULL;
+    }
+}
+
+static void pop_mark(tine__caller *c)
+{
+    tine__fd_mark *m = c->fd_marks;
+    c->fd_marks = m->next;
+    tine__fds_unref(m->set);
+    free(m);
+}
+
+/* As send, up to where descriptors go along. */
+static ssize_t send_marked(tine__caller *c)
+{
+    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+    const tine__fd_mark *m = c->fd_marks;
+    if (m->at > c->sent)
+        return send(c->fd, c->out.data + c->sent, m->at - c->sent, flags);
+    size_t end = m->next ? m->next->at : c->out.len;
+    ssize_t n = tine__passing_send(c->fd, c->out.data + c->sent, end - c->sent, flags,
+                                   m->set->fd + m->first, m->n);
+    if (n > 0)
+        pop_mark(c);
+    return n;
+}
+
+static ssize_t send_some(tine__caller *c)
+{
+    if (c->fd_marks)
+        return send_marked(c);
+    return send(c->fd, c->out.data + c->sent, c->out.len - c->sent,
+                MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static bool is_short(int err)
+{
+    return err == EAGAIN || err == ENOBUFS || err == ENOMEM || err == ETOOMANYREFS;
+}
+
+static void sent_all(tine__caller *c)
+{
+    while (c->fd_marks)
+        pop_mark(c);
+    c->out.len = c->sent = 0;
+    if (c->out.cap > KEEP_BUFFER)
+        tine__buf_free(&c->out);
+    watch_writes(c, false);
+    bool hears =
+        c->service->async && c->first && c->said_end; /* of what is cancelled */
+    if (c->closed && !c->shut && !hears) {
+        c->shut = true;
+        shutdown(c->fd, SHUT_WR);
+    }
+}
+
+/* Before a worker that is never quite through what was sent to it lets the buffer grow. */
+static void forget_sent(tine__caller *c)
+{
+    size_t left = c->out.len - c->sent;
+    if (c->sent < left)
+        return;
+    memmove(c->out.data, c->out.data + c->sent, left);
+    c->out.len = left;
+    for (tine__fd_mark *m = c->fd_marks; m; m = m->next)
+        m->at -= c->sent;
+    c->sent = 0;
+}
+
+void tine__caller_flush(tine__caller *c)
+{
+    if (c->fd < 0)
+        return;
+    while (c->sent < c->out.len) {
+        ssize_t n = send_some(c);
+        if (n > 0) {
+            c->sent += (size_t)n;
+            atomic_store_explicit(&c->region.page->cpu, sched_getcpu(),
+                                  memory_order_relaxed);
+            atomic_store_explicit(&c->region.page->sends, ++c->nsends,
+                                  memory_order_release);
+        } else if (n < 0 && is_short(errno)) {
+            forget_sent(c);
+            watch_writes(c, true);
+            return;
+        } else if (n < 0 && errno != EINTR) {
+            break; /* nobody reads: its end, or that of its socket, will be seen */
+        }
+    }
+    sent_all(c);
+}
+
+static void flush_task(void *arg)
+{
+    tine__caller_flush(arg);
+}
+
+/* While we read the answers of the only worker that has calls, it can begin with the next ones,
+ * if it has a CPU of its own; where there are others, they have something to do. */
+static bool wants_early(const tine__caller *c)
+{
+    const tine_host *host = c->service->host;
+    return !host->spin.alone && host->nbusy == 1;
+}
+
+int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
+                     size_t len)
+{
+    unsigned char *to = tine__buf_room(&c->out, TINE__CALL_HEAD + len);
+    if (!to) {
+        c->out.failed = false;
+        return -ENOMEM;
+    }
+    tine__call_head_put(to, type, serial, (uint32_t)len);
+    if (len)
+        memcpy(to + TINE__CALL_HEAD, body, len);
+    c->out.len += TINE__CALL_HEAD + len;
+    if (!c->reading)
+        tine__host_post(c->service->host, &c->flush_task);
+    else if (wants_early(c) && c->out.len - c->sent > FEW)
+        tine__caller_flush(c);
+    return 0;
+}
+
+static int put_mark(tine__caller *c, tine__fds *set, size_t first, size_t n)
+{
+    tine__fd_mark *m = malloc(sizeof *m);
+    if (!m)
+        return -ENOMEM;
+    *m = (tine__fd_mark){.at = c->out.len, .set = set, .first = first, .n = n};
+    set->refs++;
+    tine__fd_mark **link = &c->fd_marks;
+    while (*link)
+        link = &(*link)->next;
+    *link = m;
+    return 0;
+}
+
+/* The frames that bring a job's descriptors. Where one fails, those before it are
+ * dropped there. */
+static int put_fds(tine__caller *c, tine__fds *set, uint64_t serial)
+{
+    for (size_t first = 0; first < set->n;) {
+        size_t n = set->n - first;
+        if (n > TINE__FDS_AT_ONCE)
+            n = TINE__FDS_AT_ONCE;
+        unsigned char body[TINE__CALL_FDS] = {
+            (unsigned char)n,           0, 0, 0, (unsigned char)first,
+            (unsigned char)(first >> 8)};
+        unsigned char *room = tine__buf_room(&c->out, TINE__CALL_HEAD + sizeof body);
+        int err = room ? put_mark(c, set, first, n) : -ENOMEM;
+        c->out.failed = false;
+        if (!err)
+            err = tine__caller_put(c, TINE__FDS, serial, body, sizeof body);
+        if (err < 0)
+            return err;
+        first += n;
+    }
+    return 0;
+}
+
+/* --------------------------------------------------------------------- lists */
+
+static size_t slot_of(const tine__caller *c, uint64_t serial)
+{
+    return (size_t)serial & (c->ntable - 1);
+}
+
+/* Serials follow each other, so that the table is as good as an array. */
+static int table_room(tine__caller *c)
+{
+    if (!c->service->async || c->load < c->ntable)
+        return 0;
+    size_t n = c->ntable ? c->ntable * 2 : FIRST_TABLE;
+    tine_job **table = calloc(n, sizeof *table);
+    if (!table)
+        return -ENOMEM;
+    free(c->table);
+    c->table = table;
+    c->ntable = n;
+    for (tine_job *job = c->first; job; job = job->next) {
+        job->hash_next = table[slot_of(c, job->serial)];
+        table[slot_of(c, job->serial)] = job;
+    }
+    return 0;
+}
+
+tine_job *tine__caller_find(const tine__caller *c, uint64_t serial)
+{
+    if (!c->service->async) {
+        for (tine_job *job = c->first; job && job->serial <= serial; job = job->next)
+            if (job->serial == serial)
+                return job;
+        return NULL;
+    }
+    tine_job *job = c->ntable ? c->table[slot_of(c, serial)] : NULL;
+    while (job && job->serial != serial)
+        job = job->hash_next;
+    return job;
+}
+
+static void set_busy(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    c->next_busy = host->busy;
+    if (host->busy)
+        host->busy->prev_busy = c;
+    host->busy = c;
+    host->nbusy++;
+}
+
+static void set_idle(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    if (c->prev_busy)
+        c->prev_busy->next_busy = c->next_busy;
+    else
+        host->busy = c->next_busy;
+    if (c->next_busy)
+        c->next_busy->prev_busy = c->prev_busy;
+    c->next_busy = c->prev_busy = NULL;
+    host->nbusy--;
+}
+
+static void link_job(tine__caller *c, tine_job *job)
+{
+    job->at = c;
+    job->next = NULL;
+    job->prev = c->last;
+    if (c->last)
+        c->last->next = job;
+    else
+        c->first = job;
+    c->last = job;
+    if (!c->load++)
+        set_busy(c);
+    if (!c->service->async)
+        return;
+    job->hash_next = c->table[slot_of(c, job->serial)];
+    c->table[slot_of(c, job->serial)] = job;
+}
+
+void tine__caller_unlink(tine__caller *c, tine_job *job)
+{
+    if (job->prev)
+        job->prev->next = job->next;
+    else
+        c->first = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    else
+        c->last = job->prev;
+    if (!--c->load)
+        set_idle(c);
+    if (c->service->async) {
+        if (c->closed && !c->first)
+            tine__host_post(c->service->host, &c->flush_task);
+        tine_job **link = &c->table[slot_of(c, job->serial)];
+        while (*link != job)
+            link = &(*link)->hash_next;
+        *link = job->hash_next;
+    }
+    job->at = NULL;
+    job->next = job->prev = job->hash_next = NULL;
+}
+
+int tine__caller_give(tine__caller *c, tine_job *job)
+{
+    int err = table_room(c);
+    if (!err && job->fds)
+        err = put_fds(c, job->fds, c->handed + 1);
+    if (!err)
+        err = tine__caller_put(c, TINE__CALL, c->handed + 1, job->payload, job->len);
+    if (err < 0)
+        return err;
+    job->serial = ++c->handed;
+    if (c->service->async && job->serial > TINE__WINDOW)
+        tine__caller_note_start(c, job->serial - TINE__WINDOW);
+    if (c->ids)
+        c->ids[job->serial % TINE__WINDOW] = job->id;
+    job->recall_tried = job->innocent = false;
+    job->started_usec = 0;
+    link_job(c, job);
+    if (job->timeout_usec > 0) {
+        job->handed_usec = tine__now_usec();
+        tine__caller_wake_at(c, job->handed_usec + job->timeout_usec);
+    }
+    return 0;
+}
+
+bool tine__caller_has_room(const tine__caller *c)
+{
+    return c->service->async || c->handed - c->answered < TINE__WINDOW;
+}
+
+tine_job *tine__caller_take_all(tine__caller *c)
+{
+    tine_job *first = c->first;
+    for (tine_job *job = first; job; job = job->next)
+        job->at = NULL;
+    c->first = c->last = NULL;
+    if (c->load)
+        set_idle(c);
+    c->load = 0;
+    if (c->table)
+        memset(c->table, 0, c->ntable * sizeof *c->table);
+    if (!c->doomed)
+        return first;
+    tine_job *last = c->doomed;
+    while (last->next)
+        last = last->next;
+    last->next = first;
+    first = c->doomed;
+    c->doomed = NULL;
+    return first;
+}
+
+/* ------------------------------------------------------------------ the process */
+
+static void on_given(void *arg, tine_proc *p, int fd, const tine_error *err)
+{
+    tine__caller *c = arg;
+    if (fd < 0) {
+        if (err && !c->cause)
+            c->cause = tine__cause_new(err);
+        return;
+    }
+    c->pid = tine_proc_pid(p);
+    c->fd = fd;
+    if (tine__io_internal(c->service->host, &c->read_io, fd, TINE_READ,
+                          tine__caller_readable, c) < 0)
+        tine__caller_broken(c, "there is no memory to watch it");
+    tine__caller_flush(c);
+}
+
+static void on_made(void *arg, tine_proc *p)
+{
+    tine__caller *c = arg;
+    if (p->done >= c->before)
+        c->began_usec = tine__now_usec();
+}
+
+static void on_failed(void *arg, tine_proc *p, const tine_error *err)
+{
+    tine__caller *c = arg;
+    (void)p;
+    if (!c->cause)
+        c->cause = tine__cause_new(err);
+}
+
+void tine__caller_broken(tine__caller *c, const char *what)
+{
+    char text[300];
+    int n = snprintf(text, sizeof text, "worker %d was killed: %s", (int)c->pid, what);
+    tine_error err = {
+        .kind = TINE_KIND_PROTOCOL,
+        .message = text,
+        .message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1,
+        .pid = c->pid,
+        .code = -1,
+    };
+    if (c->killed)
+        return;
+    free(c->cause);
+    c->cause = tine__cause_new(&err);
+    tine__caller_kill(c);
+}
+
+void tine__caller_kill(tine__caller *c)
+{
+    c->killed = true;
+    tine_io_free(c->read_io); /* what has come is read when it has ended */
+    c->read_io = NULL;
+    if (!c->proc)
+        return;
+    tine__proc_signal_group(c->proc, SIGKILL);
+    tine_proc_kill(c->proc, SIGKILL); /* also when it is not made yet */
+}
+
+void tine__caller_close(tine__caller *c)
+{
+    if (c->closed)
+        return;
+    c->closed = true;
+    if (c->service->async && c->first)
+        c->said_end = tine__caller_put(c, TINE__END, 0, NULL, 0) == 0;
+    tine__host_post(c->service->host, &c->flush_task);
+}
+
+/* What a call gets that ran when the worker ended. */
+static tine_error crash_of(const tine__caller *c, const tine_error *how, char *text,
+                           size_t size)
+{
+    tine_error err = {.code = -1, .pid = c->pid};
+    if (how)
+        err = *how;
+    if (c->cause && c->cause->error.kind == TINE_KIND_PROTOCOL)
+        return c->cause->error;
+    err.kind = TINE_KIND_CRASH;
+    const char *status = err.status ? err.status : "exited with code 0";
+    int n = snprintf(text, size, "the worker (process %d) %s while the job ran",
+                     (int)c->pid, status);
+    err.message = text;
+    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    if (!how)
+        err.code = 0;
+    return err;
+}
+
+/* Of the calls handed over: those that ran fail, the others are given back. */
+static void settle_dead(tine__caller *c, const tine_error *how)
+{
+    char text[256];
+    uint64_t started = tine__caller_started(c);
+    tine_error crash = crash_of(c, how, text, sizeof text);
+    bool one = !c->service->async;
+    /* Async: whose code ran is what it died of. */
+    uint64_t guilty = one ? 0 : atomic_load(&c->region.page->running);
+    bool known = guilty && guilty <= started && tine__caller_find(c, guilty);
+    if (c->garbled && c->first) /* it may have been any of those; sync: the first */
+        started = one ? c->first->serial : c->handed;
+    while (c->first && c->first->serial <= started) {
+        static const tine__times none;
+        tine_job *job = c->first;
+        job->innocent = known && job->serial != guilty;
+        tine__caller_unlink(c, job);
+        if (job->reason != TINE__REASON_NONE)
+            tine__caller_end_stopped(c, job);
+        else
+            c->ops->ended(c->owner, c, job, &crash, NULL, 0, &none);
+        if (one) /* what else the page says is garbage */
+            break;
+    }
+}
+
+static void on_ended(void *arg, tine_proc *p, const tine_error *err,
+                     const tine_exit *info, const tine_error *cause)
+{
+    tine__caller *c = arg;
+    c->proc = NULL;
+    (void)p;
+    tine__host_now(c->service->host);
+    if (info->pid)
+        c->pid = info->pid;
+    if (cause && !c->cause)
+        c->cause = tine__cause_new(cause);
+    tine_timer_free(c->timer);
+    c->timer = NULL;
+    tine__caller_drain(c);
+    tine__caller_settle(c);
+    settle_dead(c, err);
+    static const char text[] = "the worker has ended";
+    tine_error closed = {.kind = TINE_KIND_CLOSED,
+                         .message = text,
+                         .message_len = sizeof text - 1,
+                         .pid = c->pid,
+                         .code = -1};
+    tine__caller_fail_traces(c, &closed);
+    /* Only now: callbacks may have handed over more. */
+    tine_job *unstarted = tine__caller_take_all(c);
+    const tine_error *why = c->cause ? &c->cause->error : err;
+    tine_error early = {.kind = TINE_KIND_EXIT, .pid = c->pid, .code = 0};
+    if (!why && !c->closed) {
+        early.message = c->ready ? "the worker exited by itself"
+                                 : "the worker exited before it was ready";
+        early.message_len = strlen(early.message);
+        early.status = "exited with code 0";
+        why = &early;
+    }
+    c->ops->gone(c->owner, c, unstarted, why);
+}
+
+/* -------------------------------------------------------------------- memory */
+
+static int serve(tine__caller *c, tine_proc *p)
+{
+    static const tine__observer observer = {.given = on_given,
+                                            .ready = on_made,
+                                            .failed = on_failed,
+                                            .ended = on_ended,
+                                            .figures = tine__caller_figures};
+    unsigned char offset[8];
+    for (int i = 0; i < 8; i++)
+        offset[i] = (unsigned char)(c->region.offset >> 8 * i);
+    const tine__buf *body = &c->service->serve;
+    tine_str parts[] = {{body->data, body->len}, {offset, sizeof offset}};
+    c->before = p->sent;
+    return tine__proc_serve(p, parts, 2, c->region.fd, &observer, c);
+}
+
+int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_ops *ops,
+                     void *owner, tine__caller **out)
+{
+    tine_host *host = s->host;
+    tine__caller *c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    c->service = s;
+    c->ops = ops;
+    c->owner = owner;
+    c->fd = -1;
+    c->flush_task = (tine__task){.run = flush_task, .arg = c};
+    c->settle_task = (tine__task){.run = tine__caller_settle, .arg = c};
+    if (s->on_output)
+        c->ids = calloc(TINE__WINDOW, sizeof *c->ids);
+    int err = s->on_output && !c->ids ? -ENOMEM : 0;
+    if (!err && !host->board)
+        err = tine__board_open(&host->board);
+    if (!err)
+        err = tine__caller_open_scratch(host);
+    if (!err)
+        err = tine__board_take(host->board, &c->region);
+    if (!err)
+        err = serve(c, p);
+    if (err < 0) {
+        if (c->region.chunk)
+            tine__board_give_back(host->board, &c->region);
+        free(c->ids);
+        free(c);
+        return err;
+    }
+    c->proc = p;
+    p->line_arg = s->on_output ? c : p->line_arg;
+    tine__caller_wake_at(c, tine__now_usec() + s->spawn_timeout_usec);
+    *out = c;
+    return 0;
+}
+
+void tine__caller_free(tine__caller *c)
+{
+    tine_host *host = c->service->host;
+    if (c->proc) {
+        tine__proc_ignore(c->proc);
+        c->proc->line_arg = NULL;
+    }
+    tine__host_unpost(host, &c->flush_task);
+    tine__host_unpost(host, &c->settle_task);
+    tine_timer_free(c->timer);
+    tine_io_free(c->read_io);
+    tine_io_free(c->write_io);
+    tine__fd_close(&c->fd);
+    while (c->fd_marks)
+        pop_mark(c);
+    tine__buf_free(&c->out);
+    tine__buf_free(&c->in);
+    tine__inbox_free(&c->box);
+    free(c->strs);
+    free(c->table);
+    free(c->ids);
+    free(c->cause);
+    while (c->traces) {
+        tine__trace *t = c->traces;
+        c->traces = t->next;
+        tine__loop_count(c->service->host, false);
+        free(t);
+    }
+    tine__board_give_back(host->board, &c->region);
+    free(c);
+}
+
+/* ------------------------------------------------------------------ questions */
+
+pid_t tine__caller_pid(const tine__caller *c)
+{
+    return c->pid ? c->pid : c->proc ? tine_proc_pid(c->proc) : 0;
+}
+
+size_t tine__caller_load(const tine__caller *c)
+{
+    return c->load;
+}
+
+bool tine__caller_is_ready(const tine__caller *c)
+{
+    return c->ready;
+}
+
+bool tine__caller_is_closed(const tine__caller *c)
+{
+    return c->closed || c->promoted_usec || c->killed || c->eof_usec || !c->proc;
+}
+
+void *tine__caller_tag(const tine__caller *c)
+{
+    return c->tag;
+}
+
+void tine__caller_set_tag(tine__caller *c, void *tag)
+{
+    c->tag = tag;
+}

@@ -1,0 +1,114 @@
+/* What the files of the caller share: client.c (life), client_read.c (frames in),
+ * deadline.c (deadlines and questions). */
+#ifndef TINE_CALLER_PRIV_H
+#define TINE_CALLER_PRIV_H
+
+#include "client.h"
+
+/* A question for a traceback. */
+typedef struct tine__trace {
+    struct tine__trace *next;
+    tine_text_cb cb;
+    void *arg;
+    uint64_t number;
+    int64_t asked_usec;
+    bool idle; /* nothing ran: it is answered already */
+} tine__trace;
+
+/* Where in `out` a frame begins with which descriptors go. */
+typedef struct tine__fd_mark {
+    struct tine__fd_mark *next;
+    size_t at;
+    tine__fds *set;
+    size_t first, n;
+} tine__fd_mark;
+
+/* Its life: made -> given (the socket) -> ready -> closed, killed, eof, in any order -> the
+ * process has ended: `gone`. */
+struct tine__caller {
+    const tine__service *service;
+    const tine__caller_ops *ops;
+    void *owner, *tag;
+    tine__caller *next_busy, *prev_busy; /* while it has calls */
+    tine_proc *proc;                     /* NULL once it has ended */
+    pid_t pid;
+    tine__region region;
+    uint64_t before;    /* commands that p is to carry out before it serves */
+    int64_t began_usec; /* the time for getting ready runs since then; 0: not yet */
+
+    int fd; /* -1 before it is given */
+    tine_io *read_io, *write_io;
+    tine__buf out; /* frames, of which `sent` octets are sent */
+    size_t sent;
+    uint64_t nsends;
+    tine__fd_mark *fd_marks; /* of out, in order */
+    tine__inbox box;
+    tine__buf in;      /* the beginning of a frame */
+    uint64_t received; /* octets of the stream so far */
+    size_t ask;        /* octets to read at a time, 0: the most */
+    size_t nframes;    /* no answers, since it was readable last */
+    tine_str *strs;    /* results taken apart */
+    size_t max_strs;
+
+    tine_job *first, *last; /* handed over and not ended, by serial */
+    size_t load;
+    uint64_t handed, answered; /* serials: the last ones; answered: sync only */
+    uint64_t seen;             /* the highest serial that the page said had started */
+    int64_t
+        turn_usec; /* sync: when it could have begun with its first call, or skipped it */
+    uint64_t recalled[TINE__WINDOW / 64]; /* by serial: SKIPPED is expected */
+    size_t nrecalled;
+    tine_job **table; /* async: by serial */
+    size_t ntable;
+    tine_job *doomed; /* recalled to be ended; told in the next turn */
+
+    tine__task flush_task, settle_task;
+    tine_timer *timer;
+    int64_t timer_at;
+    uint64_t timed; /* sync: the serial of the call whose deadline was looked at last */
+    int64_t timed_usec; /* when that started */
+    tine__trace *traces;
+    uint64_t ntraces;
+    uint64_t marks[3]; /* number of the job that writes to stdout and stderr */
+    uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */
+
+    bool retired; /* it has said so */
+    bool ready, closed, shut, killed, reading, flushing_later;
+    bool said_end; /* async: END is sent; the socket is shut when nothing is open */
+    bool garbled;  /* its page holds what cannot be */
+    bool promoted; /* the worker has said so, its last word */
+    int64_t promoted_usec; /* when it was asked to, 0: it was not */
+    int64_t eof_usec;      /* when the worker closed its end, 0: not yet */
+    tine__cause *cause;    /* why it fails, known before it has ended */
+};
+
+/* client_read.c */
+int tine__caller_open_scratch(tine_host *host);
+void tine__caller_readable(void *arg, tine_io *io, int events);
+/* Takes what is left in the socket and the ring of a dead worker. */
+void tine__caller_drain(tine__caller *c);
+
+/* client.c */
+void tine__caller_broken(tine__caller *c, const char *what);
+void tine__caller_flush(tine__caller *c);
+/* Takes a job out of the lists. */
+void tine__caller_unlink(tine__caller *c, tine_job *job);
+tine_job *tine__caller_find(const tine__caller *c, uint64_t serial);
+/* Queues a frame. */
+int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
+                     size_t len);
+
+/* deadline.c */
+/* Sees that the timer fires at that time or before. */
+void tine__caller_wake_at(tine__caller *c, int64_t usec);
+void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text);
+/* The serial of the last call that has started. A page that takes back what it has said, or tells of
+ * calls that nobody has handed over, ends its worker. */
+uint64_t tine__caller_started(tine__caller *c);
+/* Async: a call is about to take this one's place in `starts`. */
+void tine__caller_note_start(tine__caller *c, uint64_t serial);
+/* Ends a job for the reason it was stopped for; it is unlinked. */
+void tine__caller_end_stopped(tine__caller *c, tine_job *job);
+void tine__caller_settle(void *arg);
+
+#endif

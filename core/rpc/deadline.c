@@ -1,0 +1,548 @@
+/* Ending calls before they have ended by themselves, deadlines, and questions to a worker that
+ * works. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client_priv.h"
+
+enum {
+    EOF_PATIENCE = 1000000,
+    CLOSED_PATIENCE = 10000000,
+    TRACE_PATIENCE = 1000000,
+    HEAR_AGAIN = 1000,
+    END_PATIENCE = 20000,
+    SIGNAL_AGAIN = 1000,
+    LOOK_AGAIN = 10000
+};
+
+/* --------------------------------------------------------------------- recall */
+
+uint64_t tine__caller_started(tine__caller *c)
+{
+    uint64_t started = atomic_load(&c->region.page->started);
+    if (started >= c->seen && started <= c->handed)
+        return c->seen = started;
+    c->garbled = true;
+    tine__caller_broken(c, "it wrote garbage to its status page");
+    return c->seen;
+}
+
+static bool has_started(tine__caller *c, uint64_t serial)
+{
+    return tine__caller_started(c) >= serial;
+}
+
+bool tine__caller_has_started(tine__caller *c, const tine_job *job)
+{
+    return has_started(c, job->serial);
+}
+
+/* What the page says is asked once: a worker that says something else later puts no deadline
+ * off. Where another call has taken the job's place, that one started later. */
+static int64_t async_start_of(tine__caller *c, tine_job *job)
+{
+    const tine__page *page = c->region.page;
+    if (job->started_usec)
+        return job->started_usec;
+    if (!has_started(c, job->serial))
+        return -1;
+    uint64_t ns = atomic_load(&page->starts[job->serial % TINE__WINDOW]);
+    int64_t now = tine__now_usec();
+    int64_t least = job->handed_usec ? job->handed_usec : job->queued_usec;
+    int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
+    job->started_usec = at > now ? now : at < least ? least : at;
+    return job->started_usec;
+}
+
+void tine__caller_note_start(tine__caller *c, uint64_t serial)
+{
+    tine_job *job = tine__caller_find(c, serial);
+    if (job)
+        async_start_of(c, job);
+}
+
+/* A worker that has nothing else to do gives a call back in this time. */
+static int64_t patience_of(const tine__caller *c)
+{
+    enum { LEAST = 1000000 };
+    return c->service->grace_usec > LEAST ? c->service->grace_usec : LEAST;
+}
+
+bool tine__caller_recall(tine__caller *c, tine_job *job)
+{
+    uint64_t serial = job->serial, bit = UINT64_C(1) << serial % 64;
+    if (c->service->async)
+        return false;
+    _Atomic uint64_t *word = &c->region.page->recall[serial % TINE__WINDOW / 64];
+    atomic_fetch_or(word, bit);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (has_started(c, serial) || c->garbled) {
+        atomic_fetch_and(word, ~bit);
+        job->recall_tried = true;
+        return false;
+    }
+    c->recalled[serial % TINE__WINDOW / 64] |= bit;
+    c->nrecalled++;
+    tine__caller_unlink(c, job);
+    c->turn_usec = tine__now_usec();
+    tine__caller_wake_at(c, c->turn_usec + patience_of(c));
+    return true;
+}
+
+tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec)
+{
+    tine_job *job = c->first;
+    if (!job || !has_started(c, job->serial))
+        return NULL;
+    if (since_usec && c->service->async) {
+        *since_usec = async_start_of(c, job);
+    } else if (since_usec) {
+        int64_t now = tine__now_usec(), least = job->handed_usec;
+        uint64_t ns = atomic_load(&c->region.page->started_ns);
+        int64_t at = ns / 1000 < INT64_MAX ? (int64_t)(ns / 1000) : now;
+        *since_usec = at > now ? now : at < least ? least : at;
+    }
+    return job;
+}
+
+/* ----------------------------------------------------------------------- stop */
+
+void tine__caller_end_stopped(tine__caller *c, tine_job *job)
+{
+    static const tine__times none;
+    char text[200];
+    bool timeout = job->reason == TINE__REASON_TIMEOUT;
+    tine_error err = {.kind = timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED,
+                      .code = -1,
+                      .pid = c->pid};
+    int n;
+    if (timeout && job->killed)
+        n = snprintf(text, sizeof text,
+                     "the job took longer than %g s, and its worker (process %d) was "
+                     "killed, since it did not end within %g s more",
+                     (double)job->timeout_usec / 1e6, (int)c->pid,
+                     (double)c->service->grace_usec / 1e6);
+    else if (timeout)
+        n = snprintf(text, sizeof text, "the job took longer than %g s",
+                     (double)job->timeout_usec / 1e6);
+    else
+        n = snprintf(text, sizeof text, "the job was cancelled%s",
+                     job->killed ? ", and its worker killed for it" : "");
+    err.message = text;
+    err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
+    err.signal = job->killed ? SIGKILL : 0;
+    c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
+}
+
+static void wake_worker(tine__caller *c)
+{
+    if (c->proc && c->proc->pidfd >= 0)
+        tine__pidfd_signal(c->proc, TINE__SIGNAL);
+}
+
+/* Has the error raised in the job's code; async: if that runs. Until it has ended: a first signal
+ * may come before it sleeps, and would not wake it everywhere. */
+static void point_at(tine__caller *c, const tine_job *job)
+{
+    tine__page *page = c->region.page;
+    uint64_t stop = job->serial * 2 + (job->reason == TINE__REASON_CANCEL);
+    if (c->service->async && atomic_load(&page->running) != job->serial)
+        return;
+    atomic_store(&page->stop, stop);
+    wake_worker(c);
+}
+
+/* When to point at it again. */
+static int64_t look_at(const tine__caller *c, const tine_job *job, int64_t now)
+{
+    int64_t end = job->stop_usec + c->service->grace_usec;
+    int64_t wait = now - job->stop_usec;
+    wait = wait < SIGNAL_AGAIN ? SIGNAL_AGAIN : wait;
+    wait = wait > LOOK_AGAIN ? LOOK_AGAIN : wait;
+    return now + wait < end ? now + wait : end;
+}
+
+static void ask_to_stop(tine__caller *c, tine_job *job)
+{
+    if (c->service->async) {
+        unsigned char reason[4] = {(unsigned char)job->reason};
+        tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
+    }
+    point_at(c, job);
+    tine__caller_wake_at(c, look_at(c, job, job->stop_usec));
+}
+
+/* It was taken back: its end is told in the next turn. */
+static void doom(tine__caller *c, tine_job *job)
+{
+    job->next = NULL;
+    tine_job **link = &c->doomed;
+    while (*link)
+        link = &(*link)->next;
+    *link = job;
+    job->at = c;
+    tine__host_post(c->service->host, &c->settle_task);
+}
+
+void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
+{
+    if (job->reason != TINE__REASON_NONE)
+        return;
+    job->reason = reason;
+    job->last_look = false;
+    job->stop_usec = tine__now_usec();
+    if (tine__caller_recall(c, job))
+        doom(c, job);
+    else
+        ask_to_stop(c, job);
+}
+
+bool tine__caller_withdraw(tine__caller *c, tine_job *job)
+{
+    if (job->reason != TINE__REASON_NONE || !tine__caller_recall(c, job))
+        return false;
+    job->reason = TINE__REASON_CANCEL;
+    job->stop_usec = tine__now_usec();
+    doom(c, job);
+    return true;
+}
+
+/* Answers a question; the loop runs on for those that are open. */
+static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err,
+                      tine_str text)
+{
+    tine__trace *t = *link;
+    *link = t->next;
+    tine__loop_count(c->service->host, false);
+    t->cb(t->arg, err, text.data, text.len);
+    free(t);
+}
+
+/* Tells of jobs that were taken back to be ended, and of answered questions. */
+void tine__caller_settle(void *arg)
+{
+    tine__caller *c = arg;
+    tine__host_now(c->service->host);
+    uint64_t last = c->ntraces; /* what callbacks ask for has its turn later */
+    tine_job *doomed = c->doomed;
+    c->doomed = NULL;
+    while (doomed) {
+        tine_job *job = doomed;
+        doomed = job->next;
+        job->next = NULL;
+        job->at = NULL;
+        tine__caller_end_stopped(c, job);
+    }
+    tine__trace **link = &c->traces;
+    while (*link) {
+        tine__trace *t = *link;
+        if (!t->idle || t->number > last) {
+            link = &t->next;
+            continue;
+        }
+        static const char idle[] = "nothing runs: the worker waits for calls";
+        end_trace(c, link, NULL, (tine_str){idle, sizeof idle - 1});
+        link = &c->traces;
+    }
+}
+
+/* ------------------------------------------------------------------- traceback */
+
+int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
+{
+    if (!c->proc)
+        return -TINE_ECLOSED;
+    tine__trace *t = calloc(1, sizeof *t);
+    if (!t)
+        return -ENOMEM;
+    t->cb = cb;
+    t->arg = arg;
+    t->number = ++c->ntraces;
+    t->asked_usec = tine__now_usec();
+    t->idle = !c->first || atomic_load(&c->region.page->idle);
+    t->next = c->traces;
+    c->traces = t;
+    tine__loop_count(c->service->host, true);
+    if (t->idle) {
+        tine__host_post(c->service->host, &c->settle_task);
+        return 0;
+    }
+    atomic_store(&c->region.page->trace_asked, t->number);
+    wake_worker(c);
+    if (c->service->async)
+        tine__caller_put(c, TINE__LOOK, 0, NULL, 0);
+    tine__caller_wake_at(c, t->asked_usec + TRACE_PATIENCE);
+    return 0;
+}
+
+void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text)
+{
+    tine__trace **link = &c->traces;
+    if (number > c->ntraces) /* what callbacks ask for is not answered yet */
+        number = c->ntraces;
+    while (*link) {
+        tine__trace *t = *link;
+        if (t->idle || t->number > number) {
+            link = &t->next;
+            continue;
+        }
+        end_trace(c, link, NULL, text);
+        link = &c->traces;
+    }
+}
+
+void tine__caller_fail_traces(tine__caller *c, const tine_error *err)
+{
+    while (c->traces)
+        end_trace(c, &c->traces, err, (tine_str){NULL, 0});
+}
+
+static void give_traces_up(tine__caller *c, int64_t now)
+{
+    static const char text[] = "the worker did not answer within 1 s: it runs a C "
+                               "function, or waits in one";
+    tine_error err = {.kind = TINE_KIND_TIMEOUT,
+                      .message = text,
+                      .message_len = sizeof text - 1,
+                      .pid = c->pid,
+                      .code = -1};
+    tine__trace **link = &c->traces;
+    while (*link) {
+        tine__trace *t = *link;
+        if (t->idle || t->asked_usec + TRACE_PATIENCE > now) {
+            link = &t->next;
+            continue;
+        }
+        end_trace(c, link, &err, (tine_str){NULL, 0});
+        link = &c->traces;
+    }
+}
+
+/* ------------------------------------------------------------------- deadlines */
+
+static void earlier(int64_t *next, int64_t at)
+{
+    if (*next < 0 || at < *next)
+        *next = at;
+}
+
+/* A page that says that it has just started puts its deadline off once at most. */
+static int64_t start_of(tine__caller *c, tine_job *job)
+{
+    int64_t since;
+    if (c->service->async)
+        return async_start_of(c, job);
+    if (tine__caller_running(c, &since) != job)
+        return -1;
+    if (c->timed != job->serial || since < c->timed_usec) {
+        c->timed = job->serial;
+        c->timed_usec = since;
+    }
+    return c->timed_usec;
+}
+
+/* It was told to end. */
+static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
+{
+    int64_t end = job->stop_usec + c->service->grace_usec;
+    if (c->killed)
+        return -1;
+    if (end <= now && job->last_look) {
+        job->killed = true;
+        tine__caller_kill(c);
+        return -1;
+    }
+    point_at(c, job);
+    job->last_look = end <= now; /* we may have been busy ever since */
+    return job->last_look ? now + LOOK_AGAIN : look_at(c, job, now);
+}
+
+/* Whether the worker has nothing to do but to begin with this job. */
+static bool is_its_turn(const tine__caller *c, const tine_job *job)
+{
+    bool sent = c->ready && c->sent == c->out.len;
+    return sent && job == c->first && !c->nrecalled && c->seen < job->serial;
+}
+
+/* A job that has not started: at the earliest it can be late when it has had its time from now;
+ * sooner where others may take its place in the page. One that the worker could have begun with
+ * for so long, and the grace, is not going to. */
+static int64_t check_waiting(tine__caller *c, const tine_job *job, int64_t now)
+{
+    int64_t least = job->timeout_usec + c->service->grace_usec;
+    int64_t from = c->turn_usec > job->handed_usec ? c->turn_usec : job->handed_usec;
+    int64_t next = now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
+    if (!is_its_turn(c, job))
+        return next;
+    if (from + least <= now) {
+        tine__caller_broken(c, "it did not begin with a call in time");
+        return -1;
+    }
+    return next < from + least ? next : from + least;
+}
+
+/* The job's next deadline, or what was due is done and -1 or later returned. */
+static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+{
+    if (job->reason != TINE__REASON_NONE)
+        return check_stopped(c, job, now);
+    if (job->timeout_usec <= 0)
+        return -1;
+    int64_t start = start_of(c, job);
+    if (start < 0)
+        return check_waiting(c, job, now);
+    if (start + job->timeout_usec > now)
+        return start + job->timeout_usec;
+    tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
+    return look_at(c, job, job->stop_usec);
+}
+
+/* What a process loads before it serves takes as long as it takes. Where it has nothing more to
+ * load, and does not come to it, that counts. */
+static int64_t began(tine__caller *c, int64_t now)
+{
+    uint64_t said = atomic_load(&c->region.page->began_ns) / 1000;
+    if (!c->began_usec && said)
+        c->began_usec = said < (uint64_t)now ? (int64_t)said : now;
+    if (!c->began_usec && c->proc->made && c->proc->done >= c->before)
+        c->began_usec = now;
+    return c->began_usec;
+}
+
+/* When a call that was taken back, and is the next to be answered, must have been skipped; -1: it
+ * need not. */
+static int64_t skip_due(const tine__caller *c, int64_t now)
+{
+    uint64_t next = c->answered + 1;
+    if (!c->nrecalled || c->killed)
+        return -1;
+    if (!(c->recalled[next % TINE__WINDOW / 64] & UINT64_C(1) << next % 64))
+        return now + patience_of(c); /* another call is before it */
+    return c->turn_usec + patience_of(c);
+}
+
+/* When it must be ready, or must have become a template; -1: it need not. */
+static int64_t change_due(tine__caller *c, int64_t now)
+{
+    int64_t patience = c->service->spawn_timeout_usec;
+    if (c->killed || (c->ready && !c->promoted_usec))
+        return -1;
+    if (c->ready)
+        return c->promoted_usec + patience;
+    int64_t since = began(c, now);
+    return (since ? since : now) + patience;
+}
+
+static void give_change_up(tine__caller *c)
+{
+    char text[100];
+    if (c->ready) {
+        tine__caller_broken(c, "it did not become a template in time");
+        return;
+    }
+    int n = snprintf(text, sizeof text, "the worker was not ready within %g s",
+                     (double)c->service->spawn_timeout_usec / 1e6);
+    tine_error err = {.kind = TINE_KIND_TIMEOUT,
+                      .message = text,
+                      .message_len = (size_t)n,
+                      .pid = tine__caller_pid(c),
+                      .code = -1};
+    if (!c->cause)
+        c->cause = tine__cause_new(&err);
+    tine__caller_kill(c);
+}
+
+static int64_t eof_due(const tine__caller *c)
+{
+    if (!c->eof_usec || c->killed)
+        return -1;
+    return c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);
+}
+
+/* A host that was busy has yet to hear what its worker has said in time. Returns 0, or how long
+ * it has to wait until it has heard all, in microseconds. c may be gone. */
+static int64_t hear(tine__caller *c)
+{
+    struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
+    if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
+        return END_PATIENCE; /* how it has ended will be told */
+    bool all = tine__host_reports(c->service->host, TINE__REPORTS_ALL);
+    if (c->read_io)
+        tine__caller_readable(c, c->read_io, TINE_READ);
+    return all ? 0 : HEAR_AGAIN;
+}
+
+/* What was due is done, and -1 or later returned; wait: not before. */
+static int64_t check_worker(tine__caller *c, int64_t now, int64_t wait)
+{
+    int64_t next = -1, change = change_due(c, now), eof = eof_due(c);
+    int64_t skip = skip_due(c, now);
+    if (skip >= 0 && skip <= now && !wait)
+        tine__caller_broken(c, "it did not give a call back in time");
+    else if (skip >= 0)
+        earlier(&next, skip > now ? skip : now + wait);
+    if (change >= 0 && change <= now && !wait)
+        give_change_up(c);
+    else if (change >= 0)
+        earlier(&next, change > now ? change : now + wait);
+    if (eof >= 0 && eof <= now && !wait)
+        tine__caller_broken(c, "it closed its socket");
+    else if (eof >= 0)
+        earlier(&next, eof > now ? eof : now + wait);
+    return next;
+}
+
+static bool is_due(tine__caller *c, int64_t now)
+{
+    int64_t change = change_due(c, now), eof = eof_due(c), skip = skip_due(c, now);
+    return (skip >= 0 && skip <= now) || (change >= 0 && change <= now) ||
+           (eof >= 0 && eof <= now);
+}
+
+static void on_timer(void *arg, tine_timer *timer)
+{
+    tine__caller *c = arg;
+    tine_proc *p = c->proc;
+    int64_t now = tine__now_usec(), wait = 0, next;
+    (void)timer;
+    tine_timer_free(c->timer);
+    c->timer = NULL;
+    if (is_due(c, now)) {
+        p->refs++; /* its end, which may come to light now, waits for us */
+        wait = hear(c);
+        p->refs--;
+        if (p->dying || p->observer_arg != c) /* or it has become a template */
+            return;
+    }
+    next = check_worker(c, now, wait);
+    for (tine_job *job = c->first, *after; job; job = after) {
+        after = job->next;
+        int64_t at = check_job(c, job, now);
+        if (at >= 0)
+            earlier(&next, at);
+    }
+    for (const tine__trace *t = c->traces; t; t = t->next)
+        if (!t->idle && t->asked_usec + TRACE_PATIENCE > now)
+            earlier(&next, t->asked_usec + TRACE_PATIENCE);
+    if (next >= 0)
+        tine__caller_wake_at(c, next);
+    give_traces_up(c, now);
+}
+
+/* The timer is not moved when what it was for is over: it finds nothing then. */
+void tine__caller_wake_at(tine__caller *c, int64_t usec)
+{
+    if (c->timer && c->timer_at <= usec)
+        return;
+    tine_timer_free(c->timer);
+    c->timer = NULL;
+    int64_t after = usec - tine__now_usec();
+    c->timer_at = usec;
+    if (tine__timer_internal(c->service->host, &c->timer, after > 0 ? after : 0,
+                             on_timer, c) < 0)
+        c->timer = NULL; /* no memory; the next call asks again */
+}

@@ -1,0 +1,465 @@
+/* Calls to one worker: a queue, and a caller. The public functions of tine_rpc. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client.h"
+
+struct tine_rpc {
+    tine_rpc *next, *prev; /* of the host's */
+    tine__service service;
+    tine__caller *caller; /* NULL when the worker has ended */
+    pid_t pid;
+    tine_job *first, *last; /* made and not handed over */
+    tine_job *ended;        /* to be told so in the next turn */
+    size_t pending;
+    uint64_t ids;
+    int64_t timeout_usec;
+    tine_event_cb on_event;
+    tine_fault_cb on_error;
+    void *arg;
+    tine__task task;
+    tine__cause *cause; /* why the worker has ended */
+    bool closed, counted;
+    bool busy; /* a callback is below us on the stack, which must find us alive */
+    tine_gone_cb gone;
+    void *gone_arg;
+};
+
+static const tine_error closed_error = {.kind = TINE_KIND_CLOSED,
+                                        .message = "the rpc was closed",
+                                        .message_len = sizeof "the rpc was closed" - 1,
+                                        .code = -1};
+
+static void count(tine_rpc *rpc)
+{
+    bool on = rpc->pending > 0 || (rpc->closed && (rpc->caller || rpc->gone));
+    if (on == rpc->counted)
+        return;
+    rpc->counted = on;
+    tine__loop_count(rpc->service.host, on);
+}
+
+static void rpc_free(tine_rpc *rpc)
+{
+    tine_host *host = rpc->service.host;
+    rpc->pending = 0;
+    rpc->closed = false;
+    count(rpc);
+    if (rpc->prev)
+        rpc->prev->next = rpc->next;
+    else
+        host->rpcs = rpc->next;
+    if (rpc->next)
+        rpc->next->prev = rpc->prev;
+    tine__host_unpost(host, &rpc->task);
+    tine__service_free(&rpc->service);
+    free(rpc->cause);
+    free(rpc);
+}
+
+/* ---------------------------------------------------------------------- queue */
+
+static void append(tine_job **first, tine_job **last, tine_job *job)
+{
+    job->next = NULL;
+    job->prev = *first ? *last : NULL;
+    if (*first)
+        (*last)->next = job;
+    else
+        *first = job;
+    *last = job;
+}
+
+static void take_out(tine_rpc *rpc, tine_job *job)
+{
+    if (job->prev)
+        job->prev->next = job->next;
+    else
+        rpc->first = job->next;
+    if (job->next)
+        job->next->prev = job->prev;
+    else
+        rpc->last = job->prev;
+    job->next = job->prev = NULL;
+}
+
+static void end_job(tine_rpc *rpc, tine_job *job, const tine_error *err,
+                    const tine_str *results, size_t n)
+{
+    rpc->pending--;
+    job->ending = true;
+    tine_call_cb cb = job->cb;
+    if (cb)
+        cb(job->arg, job, err, results, n);
+    tine__job_free(job);
+}
+
+static void end_later(tine_rpc *rpc, tine_job *job)
+{
+    job->ending = true;
+    job->next = rpc->ended;
+    rpc->ended = job;
+    tine__host_post(rpc->service.host, &rpc->task);
+}
+
+/* Hands over what fits; the timer of a call counts from its start there. */
+static void hand_over(tine_rpc *rpc)
+{
+    while (rpc->first && rpc->caller && tine__caller_has_room(rpc->caller)) {
+        tine_job *job = rpc->first;
+        take_out(rpc, job);
+        if (tine__caller_give(rpc->caller, job) < 0) {
+            job->reason = TINE__REASON_NONE;
+            end_later(rpc, job);
+        }
+    }
+}
+
+static void tell_fault(tine_rpc *rpc, const tine_error *err)
+{
+    tine_host *host = rpc->service.host;
+    if (rpc->on_error)
+        rpc->on_error(rpc->arg, err);
+    else
+        tine__host_fault(host, err);
+}
+
+/* Why calls fail that never started. */
+static tine_error never_started(const tine_rpc *rpc, char *text, size_t size)
+{
+    const tine_error *cause = rpc->cause ? &rpc->cause->error : NULL;
+    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1, .pid = rpc->pid};
+    if (cause && cause->traceback) /* init, or what the template was told, has failed */
+        return *cause;
+    int n = snprintf(text, size, "the worker ended before the call started%s%.*s",
+                     cause ? ": " : "", cause ? (int)cause->message_len : 0,
+                     cause ? cause->message : "");
+    if (cause) {
+        err.signal = cause->signal;
+        err.code = cause->code;
+        err.status = cause->status;
+        err.sys_errno = cause->sys_errno;
+    }
+    err.message = text;
+    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    return err;
+}
+
+/* They are nobody's any more, and cannot be cancelled. */
+static void seize(tine_job *list)
+{
+    for (; list; list = list->next)
+        list->ending = true;
+}
+
+static void fail_list(tine_rpc *rpc, tine_job *job, const tine_error *err)
+{
+    tine_error cancelled = tine__error_cancelled();
+    while (job) {
+        tine_job *next = job->next;
+        bool was = job->reason == TINE__REASON_CANCEL;
+        end_job(rpc, job, was ? &cancelled : err, NULL, 0);
+        job = next;
+    }
+}
+
+/* The caller is closed when all is handed over. */
+static void close_when_drained(tine_rpc *rpc)
+{
+    if (rpc->caller && !rpc->first)
+        tine__caller_close(rpc->caller);
+}
+
+/* --------------------------------------------------------------- from the caller */
+
+static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_error *err,
+                     const tine_str *results, size_t n, const tine__times *times)
+{
+    tine_rpc *rpc = owner;
+    (void)c;
+    (void)times;
+    hand_over(rpc);
+    if (rpc->closed)
+        close_when_drained(rpc);
+    end_job(rpc, job, err, results, n);
+    count(rpc);
+}
+
+static void on_event(void *owner, tine__caller *c, tine_job *job,
+                     const tine_str *values, size_t n)
+{
+    tine_rpc *rpc = owner;
+    if (rpc->on_event)
+        rpc->on_event(rpc->arg, tine__caller_pid(c), job, values, n);
+}
+
+/* Nothing is to be replaced here: calls go on as long as they come. */
+static void on_retire(void *owner, tine__caller *c)
+{
+    (void)owner;
+    (void)c;
+}
+
+static void on_ready(void *owner, tine__caller *c)
+{
+    (void)owner;
+    (void)c;
+}
+
+static void finish(tine_rpc *rpc)
+{
+    tine_gone_cb gone = rpc->gone;
+    void *arg = rpc->gone_arg;
+    rpc->gone = NULL;
+    if (gone)
+        gone(arg);
+    rpc_free(rpc);
+}
+
+static void run_task(void *arg)
+{
+    tine_rpc *rpc = arg;
+    char text[400];
+    tine_job *ended = rpc->ended, *list = NULL;
+    rpc->ended = NULL;
+    while (ended) { /* back in the order in which they were put there */
+        tine_job *next = ended->next;
+        ended->next = list;
+        list = ended;
+        ended = next;
+    }
+    while (list) {
+        tine_job *next = list->next;
+        tine_error err = never_started(rpc, text, sizeof text);
+        if (list->reason == TINE__REASON_CANCEL)
+            err = tine__error_cancelled();
+        else if (rpc->caller)
+            err = tine__error_system(-ENOMEM, text, sizeof text, "call");
+        end_job(rpc, list, &err, NULL, 0);
+        list = next;
+    }
+    count(rpc);
+    if (rpc->closed && !rpc->caller && !rpc->ended && !rpc->first && !rpc->busy)
+        finish(rpc);
+}
+
+static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
+                    const tine_error *why)
+{
+    tine_rpc *rpc = owner;
+    char text[400];
+    rpc->pid = tine__caller_pid(c);
+    rpc->cause = why ? tine__cause_new(why) : NULL;
+    bool expected = rpc->closed && !why;
+    bool carried = unstarted || rpc->first;
+    rpc->busy = true;
+    rpc->caller = NULL;
+    tine__caller_free(c);
+    tine_job *queued = rpc->first;
+    rpc->first = rpc->last = NULL;
+    tine_error err = never_started(rpc, text, sizeof text);
+    seize(unstarted);
+    seize(queued);
+    fail_list(rpc, unstarted, &err);
+    fail_list(rpc, queued, &err);
+    if (why && !expected && (!carried || rpc->on_error))
+        tell_fault(rpc, rpc->cause ? &rpc->cause->error : &err);
+    rpc->busy = false;
+    count(rpc);
+    if (rpc->closed)
+        tine__host_post(rpc->service.host, &rpc->task);
+}
+
+static void on_fault(void *owner, tine__caller *c, const tine_error *err)
+{
+    (void)c;
+    tell_fault(owner, err);
+}
+
+static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
+                      const char *line, size_t len)
+{
+    (void)owner;
+    (void)c;
+    (void)job_id;
+    (void)stream;
+    (void)line;
+    (void)len;
+}
+
+/* ---------------------------------------------------------------------- public */
+
+int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *options,
+                 tine_rpc **out)
+{
+    static const tine__caller_ops ops = {on_ready, on_ended, on_event,  on_retire,
+                                         NULL,     on_gone,  on_output, on_fault};
+    tine_rpc *rpc = calloc(1, sizeof *rpc);
+    if (!rpc)
+        return -ENOMEM;
+    tine__rpc_open(p->host);
+    int err = tine__service_init(&rpc->service, p->host, func, options);
+    if (err < 0) {
+        free(rpc);
+        return err;
+    }
+    rpc->service.on_output = NULL;
+    if (options) {
+        rpc->timeout_usec = options->timeout_usec;
+        rpc->on_event = options->on_event;
+        rpc->on_error = options->on_error;
+        rpc->arg = options->arg;
+    }
+    rpc->task = (tine__task){.run = run_task, .arg = rpc};
+    err = tine__caller_new(p, &rpc->service, &ops, rpc, &rpc->caller);
+    if (err < 0) {
+        tine__service_free(&rpc->service);
+        free(rpc);
+        return err;
+    }
+    rpc->next = p->host->rpcs;
+    if (rpc->next)
+        rpc->next->prev = rpc;
+    p->host->rpcs = rpc;
+    *out = rpc;
+    return 0;
+}
+
+static void cancel(tine_job *job)
+{
+    tine_rpc *rpc = job->owner;
+    if (tine__stale(rpc->service.host) || job->ending ||
+        job->reason != TINE__REASON_NONE)
+        return;
+    if (job->at) {
+        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
+        return;
+    }
+    job->reason = TINE__REASON_CANCEL;
+    take_out(rpc, job);
+    end_later(rpc, job);
+}
+
+int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n, tine_call_cb cb,
+                  void *arg, tine_job **out)
+{
+    return tine_rpc_call_fds(rpc, args, n, NULL, 0, cb, arg, out);
+}
+
+int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n, const int *fds,
+                      size_t nfds, tine_call_cb cb, void *arg, tine_job **out)
+{
+    tine_job *job;
+    if (tine__stale(rpc->service.host))
+        return -TINE_ESTALE;
+    if (!tine_rpc_open(rpc))
+        return -TINE_ECLOSED;
+    int err = tine__job_new(&job, &rpc->service, args, n, 0);
+    if (err < 0)
+        return err;
+    err = nfds ? tine__job_fds(job, fds, nfds) : 0;
+    if (err < 0) {
+        tine__job_free(job);
+        return err;
+    }
+    job->owner = rpc;
+    job->id = ++rpc->ids;
+    job->cancel = cancel;
+    job->cb = cb;
+    job->arg = arg;
+    job->timeout_usec = rpc->timeout_usec;
+    append(&rpc->first, &rpc->last, job);
+    rpc->pending++;
+    hand_over(rpc);
+    count(rpc);
+    if (out)
+        *out = job;
+    return 0;
+}
+
+void tine_job_cancel(tine_job *job)
+{
+    job->cancel(job);
+}
+
+int tine_job_running(const tine_job *job)
+{
+    return job->at && tine__caller_has_started(job->at, job);
+}
+
+int tine_job_withdraw(tine_job *job)
+{
+    if (job->at)
+        return tine__caller_withdraw(job->at, job);
+    tine_job_cancel(job);
+    return 1;
+}
+
+int tine_rpc_traceback(tine_rpc *rpc, tine_text_cb cb, void *arg)
+{
+    if (!rpc->caller)
+        return -TINE_ECLOSED;
+    return tine__caller_traceback(rpc->caller, cb, arg);
+}
+
+pid_t tine_rpc_pid(const tine_rpc *rpc)
+{
+    return rpc->caller ? tine__caller_pid(rpc->caller) : rpc->pid;
+}
+
+size_t tine_rpc_pending(const tine_rpc *rpc)
+{
+    return rpc->pending;
+}
+
+int tine_rpc_open(const tine_rpc *rpc)
+{
+    return !rpc->closed && rpc->caller != NULL;
+}
+
+void tine_rpc_close(tine_rpc *rpc, tine_gone_cb gone, void *arg)
+{
+    if (!rpc || rpc->closed || tine__stale(rpc->service.host))
+        return;
+    rpc->closed = true;
+    rpc->gone = gone;
+    rpc->gone_arg = arg;
+    close_when_drained(rpc);
+    count(rpc);
+    if (!rpc->caller)
+        tine__host_post(rpc->service.host, &rpc->task);
+}
+
+static void teardown(tine_rpc *rpc)
+{
+    tine_job *handed = NULL, *queued = rpc->first, *ended = rpc->ended;
+    tine__caller *c = rpc->caller;
+    rpc->caller = NULL; /* what callbacks ask for now is refused */
+    seize(queued);
+    if (c) {
+        handed = tine__caller_take_all(c);
+        seize(handed);
+        tine__caller_fail_traces(c, &closed_error);
+        tine__caller_free(c);
+    }
+    rpc->first = rpc->last = rpc->ended = NULL;
+    fail_list(rpc, handed, &closed_error);
+    fail_list(rpc, queued, &closed_error);
+    fail_list(rpc, ended, &closed_error);
+    finish(rpc);
+}
+
+static void close_all(tine_host *host)
+{
+    while (host->rpcs)
+        teardown(host->rpcs); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+    tine__callers_close(host);
+}
+
+void tine__rpc_open(tine_host *host)
+{
+    tine__callers_open(host);
+    tine__host_at_close(host, close_all);
+}

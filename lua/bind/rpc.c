@@ -1,0 +1,539 @@
+/* The userdata that stand for tine_rpc and tine_pool: how they are made from checked options,
+ * what they tell, and how long they live: anchored while an answer is owed, and from a close
+ * until all has gone. One that is collected is closed, and drains. */
+#include "rpc.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include "fd/fd.h"
+#include "process.h"
+#include "values/lua_format.h"
+
+const char bind_service_type[] = "tine.service";
+
+static const char
+    idle_key; /* registry: how many there are that on_destroy is awaited of */
+
+static void count_idle(lua_State *L, bind_service *b, int on)
+{
+    if (b->counted == on)
+        return;
+    b->counted = on;
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &idle_key);
+    lua_Integer n = lua_tointeger(L, -1) + (on ? 1 : -1);
+    lua_pop(L, 1);
+    lua_pushinteger(L, n);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &idle_key);
+}
+
+bind_service *bind_service_self(lua_State *L)
+{
+    return luaL_checkudata(L, 1, bind_service_type);
+}
+
+void bind_service_owe(lua_State *L, int idx, bind_service *b)
+{
+    if (b->pending++ == 0)
+        bind_object_anchor(L, idx, &b->object);
+}
+
+void bind_service_paid(bind_service *b)
+{
+    if (--b->pending == 0 && !b->closing)
+        bind_object_release(&b->object);
+}
+
+int bind_service_handler(lua_State *L, bind_service *b, const char *name)
+{
+    bind_object_push(L, &b->object);
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        return 0;
+    }
+    lua_getiuservalue(L, -1, BIND_HANDLERS);
+    if (lua_getfield(L, -1, name) != LUA_TFUNCTION) {
+        lua_pop(L, 3);
+        return 0;
+    }
+    lua_replace(L, -3);
+    lua_pop(L, 1);
+    return 1;
+}
+
+int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, size_t n)
+{
+    if (!b->strings) {
+        int *fds;
+        size_t nfds = tine_host_fds(b->object.link->host, &fds);
+        const void *data = n ? values->data : "";
+        size_t len = n ? values->len : 0;
+        return nfds ? bind_codec_decode_fds(b->codec, L, data, len, fds, nfds)
+                    : bind_codec_decode(b->codec, L, data, len);
+    }
+    if (n > BIND_MOST_VALUES) {
+        bind_codec_refuse_count(L, "values", n);
+        return -1;
+    }
+    if (!lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
+        lua_pushliteral(L, "too many values for the stack");
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++)
+        lua_pushlstring(L, values[i].data, values[i].len);
+    return (int)n;
+}
+
+void bind_service_lost_event(lua_State *L, bind_service *b)
+{
+    size_t len;
+    const char *why = lua_tolstring(L, -1, &len), *text;
+    text = lua_pushfstring(L, "an event cannot be decoded: %s", why);
+    if (bind_service_handler(L, b, "on_error")) {
+        bind_push_error(L, "decode", text, strlen(text));
+        bind_call(b->object.link, 1);
+    } else {
+        fprintf(stderr, "tine: %s\n", text);
+    }
+}
+
+/* ----------------------------------------------------------------- core to Lua */
+
+typedef struct news {
+    bind_service *service;
+    const char *handler;
+    const tine_error *err;
+    const tine_str *values;
+    size_t n;
+    pid_t pid;
+    uint64_t job;
+    int stream;
+} news;
+
+static int deliver(lua_State *L)
+{
+    news *n = lua_touserdata(L, 1);
+    int nargs = 0;
+    if (!bind_service_handler(L, n->service, n->handler))
+        return 0;
+    if (n->err) {
+        bind_push_failure(L, n->err);
+        nargs = 1;
+    } else if (n->stream) {
+        lua_pushlstring(L, n->values->data, n->values->len);
+        lua_createtable(L, 0, 3);
+        lua_pushinteger(L, n->pid);
+        lua_setfield(L, -2, "pid");
+        if (n->job) {
+            lua_pushinteger(L, (lua_Integer)n->job);
+            lua_setfield(L, -2, "job");
+        }
+        lua_pushstring(L, n->stream == 1 ? "stdout" : "stderr");
+        lua_setfield(L, -2, "stream");
+        nargs = 2;
+    } else if (n->values) {
+        nargs = bind_service_values(L, n->service, n->values, n->n);
+    }
+    if (nargs >= 0)
+        bind_call(n->service->object.link, nargs);
+    else
+        bind_service_lost_event(L, n->service);
+    return 0;
+}
+
+static void tell(news *n)
+{
+    bind_enter_for(&n->service->object, deliver, n);
+}
+
+static void on_event(void *arg, pid_t pid, tine_job *job, const tine_str *values,
+                     size_t n)
+{
+    static const tine_str none;
+    news e = {
+        .service = arg, .handler = "on_event", .values = n ? values : &none, .n = n};
+    (void)pid;
+    (void)job;
+    tell(&e);
+}
+
+static void on_error(void *arg, const tine_error *err)
+{
+    news e = {.service = arg, .handler = "on_error", .err = err};
+    tell(&e);
+}
+
+static void on_output(void *arg, pid_t pid, uint64_t job, int stream, const char *line,
+                      size_t len)
+{
+    tine_str text = {line, len};
+    news e = {.service = arg,
+              .handler = "on_line",
+              .values = &text,
+              .n = 1,
+              .pid = pid,
+              .job = job,
+              .stream = stream};
+    tell(&e);
+}
+
+static void on_drain(void *arg)
+{
+    news e = {.service = arg, .handler = "on_drain"};
+    tell(&e);
+}
+
+static int deliver_gone(lua_State *L)
+{
+    bind_service *b = lua_touserdata(L, 1);
+    bind_link *link = b->object.link;
+    bind_object_push(L, &b->object);
+    int self = lua_gettop(L);
+    bind_object_detach(&b->object);
+    bind_object_release(&b->object);
+    if (lua_isnil(L, self))
+        return 0;
+    count_idle(L, b, 0);
+    lua_getiuservalue(L, self, BIND_HANDLERS);
+    if (lua_getfield(L, -1, "on_destroy") == LUA_TFUNCTION)
+        bind_call(link, 0);
+    lua_settop(L, self);
+    if (lua_getiuservalue(L, self, BIND_CLOSERS) != LUA_TTABLE)
+        return 0;
+    int list = lua_gettop(L);
+    for (lua_Integer i = 1; lua_rawgeti(L, list, i) == LUA_TFUNCTION; i++)
+        bind_call(link, 0);
+    return 0;
+}
+
+static void on_gone(void *arg)
+{
+    bind_service *b = arg;
+    if (!b->object.link->closed)
+        bind_enter_for(&b->object, deliver_gone, b);
+}
+
+/* --------------------------------------------------------------------- options */
+
+int64_t bind_field_usec(lua_State *L, int idx, const char *name)
+{
+    lua_getfield(L, idx, name);
+    lua_Number seconds = lua_tonumber(L, -1);
+    lua_pop(L, 1);
+    if (seconds > 1e12)
+        seconds = 1e12;
+    return (int64_t)ceil(seconds * 1e6);
+}
+
+/* The function or name in a field, encoded; what it points to stays on the stack. */
+static tine_func get_func(lua_State *L, int idx, const char *name)
+{
+    tine_func f = {TINE_TEXT, NULL, 0};
+    int type = lua_getfield(L, idx, name);
+    if (type == LUA_TFUNCTION) {
+        f.kind = TINE_PLAIN;
+        if (!bind_plain_encode(L, lua_gettop(L), 1, BIND_CODE))
+            bind_raise(L, 2, "%s: %s", name, lua_tostring(L, -1));
+    }
+    if (type != LUA_TNIL)
+        f.data = lua_tolstring(L, -1, &f.len);
+    return f;
+}
+
+static int has_field(lua_State *L, int idx, const char *name)
+{
+    int type = lua_getfield(L, idx, name);
+    lua_pop(L, 1);
+    return type != LUA_TNIL && type != LUA_TBOOLEAN;
+}
+
+static int is_true(lua_State *L, int idx, const char *name)
+{
+    lua_getfield(L, idx, name);
+    int value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static void read_options(lua_State *L, int idx, bind_service *b, tine_pool_options *o)
+{
+    tine_rpc_options *r = &o->rpc;
+    r->init = get_func(L, idx, "init");
+    r->done = get_func(L, idx, "done");
+    r->async = is_true(L, idx, "async");
+    lua_getfield(L, idx, "serialiser");
+    r->serialiser = (tine_serialiser)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    if (lua_getfield(L, idx, "source") == LUA_TSTRING)
+        r->source.data = lua_tolstring(L, -1, &r->source.len);
+    r->timeout_usec = bind_field_usec(L, idx, "timeout");
+    r->grace_usec = bind_field_usec(L, idx, "grace");
+    r->spawn_timeout_usec = bind_field_usec(L, idx, "spawn_timeout");
+    r->on_event = on_event;
+    r->on_error = has_field(L, idx, "on_error") ? on_error : NULL;
+    r->on_output = has_field(L, idx, "on_line") ? on_output : NULL;
+    r->arg = b;
+    if (b->is_pool) {
+        bind_pool_options(L, idx, o);
+        o->on_drain = has_field(L, idx, "on_drain") ? on_drain : NULL;
+    }
+}
+
+/* Of a process that has failed the reason is that one's. */
+static int fail_new(lua_State *L, const tine_proc *p, const char *what, int rc)
+{
+    const tine_error *why = tine_proc_why(p);
+    if (rc != -TINE_ECLOSED || !why)
+        return bind_fail(L, what, rc);
+    lua_pushnil(L);
+    bind_push_failure(L, why);
+    return 2;
+}
+
+/* new(p, is_pool, options): options are checked, with defaults filled in. Returns the
+ * service; nil and an err. */
+static int service_new(lua_State *L)
+{
+    bind_process *p =
+        bind_process_check_open(L, 2, lua_toboolean(L, 2) ? "pool" : "rpc");
+    tine_pool_options o;
+    int rc;
+    memset(&o, 0, sizeof o);
+    bind_service *b = lua_newuserdatauv(L, sizeof *b, BIND_SERVICE_VALUES);
+    int self = lua_gettop(L);
+    memset(b, 0, sizeof *b);
+    bind_object_init(p->object.link, &b->object);
+    luaL_setmetatable(L, bind_service_type);
+    b->is_pool = lua_toboolean(L, 2);
+    lua_pushvalue(L, 3);
+    lua_setiuservalue(L, self, BIND_HANDLERS);
+    luaL_checkstack(L, 20, NULL);
+    read_options(L, 3, b, &o);
+    tine_func func = get_func(L, 3, "func");
+    b->strings = o.rpc.serialiser == TINE_STRINGS;
+    b->codec =
+        bind_codec_push(L, (int)o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
+    bind_codec_send_functions(b->codec);
+    bind_codec_pass_fds(b->codec, 1);
+    lua_setiuservalue(L, self, BIND_CODEC);
+    void *core;
+    if (b->is_pool) {
+        tine_pool *pool = NULL;
+        rc = tine_pool_new(p->object.core, &func, &o, &pool);
+        core = pool;
+    } else {
+        tine_rpc *rpc = NULL;
+        rc = tine_rpc_new(p->object.core, &func, &o.rpc, &rpc);
+        core = rpc;
+    }
+    if (rc < 0)
+        return fail_new(L, p->object.core, b->is_pool ? "pool" : "rpc", rc);
+    p->consumer = b->is_pool ? BIND_BY_POOL : BIND_BY_RPC;
+    bind_object_attach(&b->object, core);
+    bind_object_know(L, self, &b->object);
+    b->wants_death = has_field(L, 3, "on_destroy");
+    if (b->wants_death)
+        count_idle(L, b, 1);
+    lua_settop(L, self);
+    return 1;
+}
+
+/* ------------------------------------------------------------------------ life */
+
+static void close_service(lua_State *L, int idx, bind_service *b, int64_t kill_after)
+{
+    if (!b->closing) {
+        b->closing = 1;
+        if (!b->pending)
+            bind_object_anchor(L, idx, &b->object);
+    }
+    if (b->is_pool)
+        tine_pool_close(b->object.core, kill_after, on_gone, b);
+    else
+        tine_rpc_close(b->object.core, on_gone, b);
+}
+
+/* close(service, callback or nil, seconds or nil) */
+static int service_close(lua_State *L)
+{
+    bind_service *b = bind_service_self(L);
+    int64_t kill_after = -1;
+    lua_settop(L, 3);
+    bind_link_check(L);
+    if (!lua_isnil(L, 3)) {
+        lua_Number seconds = lua_tonumber(L, 3);
+        kill_after = (int64_t)ceil((seconds > 1e12 ? 1e12 : seconds) * 1e6);
+    }
+    if (!lua_isnil(L, 2)) {
+        if (!b->object.core) {
+            lua_pushboolean(L, 0); /* gone: the caller tells */
+            return 1;
+        }
+        if (lua_getiuservalue(L, 1, BIND_CLOSERS) != LUA_TTABLE) {
+            lua_pop(L, 1);
+            lua_newtable(L);
+            lua_pushvalue(L, -1);
+            lua_setiuservalue(L, 1, BIND_CLOSERS);
+        }
+        lua_pushvalue(L, 2);
+        lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    }
+    if (b->object.core)
+        close_service(L, 1, b, kill_after);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* Collected: it drains, and is there again until that is done. */
+static int service_gc(lua_State *L)
+{
+    bind_service *b = lua_touserdata(L, 1);
+    bind_link *link = b->object.link;
+    if (!b->object.core || !link || link->closed || !bind_link_check(L) ||
+        !b->object.core)
+        return 0;
+    close_service(L, 1, b, -1);
+    return 0;
+}
+
+/* awaited(): how many services there are of which on_destroy has not been called. */
+static int service_awaited(lua_State *L)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &idle_key);
+    lua_pushinteger(L, lua_tointeger(L, -1));
+    return 1;
+}
+
+typedef struct question {
+    bind_service *service;
+    int callback; /* registry reference */
+    const tine_error *err;
+    const char *text;
+    size_t len;
+} question;
+
+static int deliver_text(lua_State *L)
+{
+    question *q = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, q->callback);
+    luaL_unref(L, LUA_REGISTRYINDEX, q->callback);
+    if (q->err) {
+        lua_pushnil(L);
+        bind_push_failure(L, q->err);
+    } else {
+        lua_pushlstring(L, q->text, q->len);
+        lua_pushnil(L);
+    }
+    bind_service_paid(q->service);
+    bind_call(q->service->object.link, 2);
+    return 0;
+}
+
+static void on_text(void *arg, const tine_error *err, const char *text, size_t len)
+{
+    question *kept = arg, q = *kept;
+    q.err = err;
+    q.text = text;
+    q.len = len;
+    free(kept);
+    if (!q.service->object.link->closed)
+        bind_enter_for(&q.service->object, deliver_text, &q);
+}
+
+int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc)
+{
+    const char *text;
+    if (rc == -TINE_ECLOSED)
+        text = b->is_pool ? "the pool is closed"
+                          : "the rpc is closed, or its worker has ended";
+    else if (rc == -EBUSY)
+        text = "a reload is under way";
+    else if (rc == -ESRCH)
+        text = "no worker has that process id";
+    else if (rc == -ENOENT)
+        text = "no worker has done a job yet";
+    else if (rc == -EOPNOTSUPP)
+        text = "not with async, nor where descriptors were sent to the template";
+    else
+        return bind_fail(L, what, rc);
+    lua_pushnil(L);
+    const char *message = lua_pushfstring(L, "%s: %s", what, text);
+    bind_push_error(L, rc == -TINE_ECLOSED ? "closed" : "system", message,
+                    strlen(message));
+    lua_remove(L, -2);
+    return 2;
+}
+
+/* traceback(service, callback, pid or nil): callback(text) or (nil, err). */
+static int service_traceback(lua_State *L)
+{
+    bind_service *b = bind_service_self(L);
+    int rc;
+    if (!b->object.core)
+        return bind_service_fail(L, b, "traceback", -TINE_ECLOSED);
+    question *q = malloc(sizeof *q);
+    if (!q)
+        return bind_service_fail(L, b, "traceback", -ENOMEM);
+    q->service = b;
+    lua_pushvalue(L, 2);
+    q->callback = luaL_ref(L, LUA_REGISTRYINDEX);
+    bind_service_owe(L, 1, b);
+    if (b->is_pool)
+        rc = tine_pool_traceback(b->object.core, (pid_t)luaL_checkinteger(L, 3),
+                                 on_text, q);
+    else
+        rc = tine_rpc_traceback(b->object.core, on_text, q);
+    if (rc >= 0) {
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    bind_service_paid(b);
+    luaL_unref(L, LUA_REGISTRYINDEX, q->callback);
+    free(q);
+    return bind_service_fail(L, b, "traceback", rc);
+}
+
+/* is(value): whether it is an rpc or a pool. */
+static int service_is(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    lua_pushboolean(L, luaL_testudata(L, 1, bind_service_type) != NULL);
+    return 1;
+}
+
+/* pid(rpc) */
+static int service_pid(lua_State *L)
+{
+    bind_service *b = bind_service_self(L);
+    pid_t pid = b->object.core && !b->is_pool ? tine_rpc_pid(b->object.core) : 0;
+    if (pid > 0)
+        lua_pushinteger(L, pid);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+void bind_service_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {{"new", service_new},
+                                         {"close", service_close},
+                                         {"awaited", service_awaited},
+                                         {"traceback", service_traceback},
+                                         {"pid", service_pid},
+                                         {"is", service_is},
+                                         {NULL, NULL}};
+    if (luaL_newmetatable(L, bind_service_type)) {
+        lua_pushcfunction(L, service_gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setfield(L, -2, "metatable");
+    luaL_setfuncs(L, functions, 0);
+    bind_calls_open(L);
+    bind_pool_open(L);
+}

@@ -1,0 +1,452 @@
+/* The link between a Lua state and the core. The finalizers of a state that is closed
+ * come in any order, so the link's own frees the host and leaves all objects without a
+ * core. */
+#include "state.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include <lauxlib.h>
+
+#include "fd/fd.h"
+
+#define LINK_TYPE "tine.link"
+
+/* So many errors can be kept without memory being asked for. */
+#define ERROR_ROOM 4
+
+/* Registry keys: the link, whose user value is the list of errors kept; object address
+ * -> userdata, strongly; the same, weakly. */
+static const char link_key, anchors_key, known_key;
+
+static bind_link *get_link(lua_State *L)
+{
+    bind_link *link;
+
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
+    link = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return link;
+}
+
+/* Leaves the host, which is not freed, and all objects without a core. */
+static tine_host *forget_host(bind_link *link)
+{
+    tine_host *host = link->host;
+
+    while (link->objects) {
+        link->objects->stale = 1;
+        bind_object_release(link->objects);
+        bind_object_detach(link->objects);
+    }
+    link->watchers = 0;
+    link->depth = 0;
+    link->entered = 0;
+    link->host = NULL;
+    return host;
+}
+
+void bind_link_forked(lua_State *L)
+{
+    tine_host_free(forget_host(get_link(L)));
+}
+
+static int link_gc(lua_State *L)
+{
+    bind_link *link = luaL_checkudata(L, 1, LINK_TYPE);
+    int in_callback = link->depth > 0;
+    tine_host *host = forget_host(link);
+
+    link->closed = 1;
+    /* os.exit(code, true) in a callback: the host is in use below us on the C stack.
+     * The process ends, and its children with it. */
+    if (!in_callback)
+        tine_host_free(host);
+    bind_calls_free(link->call_records);
+    return 0;
+}
+
+static void push_weak_table(lua_State *L)
+{
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+}
+
+/* What the async backend gets: see child/module.h. */
+
+static void *module_link(lua_State *L)
+{
+    return bind_link_host(L);
+}
+
+static tine_host *module_host(const void *link)
+{
+    return ((const bind_link *)link)->host;
+}
+
+static void module_take_jobs(void *link, const tine__jobs *jobs)
+{
+    ((bind_link *)link)->jobs = jobs;
+}
+
+static int module_enter(void *link, lua_CFunction f, void *arg)
+{
+    return bind_enter(link, f, arg);
+}
+
+static bool module_is_entered(const void *link)
+{
+    return ((const bind_link *)link)->entered > 0;
+}
+
+static void open_module(lua_State *L)
+{
+    static const tine__module module = {module_link, module_host, module_take_jobs,
+                                        module_enter, module_is_entered};
+
+    lua_pushlightuserdata(L, (void *)(size_t)&module);
+    lua_setfield(L, LUA_REGISTRYINDEX, TINE__MODULE);
+}
+
+void bind_link_open(lua_State *L)
+{
+    bind_link *link;
+
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key) == LUA_TUSERDATA) {
+        lua_pop(L, 1);
+        return;
+    }
+    lua_pop(L, 1);
+    link = lua_newuserdatauv(L, sizeof *link, 1);
+    memset(link, 0, sizeof *link);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+    link->L = lua_tothread(L, -1);
+    lua_pop(L, 1);
+    lua_createtable(L, ERROR_ROOM, 0);
+    lua_setiuservalue(L, -2, 1);
+    if (luaL_newmetatable(L, LINK_TYPE)) {
+        lua_pushcfunction(L, link_gc);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    lua_newtable(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &anchors_key);
+    push_weak_table(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &known_key);
+    open_module(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &link_key);
+}
+
+bind_link *bind_link_check(lua_State *L)
+{
+    bind_link *link = get_link(L);
+
+    if (link->host && tine_host_active(link->host) == -TINE_ESTALE) {
+        int in_callback = link->depth > 0;
+        tine_host *host = forget_host(link);
+
+        if (!in_callback)
+            tine_host_free(host);
+    }
+    return link;
+}
+
+bind_link *bind_link_host(lua_State *L)
+{
+    bind_link *link = bind_link_check(L);
+    int rc;
+
+    if (link->closed)
+        luaL_error(L, "tine: the Lua state is being closed");
+    if (!link->host) {
+        rc = tine_host_new(&link->host, NULL);
+        if (rc < 0) {
+            link->host = NULL;
+            bind_fail(L, "the host of this process", rc);
+            return NULL;
+        }
+    }
+    return link;
+}
+
+/* ----------------------------------------------------------------- objects */
+
+void bind_object_init(bind_link *link, bind_object *o)
+{
+    memset(o, 0, sizeof *o);
+    o->link = link;
+    o->job = link->jobs ? link->jobs->current() : 0;
+}
+
+void bind_object_attach(bind_object *o, void *core)
+{
+    o->core = core;
+    o->next = o->link->objects;
+    o->prev = &o->link->objects;
+    if (o->next)
+        o->next->prev = &o->next;
+    o->link->objects = o;
+}
+
+void bind_object_detach(bind_object *o)
+{
+    if (!o->core)
+        return;
+    o->core = NULL;
+    *o->prev = o->next;
+    if (o->next)
+        o->next->prev = o->prev;
+    o->next = NULL;
+    o->prev = NULL;
+}
+
+static void set_entry(lua_State *L, int idx, const char *table, bind_object *o)
+{
+    idx = lua_absindex(L, idx);
+    luaL_checkstack(L, 2, NULL);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, table);
+    lua_pushvalue(L, idx);
+    lua_rawsetp(L, -2, o);
+    lua_pop(L, 1);
+}
+
+void bind_object_anchor(lua_State *L, int idx, bind_object *o)
+{
+    if (o->anchored)
+        return;
+    set_entry(L, idx, &anchors_key, o);
+    o->anchored = 1;
+}
+
+void bind_object_release(bind_object *o)
+{
+    lua_State *L = o->link->L;
+
+    if (!o->anchored || !lua_checkstack(L, 2))
+        return;
+    o->anchored = 0;
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &anchors_key);
+    lua_pushnil(L);
+    lua_rawsetp(L, -2, o);
+    lua_pop(L, 1);
+}
+
+void bind_object_know(lua_State *L, int idx, bind_object *o)
+{
+    set_entry(L, idx, &known_key, o);
+}
+
+void bind_object_push(lua_State *L, bind_object *o)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, o->anchored ? &anchors_key : &known_key);
+    lua_rawgetp(L, -1, o);
+    lua_remove(L, -2);
+}
+
+/* -------------------------------------------------------- calls into Lua */
+
+static int with_traceback(lua_State *L)
+{
+    if (lua_type(L, 1) == LUA_TSTRING)
+        luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    return 1;
+}
+
+void bind_keep_error(lua_State *L, bind_link *link)
+{
+    if (link->jobs && link->jobs->failed(L, link->jobs->current())) {
+        lua_pop(L, 1);
+        return;
+    }
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
+    lua_getiuservalue(L, -1, 1);
+    lua_rotate(L, -3, 2);
+    lua_rawseti(L, -2, link->nerrors + 1);
+    link->nerrors++;
+    lua_pop(L, 2);
+    if (link->host)
+        tine_host_stop(link->host);
+}
+
+void bind_raise_kept(lua_State *L, bind_link *link)
+{
+    int i;
+
+    if (link->nerrors == 0)
+        return;
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
+    lua_getiuservalue(L, -1, 1);
+    lua_rawgeti(L, -1, 1);
+    for (i = 1; i <= link->nerrors; i++) {
+        lua_rawgeti(L, -2, i + 1);
+        lua_rawseti(L, -3, i);
+    }
+    link->nerrors--;
+    lua_error(L);
+}
+
+int bind_enter(bind_link *link, lua_CFunction f, void *arg)
+{
+    lua_State *L = link->L;
+
+    if (!lua_checkstack(L, LUA_MINSTACK))
+        return 0;
+    link->calls++;
+    link->entered++;
+    lua_pushcfunction(L, f);
+    lua_pushlightuserdata(L, arg);
+    int status = lua_pcall(L, 1, 0, 0);
+    link->entered--;
+    /* f calls the user only through bind_call, so memory is what it lacked. */
+    if (status != LUA_OK) {
+        if (link->nerrors < ERROR_ROOM)
+            bind_keep_error(L, link);
+        else
+            lua_pop(L, 1);
+    }
+    return 1;
+}
+
+int bind_enter_for(bind_object *o, lua_CFunction f, void *arg)
+{
+    const tine__jobs *jobs = o->link->jobs;
+    if (!jobs)
+        return bind_enter(o->link, f, arg);
+    uint64_t before = jobs->current();
+    jobs->enter(o->job);
+    int entered = bind_enter(o->link, f, arg);
+    jobs->enter(before);
+    return entered;
+}
+
+static int keep_it(lua_State *L)
+{
+    bind_keep_error(L, get_link(L));
+    return 0;
+}
+
+int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
+{
+    lua_State *L = link->L;
+    int top = lua_gettop(L);
+
+    if (!lua_checkstack(L, LUA_MINSTACK))
+        return 0;
+    link->calls++;
+    link->entered++;
+    lua_pushcfunction(L, link->jobs ? link->jobs->handler : with_traceback);
+    lua_pushcfunction(L, f);
+    lua_pushlightuserdata(L, arg);
+    int status = lua_pcall(L, 1, 0, top + 1);
+    link->entered--;
+    if (status != LUA_OK) {
+        if (link->nerrors < ERROR_ROOM) {
+            bind_keep_error(L, link);
+        } else {
+            lua_pushcfunction(L, keep_it); /* it may lack memory, and then is lost */
+            lua_insert(L, -2);
+            (void)lua_pcall(L, 1, 0, 0);
+        }
+    }
+    lua_settop(L, top);
+    return 1;
+}
+
+void bind_call(bind_link *link, int nargs)
+{
+    lua_State *L = link->L;
+    int handler = lua_gettop(L) - nargs;
+
+    lua_pushcfunction(L, link->jobs ? link->jobs->handler : with_traceback);
+    lua_insert(L, handler);
+    if (lua_pcall(L, nargs, 0, handler) != LUA_OK)
+        bind_keep_error(L, link);
+    lua_remove(L, handler);
+}
+
+/* ------------------------------------------------------------------ errors */
+
+void bind_push_failure(lua_State *L, const tine_error *err)
+{
+    luaL_checkstack(L, 4, NULL);
+    bind_push_error(L, tine_kind_name(err->kind), err->message, err->message_len);
+    if (err->traceback) {
+        lua_pushlstring(L, err->traceback, err->traceback_len);
+        lua_setfield(L, -2, "traceback");
+    }
+    if (err->status) {
+        lua_pushstring(L, err->status);
+        lua_setfield(L, -2, "status");
+    }
+    if (err->pid > 0) {
+        lua_pushinteger(L, err->pid);
+        lua_setfield(L, -2, "pid");
+    }
+    if (err->code >= 0) {
+        lua_pushinteger(L, err->code);
+        lua_setfield(L, -2, "code");
+    }
+    if (err->signal > 0) {
+        lua_pushinteger(L, err->signal);
+        lua_setfield(L, -2, "signal");
+    }
+    if (err->sys_errno > 0) {
+        lua_pushinteger(L, err->sys_errno);
+        lua_setfield(L, -2, "errno");
+    }
+    if (err->started) {
+        lua_pushboolean(L, err->started > 0);
+        lua_setfield(L, -2, "started");
+    }
+}
+
+static const char *kind_of(int rc)
+{
+    switch (-rc) {
+    case TINE_EEXCEPTION:
+        return tine_kind_name(TINE_KIND_EXCEPTION);
+    case TINE_EEXIT:
+        return tine_kind_name(TINE_KIND_EXIT);
+    case TINE_ECRASH:
+        return tine_kind_name(TINE_KIND_CRASH);
+    case TINE_ECLOSED:
+    case TINE_ECONSUMED:
+    case TINE_ESTALE:
+        return tine_kind_name(TINE_KIND_CLOSED);
+    case TINE_EPROTOCOL:
+        return tine_kind_name(TINE_KIND_PROTOCOL);
+    default:
+        return NULL;
+    }
+}
+
+int bind_fail(lua_State *L, const char *what, int rc)
+{
+    const char *kind = kind_of(rc);
+    const char *message;
+    size_t len;
+
+    if (!kind)
+        return bind_fail_errno(L, what, -rc);
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s", what, tine_strerror(rc));
+    message = lua_tolstring(L, -1, &len);
+    bind_push_error(L, kind, message, len);
+    lua_remove(L, -2);
+    return 2;
+}
+
+int bind_raise(lua_State *L, int level, const char *format, ...)
+{
+    va_list args;
+
+    luaL_where(L, level);
+    va_start(args, format);
+    lua_pushvfstring(L, format, args);
+    va_end(args);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
