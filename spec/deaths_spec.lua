@@ -6,17 +6,7 @@ local tine = require "tine"
 
 local case = proc.case(it)
 
--- `sleep` with a duration that nobody else has, so that it can be found.
-local function marker()
-  local f <close> = assert(io.open("/dev/urandom", "rb"))
-  return string.format("%d.%d", 1000 + string.unpack("I2", f:read(2)),
-    string.unpack("I4", f:read(4)))
-end
-
-local function sleepers(mark)
-  local f <close> = assert(io.popen("pgrep -cxf 'sleep " .. mark:gsub("%.", "\\.") .. "'"))
-  return f:read("n")
-end
+local marker, sleepers = proc.marker, proc.sleepers
 
 local function await_sleepers(mark, n)
   proc.wait_for(function() return sleepers(mark) == n end)

@@ -158,4 +158,17 @@ function proc.start_program(text, redirections)
   return program
 end
 
+--- A duration for `sleep` that nobody else has, so that `sleepers` finds it.
+function proc.marker()
+  local f <close> = assert(io.open("/dev/urandom", "rb"))
+  return string.format("%d.%d", 1000 + string.unpack("I2", f:read(2)),
+    string.unpack("I4", f:read(4)))
+end
+
+--- How many processes sleep for that duration.
+function proc.sleepers(mark)
+  local f <close> = assert(io.popen("pgrep -cxf 'sleep " .. mark:gsub("%.", "\\.") .. "'"))
+  return f:read("n")
+end
+
 return proc
