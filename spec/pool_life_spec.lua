@@ -19,13 +19,21 @@ describe("the template of a pool #proc", function()
   case("may be killed with jobs queued: a spare takes over", function()
     local template = tine.new():eval(pools.prepare)
     local pool = new_pool({ max = 2, load = 2, start = 0 }, nil, template)
-    local r, total = results(), 600
-    pool:await("pid")
+    local r, held, total = results(), results(), 600
+    -- Both workers are in a job when the template is killed: these two go with it, and no other.
+    local path = gate()
+    for i = 1, 2 do pool("gate", path, held.cb(i)) end
+    proc.wait_for(function()
+      local workers = pool:stats().workers
+      return #workers == 2 and workers[1].job and workers[2].job
+    end)
     for i = 1, total do pool(i % 100 == 0 and "kill" or "echo", i % 100 == 0 and "KILL" or i,
       r.cb(i)) end
     proc.wait_for(spare)
+    assert.are.equal(0, r.ended)
     kill(template:pid())
     r.wait(total)
+    for i = 1, 2 do assert.are.equal("crash", held.kinds[i], held.errs[i]) end
     for i = 1, total do
       if i % 100 == 0 then
         assert.are.equal("crash", r.kinds[i], r.errs[i])
