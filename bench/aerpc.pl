@@ -1,5 +1,5 @@
 #!/usr/bin/env perl
-# Perl's AnyEvent::Fork::RPC and ::Pool: calls with a string of 5 octets, which comes back.
+# Perl's AnyEvent::Fork::RPC and ::Pool: calls with a string of 5 bytes, which comes back.
 # aerpc.pl [-k UNDER_WAY] [-w WORKERS]; with -w a pool. Speaks with bench/interleave as bench.h
 # says.
 use strict;

@@ -1,4 +1,4 @@
--- Calls of a Lua function in a worker, which gets a string of 5 octets and returns it.
+-- Calls of a Lua function in a worker, which gets a string of 5 bytes and returns it.
 --   lua5.4 calls.lua [-k UNDER_WAY] [-w WORKERS] [-f FLOOD]
 -- Without -w one worker by rpc, with it a pool. With -f beside it something that sends without
 -- end: 1 two workers empty events, 2 a process empty lines.

@@ -1,7 +1,7 @@
 /* The least that a kernel allows for calls to one worker: a child that sends back each frame
  * that it gets, over a socketpair. One at a time (ping-pong), or with -k many under way, both
  * sides moving as much as there is in each system call. Frames are those of a call of tine
- * with one string of 5 octets: a header of 16, a length, the string. */
+ * with one string of 5 bytes: a header of 16, a length, the string. */
 #include "bench.h"
 
 #include <errno.h>
@@ -45,7 +45,7 @@ static void echo(int fd)
 /* Sends a new frame for each that comes back, until count of them have. */
 static void converse(int fd, size_t under_way, size_t count)
 {
-    size_t odd = 0; /* octets of a frame that has not come whole */
+    size_t odd = 0; /* bytes of a frame that has not come whole */
 
     send_all(fd, under_way * FRAME);
     for (size_t back = 0, sent = under_way; back < count;) {

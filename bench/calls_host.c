@@ -1,4 +1,4 @@
-/* Calls of a Lua function from a C program with libtine: it gets a string of 5 octets and
+/* Calls of a Lua function from a C program with libtine: it gets a string of 5 bytes and
  * returns it. calls_host [-k UNDER_WAY] [-w WORKERS]: without -w one worker by rpc, with it a
  * pool. */
 #include "bench.h"

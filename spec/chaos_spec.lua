@@ -53,7 +53,7 @@ describe("a pool under fire #proc #slow", function()
         elseif tonumber(n) == i and text == (kind == "large" and ("x"):rep(300000) or "y") then
           right = right + 1
         else
-          wrong[#wrong + 1] = ("job %d: %s, %d octets"):format(i, n, #text)
+          wrong[#wrong + 1] = ("job %d: %s, %d bytes"):format(i, n, #text)
         end
       end
 

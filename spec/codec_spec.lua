@@ -130,9 +130,9 @@ local STRANGE <const> = { 1 / 0, -1 / 0, 0 / 0 }
 
 describe("serialisers", function()
   local function round(codec, ...)
-    local octets, why = codec:encode(...)
-    if not octets then return nil, why end
-    return table.pack(codec:decode(octets))
+    local bytes, why = codec:encode(...)
+    if not bytes then return nil, why end
+    return table.pack(codec:decode(bytes))
   end
 
   local function codec_of(name)
@@ -230,12 +230,12 @@ describe("serialisers", function()
   end)
 
   for name in pairs(ALL) do
-    it("keep strings of any octets, and how many values there are: " .. name, function()
+    it("keep strings of any bytes, and how many values there are: " .. name, function()
       local codec = codec_of(name)
-      local octets = {}
-      for i = 0, 255 do octets[#octets + 1] = string.char(i) end
-      -- JSON is UTF-8; other octets pass all the same.
-      local all = table.concat(octets)
+      local bytes = {}
+      for i = 0, 255 do bytes[#bytes + 1] = string.char(i) end
+      -- JSON is UTF-8; other bytes pass all the same.
+      local all = table.concat(bytes)
       for _, s in ipairs { "", "\0", "a\0b", all, "\u{20ac}", ("x"):rep(70000), "\n\"\\/" } do
         assert.are.same({ s, "", s, n = 3 }, round(codec, s, "", s))
       end
@@ -303,8 +303,8 @@ describe("serialisers", function()
       cycle.x.y.z = cycle
       local list = round(codec, { shared, shared })
       assert.are.same({ { "s" }, { "s" } }, list[1])
-      local octets, why = codec:encode(1, cycle)
-      assert.is_nil(octets)
+      local bytes, why = codec:encode(1, cycle)
+      assert.is_nil(bytes)
       assert.are.equal("args[2].x.y.z: a cycle", why)
       -- A cycle far below the depth that is taken, too.
       cycle = {}
@@ -326,10 +326,10 @@ describe("serialisers", function()
         local grow = depth < 25 and 1 or math.max(1, most // 4)
         for _ = 1, grow do deep = { deep } end
         depth = depth + grow
-        local octets, why = codec:encode(deep)
-        if octets then
-          assert.are.equal(1, select("#", codec:decode(octets)))
-          local inner, n = codec:decode(octets), 0
+        local bytes, why = codec:encode(deep)
+        if bytes then
+          assert.are.equal(1, select("#", codec:decode(bytes)))
+          local inner, n = codec:decode(bytes), 0
           while inner do inner, n = inner[1], n + 1 end
           assert.are.equal(depth, n)
         else
@@ -346,8 +346,8 @@ describe("serialisers", function()
     for _, name in ipairs { "json", "msgpack", "lua" } do
       local codec = core.codec(name)
       local function refuses(expected, ...)
-        local octets, why = codec:encode(...)
-        assert.is_nil(octets)
+        local bytes, why = codec:encode(...)
+        assert.is_nil(bytes)
         assert.are.equal(expected, why:sub(1, #expected), name .. ": " .. why)
       end
       refuses("args[2].list[7]: a userdata", "x", long)
@@ -359,26 +359,26 @@ describe("serialisers", function()
       assert.are.same({ 1, "x", n = 2 }, round(codec, 1, "x"))
     end
     for _, v in ipairs { true, {}, print, io.stdout } do
-      local octets, why = core.codec("string"):encode("a", v)
-      assert.is_nil(octets)
+      local bytes, why = core.codec("string"):encode("a", v)
+      assert.is_nil(bytes)
       assert.matches("^args%[2%]: a " .. type(v), why)
     end
-    local octets, why = core.codec("string"):encode("a", nil, "b")
-    assert.is_nil(octets)
+    local bytes, why = core.codec("string"):encode("a", nil, "b")
+    assert.is_nil(bytes)
     assert.matches("^args%[2%]: a nil", why)
   end)
 
   it("name the path below a list that JSON has no form for", function()
-    local octets, why = core.codec("json"):encode(1, { deep = { [100000] = 1 } })
-    assert.is_nil(octets)
+    local bytes, why = core.codec("json"):encode(1, { deep = { [100000] = 1 } })
+    assert.is_nil(bytes)
     assert.are.equal("args[2].deep: ", why:sub(1, 14))
   end)
 
   for name in pairs(ALL) do
-    it("never harm, cut short or with other octets: " .. name, function()
+    it("never harm, cut short or with other bytes: " .. name, function()
       local codec = codec_of(name)
-      local function feed(octets)
-        local list = table.pack(pcall(codec.decode, codec, octets))
+      local function feed(bytes)
+        local list = table.pack(pcall(codec.decode, codec, bytes))
         assert.is_true(list[1], list[2])
         if list[2] == nil and list.n == 3 then assert.are.equal("string", type(list[3])) end
       end
@@ -401,13 +401,13 @@ describe("serialisers", function()
 
   it("claim no memory that MessagePack only promises", function()
     local codec = core.codec("msgpack")
-    for _, octets in ipairs {
+    for _, bytes in ipairs {
       "\xdd\xff\xff\xff\xff", "\x91\xdf\xff\xff\xff\xff", "\x91\xc6\xff\xff\xff\xff",
       ("\xdd\xff\xff\xff\xff"):rep(20), ("\x91"):rep(100000), ("\x81"):rep(100000),
       "\x91\x81\xc0\x01", "\x91\xcf\xff\xff\xff\xff\xff\xff\xff\xff", "\x91\xd4\x01\x02", "\xc0",
       "\x90\x90", "\x91\x81\xcb\x7f\xf8\0\0\0\0\0\0\x01",
     } do
-      local v, why = codec:decode(octets)
+      local v, why = codec:decode(bytes)
       assert.is_nil(v)
       assert.are.equal("string", type(why))
     end
@@ -418,8 +418,8 @@ describe("serialisers", function()
     assert.is_nil((plain:encode(load("return 1"))))
     local code = string.dump(load("return 1"))
     for tag = 0, 255 do
-      local octets = ("<I4"):pack(#code)
-      local ok, v = pcall(plain.decode, plain, "\1\1" .. string.char(tag) .. octets .. code)
+      local bytes = ("<I4"):pack(#code)
+      local ok, v = pcall(plain.decode, plain, "\1\1" .. string.char(tag) .. bytes .. code)
       assert.is_true(ok, v)
       assert.are_not.equal("function", type(v))
     end

@@ -15,7 +15,7 @@ local LOAD <const> = [[
   for i = 1, 250000 do data[i] = { i } end
 ]]
 
--- Of the mappings of sealed memory: how many octets there are, how many of them a core dump
+-- Of the mappings of sealed memory: how many bytes there are, how many of them a core dump
 -- would leave out, and how many were written to.
 local function sealed(pid)
   local all, left_out, written, size = 0, 0, 0, nil

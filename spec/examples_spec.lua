@@ -388,7 +388,7 @@ describe("example http_server #proc", function()
 end)
 
 describe("example thumbnails #proc", function()
-  -- Width, height and octets of a picture.
+  -- Width, height and bytes of a picture.
   local function picture(path)
     local f <close> = assert(io.open(path, "rb"))
     local width, height, rest = f:read("a"):match("^P6\n(%d+) (%d+)\n255\n(.*)$")
@@ -405,8 +405,8 @@ describe("example thumbnails #proc", function()
       for n = 1, 4 do
         has(out, ("painted %s/picture-%d.ppm: 400 x 300"):format(folder, n))
         has(out, ("shrunk %s/picture-%d.ppm: 100 x 75"):format(folder, n))
-        local width, height, octets = picture(("%s/picture-%d.thumb.ppm"):format(folder, n))
-        assert.same({ 100, 75, 100 * 75 * 3 }, { width, height, octets })
+        local width, height, bytes = picture(("%s/picture-%d.thumb.ppm"):format(folder, n))
+        assert.same({ 100, 75, 100 * 75 * 3 }, { width, height, bytes })
       end
       has(err, "picture-1.ppm 99%")
       local _

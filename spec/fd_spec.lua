@@ -276,7 +276,7 @@ describe("tine.fd #unit", function()
       assert.are.equal(100000 - 65536, #b:read(1 << 40))
     end)
 
-    it("writes numbers, any octets, and nothing", function()
+    it("writes numbers, any bytes, and nothing", function()
       local a, b = pair()
       assert.are.equal(2, a:write(42))
       assert.are.equal(0, a:write(""))

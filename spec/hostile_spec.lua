@@ -238,7 +238,7 @@ describe("a command socket #proc", function()
       assert(io.open(to)):close()
     end))
 
-  it("that ends in the middle of a command costs that process, at every octet", with_template(
+  it("that ends in the middle of a command costs that process, at every byte", with_template(
     function(source)
       local stream = recorded(function(p)
         p:eval("x = ...", "some", "arguments"):require("math"):send_arg("a", "", "ccc")
@@ -257,7 +257,7 @@ describe("a command socket #proc", function()
           assert.are.same({}, seen.errors)
           assert.are.equal(0, seen.info.code)
         else
-          assert_protocol(seen, "a truncated command", "after octet " .. i - 1)
+          assert_protocol(seen, "a truncated command", "after byte " .. i - 1)
           assert.are.equal(1, seen.info.code)
         end
       end
@@ -266,7 +266,7 @@ describe("a command socket #proc", function()
       assert.matches("no.such.function", seen.errors[1].message)
     end))
 
-  it("may bring a command octet by octet", with_template(function(source)
+  it("may bring a command byte by byte", with_template(function(source)
     local stream = recorded(function(p)
       p:eval("function answer(s, ...) s:write(table.concat({...}, ',')) end"):send_arg("a", "", "c")
       p:run("answer", function() end)
@@ -371,7 +371,7 @@ describe("a command socket #proc", function()
     function(source)
       local seen, sock = raw_worker(source)
       local near, far = assert(tine.socketpair())
-      assert(sock:send_fd(far, far, far)) -- with an octet that is no command either
+      assert(sock:send_fd(far, far, far)) -- with a byte that is no command either
       write_all(sock, ("x"):rep(100))
       far:close()
       wait_until(10, function()

@@ -266,8 +266,8 @@ describe("tine map #proc", function()
   it("does not ask for the pool's figures at each failed line", function()
     local script = helper.write_file([[
       local core, asked = require "tine.core", 0
-      local stats = core.service.stats
-      function core.service.stats(...)
+      local stats = core.rpc.stats
+      function core.rpc.stats(...)
         asked = asked + 1
         return stats(...)
       end

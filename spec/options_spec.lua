@@ -41,8 +41,8 @@ describe("name #proc", function()
     end)
   end
 
-  case("may be longer than the kernel's 15 octets, and of any octets but zero", function()
-    local name = "a rather long name with \200 octets of all kinds"
+  case("may be longer than the kernel's 15 bytes, and of any bytes but zero", function()
+    local name = "a rather long name with \200 bytes of all kinds"
     local p = tine.new { name = name }
     local pid = p:await_ready()
     assert.equal("tine: " .. name, helper.title(pid))

@@ -3,9 +3,9 @@ local core = require("tine.core").plain
 local pack = table.pack
 
 local function encode(functions, ...)
-  local octets, message = core.encode(functions, ...)
-  assert(octets, message)
-  return octets
+  local bytes, message = core.encode(functions, ...)
+  assert(bytes, message)
+  return bytes
 end
 
 --- The values after a round trip, the decoder's message as an error.
@@ -21,8 +21,8 @@ local function data(...) return copy(false, ...) end
 local function code(...) return copy(true, ...) end
 
 local function refusal(functions, ...)
-  local octets, message = core.encode(functions, ...)
-  assert.is_nil(octets)
+  local bytes, message = core.encode(functions, ...)
+  assert.is_nil(bytes)
   return message
 end
 
@@ -66,7 +66,7 @@ describe("plain data #unit", function()
     end
   end)
 
-  it("keeps strings of any octets and length", function()
+  it("keeps strings of any bytes and length", function()
     local all = {}
     for i = 0, 255 do all[#all + 1] = string.char(i) end
     all = table.concat(all)
@@ -222,8 +222,8 @@ describe("malformed plain data #unit", function()
     shared = shared, [shared] = { shared }, long = ("long"):rep(50), again = ("long"):rep(50),
   }, nil)
 
-  local function bad(octets, functions)
-    local got = pack(core.decode(octets, functions or false))
+  local function bad(bytes, functions)
+    local got = pack(core.decode(bytes, functions or false))
     assert.equal(2, got.n)
     assert.is_nil(got[1])
     return got[2]
@@ -236,24 +236,24 @@ describe("malformed plain data #unit", function()
     assert.truthy(bad(sample .. "\0"):find("something follows", 1, true))
   end)
 
-  it("never harms, whichever octet is another one", function()
+  it("never harms, whichever byte is another one", function()
     for i = 1, #sample do
       local head, tail = sample:sub(1, i - 1), sample:sub(i + 1)
-      for octet = 0, 255 do
-        core.decode(head .. string.char(octet) .. tail, false)
+      for byte = 0, 255 do
+        core.decode(head .. string.char(byte) .. tail, false)
       end
     end
   end)
 
   it("never harms when random", function()
     for i = 1, 20000 do
-      local octets = { "\1", string.char(i % 4) }
-      for n = 3, math.random(3, 40) do octets[n] = string.char(math.random(0, 255)) end
-      core.decode(table.concat(octets), false)
+      local bytes = { "\1", string.char(i % 4) }
+      for n = 3, math.random(3, 40) do bytes[n] = string.char(math.random(0, 255)) end
+      core.decode(table.concat(bytes), false)
     end
   end)
 
-  it("claims no more memory than it has octets for", function()
+  it("claims no more memory than it has bytes for", function()
     collectgarbage()
     local before = collectgarbage("count")
     for _, table_head in ipairs { "\xca\x0f", "\xca\xf0", "\xca\xff", "\xca\x0e" } do
@@ -284,8 +284,8 @@ describe("malformed plain data #unit", function()
       ["\1\1\xcc\0\0\0\0"] = "a function, where only data is taken",
       ["\1\1\xd1"] = "the globals, where only data is taken",
     }
-    for octets, want in pairs(cases) do
-      local message = bad(octets)
+    for bytes, want in pairs(cases) do
+      local message = bad(bytes)
       assert.truthy(message:find(want, 1, true), message)
     end
     assert.truthy(bad(encode(true, function() end)):find("only data", 1, true))
@@ -364,8 +364,8 @@ describe("functions as plain data #unit", function()
   end)
 
   it("gets the receiver's globals for its own", function()
-    local octets = encode(true, function() return _G, tostring end)
-    local g, f = core.decode(octets, true)()
+    local bytes = encode(true, function() return _G, tostring end)
+    local g, f = core.decode(bytes, true)()
     assert.equal(_G, g)
     assert.equal(tostring, f)
     local mine, t = _G, { _G }
@@ -453,16 +453,16 @@ describe("functions as plain data #unit", function()
   end)
 
   it("gives names and values that survive the sender", function()
-    local octets
+    local bytes
     do
       local name, count = "counter", { n = 0 }
-      octets = encode(true, function()
+      bytes = encode(true, function()
         count.n = count.n + 1
         return name .. count.n
       end)
     end
     collectgarbage()
-    local one, two = core.decode(octets, true), core.decode(octets, true)
+    local one, two = core.decode(bytes, true), core.decode(bytes, true)
     assert.same({ "counter1", "counter2", "counter1" }, { one(), one(), two() })
   end)
 end)
@@ -487,8 +487,8 @@ describe("the plain codec and the collector #unit", function()
       collectgarbage("setpause", 0)
       debug.sethook(function() collectgarbage() end, "", 50)
       for _ = 1, 3 do
-        local octets = churn()
-        local got = core.decode(octets, true)
+        local bytes = churn()
+        local got = core.decode(bytes, true)
         assert.equal("name 50", got[50].name)
         assert.equal(got, got[1].f())
         assert.equal(want, encode(false, (core.decode(want, false))))

@@ -231,7 +231,7 @@ function pools.running(pool, n)
   proc.wait_for(function() return pool:stats().running >= n end)
 end
 
---- Resident memory of a process in octets.
+--- Resident memory of a process in bytes.
 function pools.rss(pid)
   local f <close> = assert(io.open(("/proc/%d/statm"):format(pid)))
   return select(2, f:read("n", "n")) * 4096

@@ -174,7 +174,7 @@ describe("fork #proc", function()
 end)
 
 describe("eval #proc", function()
-  case("gets strings of any octets as its arguments", function()
+  case("gets strings of any bytes as its arguments", function()
     local binary = ""
     for i = 0, 255 do binary = binary .. string.char(i) end
     local p = tine.new():eval("args = table.pack(...)", "", binary, "x", ("y"):rep(100000))

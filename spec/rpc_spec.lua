@@ -31,7 +31,7 @@ local function finish(rpc)
 end
 
 describe("calls of an rpc #proc", function()
-  case("have their results, in as many values and octets as there are", function()
+  case("have their results, in as many values and bytes as there are", function()
     local rpc, faults = new_rpc()
     assert.are.same({ "a", "", "b\0\n", n = 3 }, table.pack(rpc:await("echo", "a", "", "b\0\n")))
     assert.are.same({ n = 0 }, table.pack(rpc:await("echo")))
@@ -178,7 +178,7 @@ describe("calls of an rpc #proc", function()
       assert.are.same({}, faults)
     end)
 
-    case("take and give 0 octets and 64 MB: " .. backend, function()
+    case("take and give 0 bytes and 64 MB: " .. backend, function()
       local rpc = new_rpc { async = async }
       local size, done = 64 << 20, 0
       for i = 1, 4 do

@@ -13,7 +13,7 @@ local function read(path)
   return f:read("a")
 end
 
--- Descriptors, resident octets, and resident octets that it does not share.
+-- Descriptors, resident bytes, and resident bytes that it does not share.
 local function measure(pid)
   local path, fds = os.tmpname(), 0
   os.execute("ls /proc/" .. pid .. "/fd >" .. path)

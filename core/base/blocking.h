@@ -1,6 +1,6 @@
 /* Descriptors for programs that know nothing of O_NONBLOCK. Knows the system, nothing of tine. */
-#ifndef TINE_BLOCKING_H
-#define TINE_BLOCKING_H
+#ifndef TINE_BASE_BLOCKING_H
+#define TINE_BASE_BLOCKING_H
 
 /* A descriptor of fd's file that blocks: fd itself where it does, or where the file never keeps
  * anybody waiting; else a new one, close-on-exec and above 2, of the file opened anew, since the

@@ -1,6 +1,6 @@
 /* The time, CLOCK_MONOTONIC. */
-#ifndef TINE_CLOCK_H
-#define TINE_CLOCK_H
+#ifndef TINE_BASE_CLOCK_H
+#define TINE_BASE_CLOCK_H
 
 #include <stdint.h>
 

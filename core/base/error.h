@@ -1,6 +1,6 @@
 /* Errors as values: made, kept beyond the callback in which they arrived, and put into words. */
-#ifndef TINE_ERROR_H
-#define TINE_ERROR_H
+#ifndef TINE_BASE_ERROR_H
+#define TINE_BASE_ERROR_H
 
 #include <stddef.h>
 

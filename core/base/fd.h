@@ -1,6 +1,6 @@
 /* Descriptors: made close-on-exec, never 0 to 2, and -1 when there is none. */
-#ifndef TINE_FD_H
-#define TINE_FD_H
+#ifndef TINE_BASE_FD_H
+#define TINE_BASE_FD_H
 
 #include <stdbool.h>
 #include <stddef.h>

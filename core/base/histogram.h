@@ -1,7 +1,7 @@
 /* A distribution of times in microseconds, in fixed memory: 16 buckets for each power of two,
  * so that what it says is right to 1/16. After HdrHistogram (Gil Tene). */
-#ifndef TINE_HISTOGRAM_H
-#define TINE_HISTOGRAM_H
+#ifndef TINE_BASE_HISTOGRAM_H
+#define TINE_BASE_HISTOGRAM_H
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* Which process made something: forks of it are told apart from it without a system call. */
-#ifndef TINE_OWNER_H
-#define TINE_OWNER_H
+#ifndef TINE_BASE_OWNER_H
+#define TINE_BASE_OWNER_H
 
 #include <stdbool.h>
 #include <sys/types.h>

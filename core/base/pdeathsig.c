@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { KERNEL_SIGSET = 8 }; /* octets, see rt_sigaction(2) */
+enum { KERNEL_SIGSET = 8 }; /* bytes, see rt_sigaction(2) */
 
 static pid_t guarded_parent;
 static void (*call_at_end)(void);
@@ -30,30 +30,30 @@ static void listen(void)
     memset(&action, 0, sizeof action);
     action.sa_handler = on_parent_thread_death;
     action.sa_flags = SA_RESTART;
-    sigaction(TINE__GUARD_SIGNAL, &action, NULL);
+    sigaction(TINE__PDEATH_SIGNAL, &action, NULL);
 }
 
-void tine__guard_parent(pid_t parent)
+void tine__pdeathsig_parent(pid_t parent)
 {
     guarded_parent = parent;
     listen();
-    prctl(PR_SET_PDEATHSIG, TINE__GUARD_SIGNAL);
+    prctl(PR_SET_PDEATHSIG, TINE__PDEATH_SIGNAL);
     if (getppid() != parent)
         _exit(1);
 }
 
-void tine__guard_call(void (*end)(void))
+void tine__pdeathsig_call(void (*end)(void))
 {
     call_at_end = end;
     listen();
 }
 
-bool tine__guard_leads(void)
+bool tine__pdeathsig_leads(void)
 {
     return guarded_parent && getpgrp() == getpid();
 }
 
-void tine__guard_template(pid_t parent)
+void tine__pdeathsig_template(pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)

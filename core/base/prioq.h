@@ -1,7 +1,7 @@
 /* A priority queue: a binary heap of things that know their place in it, so that each can be
  * moved or taken out in O(log n). Knows nothing of what they are. */
-#ifndef TINE_PRIOQ_H
-#define TINE_PRIOQ_H
+#ifndef TINE_BASE_PRIOQ_H
+#define TINE_BASE_PRIOQ_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* Descriptors that ride with a message (SCM_RIGHTS). */
-#ifndef TINE_RIGHTS_H
-#define TINE_RIGHTS_H
+#ifndef TINE_BASE_RIGHTS_H
+#define TINE_BASE_RIGHTS_H
 
 #include <stddef.h>
 #include <sys/socket.h>

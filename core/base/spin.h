@@ -3,8 +3,8 @@
  * is done only while it pays: each time that nothing came halves the patience, down to none
  * but a try now and then; and never on a single CPU. Whoever else wants the CPU gets it between
  * two looks; when that takes long, the wait has not paid either. */
-#ifndef TINE_SPIN_H
-#define TINE_SPIN_H
+#ifndef TINE_BASE_SPIN_H
+#define TINE_BASE_SPIN_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -21,7 +21,7 @@ typedef struct token {
 } token;
 
 static struct async {
-    tine__serving *serving;
+    tine__rpc_server *serving;
     const tine__module *module;
     void *link; /* of the module */
     tine_host *host;
@@ -43,9 +43,9 @@ static void read_requests(void *arg, tine_io *io, int events);
 static void flush_task(void *arg)
 {
     (void)arg;
-    tine__meter_publish();
-    if (!tine__answer_flush(false))
-        tine__answer_arm();
+    tine__memory_publish();
+    if (!tine__reply_flush(false))
+        tine__reply_arm();
     if (async.eof && !async.open)
         finish();
 }
@@ -68,7 +68,7 @@ static void answer_error(lua_State *L, token *t, const tine__failure *f)
 {
     uint64_t times[2];
     times_of(t, times);
-    tine__answer_failure(t->serial, times, f);
+    tine__reply_failure(t->serial, times, f);
     answered(L, t);
 }
 
@@ -83,7 +83,7 @@ static void answer_text(lua_State *L, token *t, tine_kind kind, const char *text
 static int done(lua_State *L)
 {
     token *t = lua_touserdata(L, lua_upvalueindex(1));
-    tine__serving *s = async.serving;
+    tine__rpc_server *s = async.serving;
     uint64_t times[2];
     if (t->stopped) {
         lua_pushboolean(L, 0);
@@ -92,18 +92,18 @@ static int done(lua_State *L)
     if (t->answered)
         return luaL_error(L, "done: this call has been answered");
     s->out.len = 0;
-    if (bind_codec_encode(s->codec, L, 1, lua_gettop(L), "results", &s->out)) {
+    if (tine__codec_encode(s->codec, L, 1, lua_gettop(L), "results", &s->out)) {
         times_of(t, times);
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
-        tine__serving_put_fds(t->serial);
-        tine__answer_put(TINE__RESULT, t->serial, parts, 2);
+        tine__rpc_server_put_fds(t->serial);
+        tine__reply_put(TINE__RESULT, t->serial, parts, 2);
         answered(L, t);
     } else {
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
         answer_text(L, t, TINE_KIND_ENCODE, text, len);
     }
-    tine__answer_arm();
+    tine__reply_arm();
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -201,9 +201,9 @@ static void tell_late(const tine__failure *f)
 {
     if (f->kind == TINE_KIND_TIMEOUT || f->kind == TINE_KIND_CANCELLED)
         return;
-    tine__answer_error(TINE__FAULT, 0, NULL, f->kind, f->message, f->traceback,
-                       (tine_str){NULL, 0});
-    tine__answer_arm();
+    tine__reply_error(TINE__FAULT, 0, NULL, f->kind, f->message, f->traceback,
+                      (tine_str){NULL, 0});
+    tine__reply_arm();
     tine__host_post(async.host, &async.flush_task);
 }
 
@@ -229,7 +229,7 @@ static int fail(lua_State *L)
 
 static uint64_t current_job(void)
 {
-    return tine__service.serial;
+    return tine__server.serial;
 }
 
 /* Of nobody's: the text with the traceback, as where there are no jobs. */
@@ -266,7 +266,7 @@ static int job_failed(lua_State *L, uint64_t serial)
     if (t && !t->answered) {
         answer_error(L, t, &f);
         t->stopped = true; /* nobody wants to hear its done any more */
-        tine__answer_arm();
+        tine__reply_arm();
     } else if (!t || !t->stopped) {
         tell_late(&f);
     }
@@ -274,15 +274,15 @@ static int job_failed(lua_State *L, uint64_t serial)
     return 1;
 }
 
-static const tine__jobs jobs = {current_job, tine__serving_switch, tine__async_call_of,
-                                tine__on_error, job_failed};
+static const tine__jobs jobs = {current_job, tine__rpc_server_switch,
+                                tine__async_call_of, tine__on_error, job_failed};
 
 /* job(): the number of the call whose code runs, or nil. */
 static int push_job(lua_State *L)
 {
-    if (!tine__service.serial)
+    if (!tine__server.serial)
         return 0;
-    lua_pushinteger(L, (lua_Integer)tine__service.serial);
+    lua_pushinteger(L, (lua_Integer)tine__server.serial);
     return 1;
 }
 
@@ -394,22 +394,22 @@ static int start_call(lua_State *L)
     t->answered = false;
     r->token = t;
     async.open++;
-    int n = tine__serving_decode(L, t->serial, r->body, r->head.len);
+    int n = tine__rpc_server_decode(L, t->serial, r->body, r->head.len);
     if (n < 0) {
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
         answer_text(L, t, TINE_KIND_DECODE, text, len);
         return 0;
     }
-    tine__answer_arm();
-    tine__serving_switch(t->serial);
+    tine__reply_arm();
+    tine__rpc_server_switch(t->serial);
     lua_call(L, n + 1, 0);
     return 0;
 }
 
 static void on_call(lua_State *L, request *r)
 {
-    tine__page *page = tine__answer_page();
+    tine__page *page = tine__reply_page();
     tine__failure f;
     int top = lua_gettop(L);
     uint64_t now = tine__clock_ns();
@@ -421,13 +421,13 @@ static void on_call(lua_State *L, request *r)
     lua_pushcfunction(L, start_call);
     lua_pushlightuserdata(L, r);
     int status = lua_pcall(L, 1, 0, top + 1);
-    tine__serving_switch(0);
+    tine__rpc_server_switch(0);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
         tine__failure_value(&f);
         if (!r->token) {
             uint64_t times[2] = {tine__clock_ns(), 0};
-            tine__answer_failure(r->head.serial, times, &f);
+            tine__reply_failure(r->head.serial, times, &f);
         } else if (!r->token->answered) {
             answer_error(L, r->token, &f);
         }
@@ -473,8 +473,8 @@ static void on_end(void)
     tine_io_free(async.io);
     async.io = NULL;
     async.eof = true;
-    tine__io_internal(async.host, &async.io, tine__answer_fd(), TINE_READ,
-                      read_requests, NULL); /* without it, only a cancel is not heard */
+    tine__io_internal(async.host, &async.io, tine__reply_fd(), TINE_READ, read_requests,
+                      NULL); /* without it, only a cancel is not heard */
 }
 
 static int take_requests(lua_State *L)
@@ -502,7 +502,7 @@ static int take_requests(lua_State *L)
 
 static void read_requests(void *arg, tine_io *io, int events)
 {
-    tine__page *page = tine__answer_page();
+    tine__page *page = tine__reply_page();
     (void)arg;
     (void)io;
     (void)events;
@@ -523,7 +523,7 @@ static void finish(void)
     if (async.leaving || !lua_checkstack(async.serving->L, LUA_MINSTACK))
         return;
     async.leaving = true;
-    tine__serving_finish(async.serving);
+    tine__rpc_server_finish(async.serving);
 }
 
 static void push_template(lua_State *L)
@@ -570,11 +570,11 @@ static int run_loop(lua_State *L)
     async.module->take_jobs(async.link, &jobs);
     push_template(L);
     async.flush_task = (tine__task){.run = flush_task};
-    int err = tine_io_new(async.host, &async.io, tine__answer_fd(), TINE_READ,
+    int err = tine_io_new(async.host, &async.io, tine__reply_fd(), TINE_READ,
                           read_requests, NULL);
     if (err < 0)
         return luaL_error(L, "watch the socket: %s", tine_strerror(err));
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     lua_getfield(L, -1, key);
     lua_getfield(L, -1, "run");
@@ -589,7 +589,7 @@ static int run_loop(lua_State *L)
     return 0;
 }
 
-void tine__async_run(tine__serving *s)
+void tine__async_run(tine__rpc_server *s)
 {
     tine__failure f;
     lua_State *L = s->L;
@@ -600,7 +600,7 @@ void tine__async_run(tine__serving *s)
     int status = lua_pcall(L, 0, 0, 1);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        tine__serving_fatal(&f);
+        tine__rpc_server_fatal(&f);
     }
     finish();
     tine__leave(0);

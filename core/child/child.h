@@ -1,8 +1,8 @@
 /* What the files of the child side share. A process of tine is one `tine__child`: its
  * command socket, the report channel, the interpreter, and the workers forked from it.
  * Knows of the host only what protocol.h says. */
-#ifndef TINE_CHILD_H
-#define TINE_CHILD_H
+#ifndef TINE_CHILD_CHILD_H
+#define TINE_CHILD_CHILD_H
 
 #include <lua.h>
 #include <signal.h>
@@ -24,12 +24,12 @@ typedef struct tine__worker {
 } tine__worker;
 
 /* The workers that live, by pid: a hash table of open addressing. */
-typedef struct tine__workers {
+typedef struct tine__children {
     tine__worker *slots;
     size_t nslots, n;
     tine__worker first[TINE__FIRST_WORKERS]; /* the slots while they are enough */
-    tine__worker *inherited; /* the parent's slots: see tine__workers_forget */
-} tine__workers;
+    tine__worker *inherited; /* the parent's slots: see tine__children_forget */
+} tine__children;
 
 typedef struct tine__child {
     lua_State *L;
@@ -47,7 +47,7 @@ typedef struct tine__child {
     char why[400];         /* in place: memory may be what is missing */
     sigset_t waiting_mask; /* while asleep: SIGCHLD gets through */
     tine__reader reader;
-    tine__workers workers;
+    tine__children workers;
     bool flushed;       /* no user code has run since stdio was flushed */
     void *random_state; /* of math.random, or NULL: then */
     /* Registry references: what was sent for the entry function, in order, and what will be
@@ -78,9 +78,9 @@ void tine__release(void);
 bool tine__host_is_gone(const tine__child *c);
 
 /* report_send.c: reports. A host that is gone takes us with it. */
-void tine__say(tine__child *c, const tine__report *r, int fd);
-void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
-                      tine_str message, tine_str traceback);
+void tine__report_send(tine__child *c, const tine__report *r, int fd);
+void tine__report_send_failed(tine__child *c, uint64_t id, tine_kind kind,
+                              int sys_errno, tine_str message, tine_str traceback);
 
 /* The process was told to run: see protocol.h. */
 void tine__channel_own(tine__child *c);
@@ -90,10 +90,10 @@ void tine__channel_leave(tine__child *c);
 void tine__catch_sigchld(tine__child *c);
 
 /* children.c */
-/* Sees that the next tine__workers_add finds room. Returns 0 or -ENOMEM. */
-int tine__workers_room(tine__workers *w);
-int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id, bool detached);
-void tine__workers_forget(tine__workers *w);
+/* Sees that the next tine__children_add finds room. Returns 0 or -ENOMEM. */
+int tine__children_room(tine__children *w);
+int tine__children_add(tine__children *w, pid_t pid, uint64_t id, bool detached);
+void tine__children_forget(tine__children *w);
 /* Reaps workers that have ended, ends what they have started, and reports how. Other children are
  * left alone. Async-signal-safe as long as no worker is added meanwhile. */
 void tine__reap(tine__child *c);
@@ -121,11 +121,11 @@ int tine__interp_run(tine__child *c, tine__reader *frame);
 int tine__push_run_args(lua_State *L);
 
 /* memory.c: answers MEMORY. */
-void tine__meter_say(tine__child *c);
+void tine__memory_tell(tine__child *c);
 /* From now on the page tells of L's memory. */
-void tine__meter_serve(lua_State *L);
+void tine__memory_serve(lua_State *L);
 /* A call has ended. */
-void tine__meter_publish(void);
+void tine__memory_publish(void);
 
 /* rpc_server.c: carries out SERVE. */
 void tine__serve_calls(tine__child *c, tine__reader *frame);

@@ -9,12 +9,12 @@
 #include "child.h"
 #include "wire/protocol.h"
 
-static size_t home(const tine__workers *w, pid_t pid)
+static size_t home(const tine__children *w, pid_t pid)
 {
     return ((size_t)pid * 2654435761u) & (w->nslots - 1);
 }
 
-static tine__worker *find(const tine__workers *w, pid_t pid)
+static tine__worker *find(const tine__children *w, pid_t pid)
 {
     if (!w->n)
         return NULL;
@@ -24,7 +24,7 @@ static tine__worker *find(const tine__workers *w, pid_t pid)
     return NULL;
 }
 
-static void insert(tine__workers *w, tine__worker worker)
+static void insert(tine__children *w, tine__worker worker)
 {
     size_t i = home(w, worker.pid);
     while (w->slots[i].pid)
@@ -33,7 +33,7 @@ static void insert(tine__workers *w, tine__worker worker)
     w->n++;
 }
 
-int tine__workers_room(tine__workers *w)
+int tine__children_room(tine__children *w)
 {
     if (!w->nslots) {
         w->slots = w->first;
@@ -41,7 +41,7 @@ int tine__workers_room(tine__workers *w)
     }
     if (w->n * 2 < w->nslots)
         return 0;
-    tine__workers bigger = {.nslots = w->nslots * 2};
+    tine__children bigger = {.nslots = w->nslots * 2};
     bigger.slots = calloc(bigger.nslots, sizeof *bigger.slots);
     if (!bigger.slots)
         return -ENOMEM;
@@ -58,16 +58,16 @@ int tine__workers_room(tine__workers *w)
     return 0;
 }
 
-int tine__workers_add(tine__workers *w, pid_t pid, uint64_t id, bool detached)
+int tine__children_add(tine__children *w, pid_t pid, uint64_t id, bool detached)
 {
-    int err = tine__workers_room(w);
+    int err = tine__children_room(w);
     if (!err)
         insert(w, (tine__worker){.pid = pid, .detached = detached, .id = id});
     return err;
 }
 
 /* Closes the gap, so that a search may stop at the first free slot. */
-static void take_out(tine__workers *w, tine__worker *worker)
+static void take_out(tine__children *w, tine__worker *worker)
 {
     size_t mask = w->nslots - 1, gap = (size_t)(worker - w->slots);
     for (size_t i = (gap + 1) & mask; w->slots[i].pid; i = (i + 1) & mask) {
@@ -83,7 +83,7 @@ static void take_out(tine__workers *w, tine__worker *worker)
 
 /* A larger table is not freed: that would write to memory that is shared with the parent. It
  * stays referred to, since otherwise leak checkers report it. */
-void tine__workers_forget(tine__workers *w)
+void tine__children_forget(tine__children *w)
 {
     bool grown = w->slots && w->slots != w->first;
     tine__worker *inherited = grown ? w->slots : w->inherited;
@@ -111,7 +111,7 @@ static void reap_one(tine__child *c, tine__worker *worker, bool zombie)
     tine__hold();
     take_out(&c->workers, worker);
     tine__release();
-    tine__say(c, &r, -1);
+    tine__report_send(c, &r, -1);
 }
 
 /* Whether it has ended: it was there to be reaped, or somebody else has done that. */

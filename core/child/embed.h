@@ -1,7 +1,7 @@
 /* The Lua files that are compiled in, so that there is no file to find. The build writes
  * the definition (cmake/embed.cmake). */
-#ifndef TINE_EMBED_H
-#define TINE_EMBED_H
+#ifndef TINE_CHILD_EMBED_H
+#define TINE_CHILD_EMBED_H
 
 #include <stddef.h>
 

@@ -21,7 +21,7 @@ static bool has_ended(pid_t pid)
            info.si_pid == pid;
 }
 
-static void signal_workers(const tine__workers *w, int signo, bool groups)
+static void signal_workers(const tine__children *w, int signo, bool groups)
 {
     for (size_t i = 0; i < w->nslots; i++) {
         const tine__worker *worker = &w->slots[i];
@@ -34,7 +34,7 @@ static void signal_workers(const tine__workers *w, int signo, bool groups)
 }
 
 /* A template among them ends its own workers in this time. */
-static void await_workers(const tine__workers *w)
+static void await_workers(const tine__children *w)
 {
     const struct timespec moment = {0, 1000000};
     int all = 0;
@@ -57,7 +57,7 @@ void tine__end(void)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     if (c->workers.n) {
-        signal_workers(&c->workers, TINE__GUARD_SIGNAL, false);
+        signal_workers(&c->workers, TINE__PDEATH_SIGNAL, false);
         await_workers(&c->workers);
         signal_workers(&c->workers, SIGKILL, true);
     }

@@ -1,6 +1,6 @@
 /* What an error in the user's code was: in evals, entry functions and calls alike. */
-#ifndef TINE_FAILURE_H
-#define TINE_FAILURE_H
+#ifndef TINE_CHILD_FAILURE_H
+#define TINE_CHILD_FAILURE_H
 
 #include <lua.h>
 

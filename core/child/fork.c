@@ -48,7 +48,7 @@ static void announce(tine__child *c, uint64_t parent_seq)
 {
     tine__report r = {.type = TINE__REPORT_MADE, .id = c->id, .seq = parent_seq};
     int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    tine__say(c, &r, pidfd);
+    tine__report_send(c, &r, pidfd);
     tine__fd_close(&pidfd);
 }
 
@@ -66,12 +66,12 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     c->leads = !c->detach;
     c->apart = true;
     if (!c->detach && !(flags & TINE__FORK_SPARE))
-        tine__guard_template(parent);
+        tine__pdeathsig_template(parent);
     tine__fd_close(&c->cmd);
     c->cmd = frame->fds[0];
     frame->fds[0] = -1;
     int redirected = tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
-    tine__workers_forget(&c->workers); /* those are its parent's */
+    tine__children_forget(&c->workers); /* those are its parent's */
     c->held = c->ending = 0;
     uint64_t parent_seq = c->seq;
     c->id = id;
@@ -91,7 +91,7 @@ static void refuse(tine__child *c, uint64_t id, int err, const char *text)
     snprintf(message, sizeof message, "%s: %s (%s)", text, tine_strerror(-err),
              tine_errname(-err));
     tine_str m = {message, strlen(message)}, none = {"", 0};
-    tine__say_failed(c, id, TINE_KIND_SYSTEM, err, m, none);
+    tine__report_send_failed(c, id, TINE_KIND_SYSTEM, err, m, none);
 }
 
 /* A fork of a process that has failed fails for the same reason. */
@@ -100,7 +100,7 @@ static void refuse_failed(tine__child *c, uint64_t id)
     char message[500];
     snprintf(message, sizeof message, "the process to fork from failed: %s", c->why);
     tine_str m = {message, strlen(message)}, none = {"", 0};
-    tine__say_failed(c, id, c->why_kind, 0, m, none);
+    tine__report_send_failed(c, id, c->why_kind, 0, m, none);
 }
 
 void tine__fork(tine__child *c, tine__reader *frame)
@@ -126,7 +126,7 @@ void tine__fork(tine__child *c, tine__reader *frame)
         return;
     }
     /* Nobody would tell the end of a worker that is not in the table. */
-    if (tine__workers_room(&c->workers) < 0) {
+    if (tine__children_room(&c->workers) < 0) {
         refuse(c, id, ENOMEM, "the template cannot fork");
         return;
     }
@@ -143,7 +143,7 @@ void tine__fork(tine__child *c, tine__reader *frame)
     }
     int err = errno;
     if (pid > 0 &&
-        tine__workers_add(&c->workers, pid, id, (flags & TINE__FORK_DETACH) != 0) == 0)
+        tine__children_add(&c->workers, pid, id, (flags & TINE__FORK_DETACH) != 0) == 0)
         c->told = c->seq;
     tine__release();
     if (pid > 0)

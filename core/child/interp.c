@@ -68,7 +68,7 @@ static int child_exit(lua_State *L)
     tine__leave(code);
 }
 
-/* Where math.random keeps its state: xoshiro256** takes any 32 random octets. Writing them
+/* Where math.random keeps its state: xoshiro256** takes any 32 random bytes. Writing them
  * there spares each worker the pages that a call would touch; where the state looks
  * otherwise than in Lua 5.4, math.randomseed is called instead. */
 static void find_random(lua_State *L)
@@ -112,7 +112,7 @@ static int open_state(lua_State *L)
     lua_newtable(L);
     tine__self.args = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_newlib(L, functions);
-    tine__serving_functions(L);
+    tine__rpc_server_functions(L);
     tine__interrupt_open(L);
     tine__gc_open(L);
     lua_setfield(L, LUA_REGISTRYINDEX, CHILD);
@@ -199,7 +199,7 @@ static void push_strings(lua_State *L, command *cmd, uint32_t n)
 static int push_plain(lua_State *L, command *cmd, tine_str code)
 {
     int base = lua_gettop(L) + 1;
-    int n = bind_plain_decode(L, code.data, code.len, 1);
+    int n = tine__lua_decode(L, code.data, code.len, 1);
     if (n < 0) {
         cmd->garbage = true;
         return lua_error(L);

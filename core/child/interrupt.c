@@ -102,7 +102,7 @@ void tine__interrupt_calm(void)
 
 static bool wants_stop(const tine__page *page)
 {
-    uint64_t serial = tine__service.serial;
+    uint64_t serial = tine__server.serial;
     return serial && serial != stopped && atomic_load(&page->stop) / 2 == serial;
 }
 
@@ -113,10 +113,10 @@ static bool wants_trace(const tine__page *page)
 
 void tine__interrupt_tell(uint64_t number, const tine_str *parts, size_t nparts)
 {
-    atomic_store(&tine__answer_page()->trace_told, number);
-    tine__answer_put(TINE__TRACE, number, parts, nparts);
-    tine__answer_flush(false);
-    tine__answer_arm();
+    atomic_store(&tine__reply_page()->trace_told, number);
+    tine__reply_put(TINE__TRACE, number, parts, nparts);
+    tine__reply_flush(false);
+    tine__reply_arm();
 }
 
 /* serial: of the open call that the text is about, async; or 0. */
@@ -130,8 +130,8 @@ static void tell_trace(uint64_t number, uint64_t serial, const char *text, size_
 
 static void trace(lua_State *L)
 {
-    uint64_t number = atomic_load(&tine__answer_page()->trace_asked);
-    lua_State *main = tine__service.L;
+    uint64_t number = atomic_load(&tine__reply_page()->trace_asked);
+    lua_State *main = tine__server.L;
     size_t len;
     luaL_checkstack(L, 8, "traceback");
     luaL_traceback(L, L, NULL, 0);
@@ -141,7 +141,7 @@ static void trace(lua_State *L)
         lua_concat(L, 2);
     }
     const char *text = lua_tolstring(L, -1, &len);
-    uint64_t serial = tine__service.async ? tine__service.serial : 0;
+    uint64_t serial = tine__server.async ? tine__server.serial : 0;
     tell_trace(number, serial && tine__async_is_open(L, serial) ? serial : 0, text,
                len);
     lua_pop(L, 1);
@@ -149,10 +149,10 @@ static void trace(lua_State *L)
 
 static int stop(lua_State *L)
 {
-    tine__page *page = tine__answer_page();
+    tine__page *page = tine__reply_page();
     bool cancel = atomic_load(&page->stop) % 2 != 0;
     const char *text = cancel ? "the job was cancelled" : "the job took too long";
-    stopped = tine__service.serial;
+    stopped = tine__server.serial;
     tine__interrupt_calm();
     bind_push_error(L, cancel ? "cancelled" : "timeout", text, strlen(text));
     luaL_traceback(L, L, NULL, 0);
@@ -162,8 +162,8 @@ static int stop(lua_State *L)
 
 static void on_hook(lua_State *L, lua_Debug *ar)
 {
-    const tine__page *page = tine__answer_page();
-    bool called = !tine__service.serial && tine__async_in_callback();
+    const tine__page *page = tine__reply_page();
+    bool called = !tine__server.serial && tine__async_in_callback();
     /* That of the loop's which reads requests answers by itself. */
     if (called && lua_getinfo(L, "S", ar) && *ar->what == 'C')
         return;
@@ -171,7 +171,7 @@ static void on_hook(lua_State *L, lua_Debug *ar)
     if (!page)
         return;
     pending = 0;
-    if (wants_trace(page) && (called || tine__service.serial))
+    if (wants_trace(page) && (called || tine__server.serial))
         trace(L);
     if (wants_stop(page)) {
         luaL_checkstack(L, 8, "stop");
@@ -182,9 +182,9 @@ static void on_hook(lua_State *L, lua_Debug *ar)
 static void on_signal(int signo)
 {
     (void)signo;
-    tine__answer_on_signal();
-    const tine__page *page = tine__answer_page();
-    bool runs = tine__service.serial || tine__async_in_callback();
+    tine__reply_on_signal();
+    const tine__page *page = tine__reply_page();
+    bool runs = tine__server.serial || tine__async_in_callback();
     if (!page || !runs || (!wants_stop(page) && !wants_trace(page)))
         return;
     int err = errno;
@@ -219,11 +219,11 @@ void tine__interrupt_end(void)
 void tine__interrupt_settle(void)
 {
     static const char idle[] = "nothing runs: the worker waits for calls";
-    const tine__page *page = tine__answer_page();
+    const tine__page *page = tine__reply_page();
     if (!wants_trace(page))
         return;
     uint64_t number = atomic_load(&page->trace_asked);
-    if (tine__service.async)
+    if (tine__server.async)
         tine__async_tell(number);
     else
         tell_trace(number, 0, idle, sizeof idle - 1);
@@ -234,13 +234,13 @@ void tine__interrupt_settle(void)
 /* Async: goes on with the call that co belongs to; what is begun in a call's code is that call's. */
 static void enter_call(lua_State *L, lua_State *co)
 {
-    const tine__page *page = tine__answer_page();
+    const tine__page *page = tine__reply_page();
     uint64_t serial = tine__async_call_of(L, co);
-    if (!serial && tine__service.serial && lua_status(co) == LUA_OK)
-        tine__async_adopt(L, co, tine__service.serial);
+    if (!serial && tine__server.serial && lua_status(co) == LUA_OK)
+        tine__async_adopt(L, co, tine__server.serial);
     if (!serial || !page)
         return;
-    tine__serving_switch(serial);
+    tine__rpc_server_switch(serial);
     if (wants_stop(page)) /* the signal came when it waited */
         pending = 1;
 }
@@ -250,8 +250,8 @@ static int resume(lua_State *L, lua_State *co, int nargs)
 {
     int nresults;
     lua_State *before = running;
-    uint64_t call = tine__service.serial;
-    bool async = tine__service.async;
+    uint64_t call = tine__server.serial;
+    bool async = tine__server.async;
     if (!lua_checkstack(co, nargs)) {
         lua_pushliteral(L, "too many arguments to resume");
         return -1;
@@ -265,7 +265,7 @@ static int resume(lua_State *L, lua_State *co, int nargs)
     int status = lua_resume(co, L, nargs, &nresults);
     running = before;
     if (async)
-        tine__serving_switch(call);
+        tine__rpc_server_switch(call);
     if (pending && before)
         install(before);
     if (status != LUA_OK && status != LUA_YIELD) {

@@ -39,12 +39,12 @@ static void measure(lua_State *L, tine__figures *f)
                  tine_strerror(h->stats.error));
 }
 
-void tine__meter_say(tine__child *c)
+void tine__memory_tell(tine__child *c)
 {
     tine__report r = {.type = TINE__REPORT_MEMORY, .id = c->id, .seq = c->seq};
     measure(c->L, &r.figures);
     tine__flush(c);
-    tine__say(c, &r, -1);
+    tine__report_send(c, &r, -1);
     c->told = c->seq;
 }
 
@@ -64,17 +64,17 @@ static void publish_all(void)
     atomic_store_explicit(&page->heap, (uint32_t)f.heap, memory_order_release);
 }
 
-void tine__meter_serve(lua_State *L)
+void tine__memory_serve(lua_State *L)
 {
     const tine__heap *h = tine__heap_of(L);
-    tine__page *page = tine__answer_page();
+    tine__page *page = tine__reply_page();
     serving = (struct serving){.L = L, .page = page, .heap = h};
     atomic_store_explicit(&page->template_own, h ? h->stats.own : lua_bytes(L),
                           memory_order_relaxed);
     publish_all();
 }
 
-void tine__meter_publish(void)
+void tine__memory_publish(void)
 {
     const tine__heap *h = serving.heap;
     if (h && h->starved)

@@ -1,7 +1,7 @@
 /* What the module `tine` gives to the async backend, which runs in its loop, and gets from it. The
  * module lies above: it leaves its part, a light userdata, in the registry. */
-#ifndef TINE_MODULE_H
-#define TINE_MODULE_H
+#ifndef TINE_CHILD_MODULE_H
+#define TINE_CHILD_MODULE_H
 
 #include <lua.h>
 #include <stdbool.h>

@@ -18,7 +18,7 @@
 #include "wire/protocol.h"
 
 enum {
-    REQUESTS = 65536, /* octets read at a time */
+    REQUESTS = 65536, /* bytes read at a time */
     KEEP = 1 << 20,
     LARGE = TINE__RING / 2,
     PATIENCE_NS = 1000000,
@@ -41,7 +41,7 @@ static struct line {
     uint64_t sends; /* that have been seen */
 } line = {.fd = -1};
 
-int tine__answer_open(int fd, int memfd, uint64_t offset)
+int tine__reply_open(int fd, int memfd, uint64_t offset)
 {
     void *memory = mmap(NULL, TINE__REGION, PROT_READ | PROT_WRITE, MAP_SHARED, memfd,
                         (off_t)offset);
@@ -58,12 +58,12 @@ int tine__answer_open(int fd, int memfd, uint64_t offset)
     return 0;
 }
 
-tine__page *tine__answer_page(void)
+tine__page *tine__reply_page(void)
 {
     return line.page;
 }
 
-int tine__answer_fd(void)
+int tine__reply_fd(void)
 {
     return line.fd;
 }
@@ -77,13 +77,13 @@ static uint64_t tail(void)
 }
 
 /* With a CPU of its own the host takes the first answers while we make the next. */
-bool tine__answer_is_time(void)
+bool tine__reply_is_time(void)
 {
     enum { FEW = 1024 };
-    return tine__answer_waiting() > (line.spin.alone ? LARGE : FEW);
+    return tine__reply_waiting() > (line.spin.alone ? LARGE : FEW);
 }
 
-size_t tine__answer_waiting(void)
+size_t tine__reply_waiting(void)
 {
     return line.page ? (size_t)(tail() - line.sent) : 0;
 }
@@ -108,7 +108,7 @@ static bool is_gone(int err)
     return err == EPIPE || err == ECONNRESET || err == ENOTCONN || err == EBADF;
 }
 
-bool tine__answer_flush(bool wait)
+bool tine__reply_flush(bool wait)
 {
     if (!line.page)
         return true;
@@ -129,11 +129,11 @@ bool tine__answer_flush(bool wait)
     return line.sent == tail();
 }
 
-int tine__answer_close(void)
+int tine__reply_close(void)
 {
     unsigned char head[TINE__CALL_HEAD];
     int fd = line.fd;
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     if (line.has_timer)
         timer_delete(line.timer);
     void *page = line.page;
@@ -160,7 +160,7 @@ static void set_timer(long ns)
     timer_settime(line.timer, 0, &when, NULL);
 }
 
-void tine__answer_arm(void)
+void tine__reply_arm(void)
 {
     if (line.armed || !line.page || line.sent == tail())
         return;
@@ -168,7 +168,7 @@ void tine__answer_arm(void)
         struct sigevent event = {.sigev_notify = SIGEV_SIGNAL,
                                  .sigev_signo = TINE__SIGNAL};
         if (timer_create(CLOCK_MONOTONIC, &event, &line.timer) < 0) {
-            tine__answer_flush(true); /* then at once */
+            tine__reply_flush(true); /* then at once */
             return;
         }
         line.has_timer = true;
@@ -177,7 +177,7 @@ void tine__answer_arm(void)
     set_timer(PATIENCE_NS);
 }
 
-void tine__answer_on_signal(void)
+void tine__reply_on_signal(void)
 {
     int saved = errno;
     if (!line.page || !line.armed)
@@ -227,7 +227,7 @@ static void send_large(const unsigned char *head, const tine_str *parts, size_t 
     size_t n = 1, done = 0, i = 0;
     for (size_t k = 0; k < nparts; k++)
         iov[n++] = (struct iovec){(void *)(size_t)parts[k].data, parts[k].len};
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     line.flushing = 1;
     while (done < total) {
         struct msghdr msg = {.msg_iov = iov + i, .msg_iovlen = n - i};
@@ -252,7 +252,7 @@ static void send_large(const unsigned char *head, const tine_str *parts, size_t 
 static void send_fds(const unsigned char *frame, size_t len, const int *fds, size_t n)
 {
     size_t done = 0;
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     line.flushing = 1;
     while (done < len) {
         ssize_t sent =
@@ -280,7 +280,7 @@ static uint32_t get32(const unsigned char *at)
            (uint32_t)at[3] << 24;
 }
 
-void tine__answer_put_fds(uint64_t serial, const int *fds, size_t n)
+void tine__reply_put_fds(uint64_t serial, const int *fds, size_t n)
 {
     unsigned char frame[TINE__CALL_HEAD + TINE__CALL_FDS];
     for (size_t first = 0; first < n && line.page;) {
@@ -293,7 +293,7 @@ void tine__answer_put_fds(uint64_t serial, const int *fds, size_t n)
     }
 }
 
-void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t nparts)
+void tine__reply_put(int type, uint64_t serial, const tine_str *parts, size_t nparts)
 {
     unsigned char head[TINE__CALL_HEAD];
     size_t len = 0;
@@ -306,8 +306,8 @@ void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t n
         send_large(head, parts, nparts, len + sizeof head);
         return;
     }
-    if (tine__answer_waiting() + len + sizeof head > TINE__RING)
-        tine__answer_flush(true);
+    if (tine__reply_waiting() + len + sizeof head > TINE__RING)
+        tine__reply_flush(true);
     uint64_t at = tail();
     copy_in(&at, head, sizeof head);
     for (size_t i = 0; i < nparts; i++)
@@ -316,9 +316,9 @@ void tine__answer_put(int type, uint64_t serial, const tine_str *parts, size_t n
     atomic_store_explicit(&line.page->tail, at, memory_order_release);
 }
 
-void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
-                        tine_kind kind, tine_str message, tine_str traceback,
-                        tine_str value)
+void tine__reply_error(int type, uint64_t serial, const uint64_t times[2],
+                       tine_kind kind, tine_str message, tine_str traceback,
+                       tine_str value)
 {
     enum { TEXT_MAX = 1 << 20 };
     unsigned char lengths[3][4];
@@ -343,7 +343,7 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
                                  cut[1],
                                  {lengths[2], 4},
                                  value};
-    tine__answer_put(type, serial, parts, value.data ? 10 : 8);
+    tine__reply_put(type, serial, parts, value.data ? 10 : 8);
 }
 
 /* ------------------------------------------------------------------- requests */
@@ -352,9 +352,9 @@ void tine__answer_error(int type, uint64_t serial, const uint64_t times[2],
 
 __attribute__((noreturn)) static void fatal(tine_kind kind, const char *text)
 {
-    tine__answer_error(TINE__FATAL, 0, NULL, kind, (tine_str){text, strlen(text)},
-                       (tine_str){"", 0}, (tine_str){NULL, 0});
-    tine__answer_flush(true);
+    tine__reply_error(TINE__FATAL, 0, NULL, kind, (tine_str){text, strlen(text)},
+                      (tine_str){"", 0}, (tine_str){NULL, 0});
+    tine__reply_flush(true);
     tine__leave(1);
 }
 
@@ -376,7 +376,7 @@ static void make_room(size_t need)
     line.cap = cap;
 }
 
-/* Returns 1 when octets came, 0 when there are none, -1 at the end. */
+/* Returns 1 when bytes came, 0 when there are none, -1 at the end. */
 static int receive(bool wait)
 {
     for (;;) {

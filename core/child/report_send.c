@@ -46,7 +46,7 @@ static void send_report(tine__child *c, const tine__buf *b, int fd)
     }
 }
 
-void tine__say(tine__child *c, const tine__report *r, int fd)
+void tine__report_send(tine__child *c, const tine__report *r, int fd)
 {
     /* Short reports are made without malloc: this is called in signal handlers too. */
     unsigned char space[512];
@@ -69,8 +69,8 @@ void tine__say(tine__child *c, const tine__report *r, int fd)
         tine__buf_free(&b);
 }
 
-void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno,
-                      tine_str message, tine_str traceback)
+void tine__report_send_failed(tine__child *c, uint64_t id, tine_kind kind,
+                              int sys_errno, tine_str message, tine_str traceback)
 {
     tine__report r = {.type = TINE__REPORT_FAILED,
                       .id = id,
@@ -78,7 +78,7 @@ void tine__say_failed(tine__child *c, uint64_t id, tine_kind kind, int sys_errno
                       .sys_errno = sys_errno,
                       .message = message,
                       .traceback = traceback};
-    tine__say(c, &r, -1);
+    tine__report_send(c, &r, -1);
 }
 
 /* Out of descriptors, it stays on the shared one. */
@@ -88,7 +88,7 @@ void tine__channel_own(tine__child *c)
     if (c->workers.n || c->report < 0 || tine__fd_pair(SOCK_SEQPACKET, pair) < 0)
         return;
     tine__report r = {.type = TINE__REPORT_CHANNEL, .id = c->id};
-    tine__say(c, &r, pair[1]);
+    tine__report_send(c, &r, pair[1]);
     tine__fd_close(&pair[1]);
     tine__fd_close(&c->report);
     c->report = pair[0];

@@ -13,21 +13,21 @@
 #define SERVES_NOTHING                                                                 \
     .func = LUA_NOREF, .done = LUA_NOREF, .anchor = LUA_NOREF, .args = LUA_NOREF
 
-tine__serving tine__service = {SERVES_NOTHING};
+tine__rpc_server tine__server = {SERVES_NOTHING};
 
-void tine__answer_failure(uint64_t serial, const uint64_t times[2],
-                          const tine__failure *f)
+void tine__reply_failure(uint64_t serial, const uint64_t times[2],
+                         const tine__failure *f)
 {
-    tine__answer_error(TINE__ERROR, serial, times, f->kind, f->message, f->traceback,
-                       f->value);
+    tine__reply_error(TINE__ERROR, serial, times, f->kind, f->message, f->traceback,
+                      f->value);
 }
 
 static int encode_error(lua_State *L)
 {
     tine__failure *f = lua_touserdata(L, 2);
-    tine__serving *s = &tine__service;
+    tine__rpc_server *s = &tine__server;
     s->error_out.len = 0;
-    if (bind_codec_encode_error(s->codec, L, 1, &s->error_out))
+    if (tine__codec_encode_error(s->codec, L, 1, &s->error_out))
         f->value = (tine_str){s->error_out.data, s->error_out.len};
     return 0;
 }
@@ -35,10 +35,10 @@ static int encode_error(lua_State *L)
 void tine__failure_value(tine__failure *f)
 {
     lua_State *L = f->L;
-    tine__serving *s = &tine__service;
+    tine__rpc_server *s = &tine__server;
     if (!f->at || s->encodes_error || !lua_checkstack(L, LUA_MINSTACK))
         return;
-    bind_codec_pass_fds(s->codec, 0);
+    tine__codec_pass_fds(s->codec, 0);
     s->encodes_error = true; /* the user's freeze may start what fails, too */
     lua_pushcfunction(L, encode_error);
     lua_pushvalue(L, f->at);
@@ -48,26 +48,26 @@ void tine__failure_value(tine__failure *f)
         lua_pop(L, 1);
     }
     s->encodes_error = false;
-    bind_codec_pass_fds(s->codec, 1);
+    tine__codec_pass_fds(s->codec, 1);
 }
 
-int tine__serving_decode(lua_State *L, uint64_t serial, const void *data, size_t len)
+int tine__rpc_server_decode(lua_State *L, uint64_t serial, const void *data, size_t len)
 {
-    bind_codec *c = tine__service.codec;
+    tine__codec *c = tine__server.codec;
     tine__inbox *box = tine__request_fds();
     if (!box->n)
-        return bind_codec_decode(c, L, data, len);
+        return tine__codec_decode(c, L, data, len);
     if (box->serial != serial)
         tine__inbox_drop(box);
-    return bind_codec_decode_fds(c, L, data, len, box->fds, box->n);
+    return tine__codec_decode_fds(c, L, data, len, box->fds, box->n);
 }
 
-void tine__serving_put_fds(uint64_t serial)
+void tine__rpc_server_put_fds(uint64_t serial)
 {
     size_t n;
-    const int *fds = bind_codec_fds(tine__service.codec, &n);
+    const int *fds = tine__codec_fds(tine__server.codec, &n);
     if (n)
-        tine__answer_put_fds(serial, fds, n);
+        tine__reply_put_fds(serial, fds, n);
 }
 
 void tine__mark(uint64_t serial)
@@ -83,59 +83,59 @@ void tine__mark(uint64_t serial)
 }
 
 /* The page second: the host that reads it points to a call that we know to run. */
-void tine__serving_switch(uint64_t serial)
+void tine__rpc_server_switch(uint64_t serial)
 {
-    tine__page *page = tine__answer_page();
-    if (tine__service.serial == serial)
+    tine__page *page = tine__reply_page();
+    if (tine__server.serial == serial)
         return;
-    tine__service.serial = serial;
+    tine__server.serial = serial;
     tine__interrupt_calm();
     if (page)
         atomic_store(&page->running, serial);
-    if (tine__service.marks)
+    if (tine__server.marks)
         tine__mark(serial);
 }
 
 /* ------------------------------------------------------- what a worker can call */
 
-static tine__serving *check_serving(lua_State *L, const char *name)
+static tine__rpc_server *check_serving(lua_State *L, const char *name)
 {
-    if (!tine__service.L)
+    if (!tine__server.L)
         luaL_error(L, "%s: this process serves no calls", name);
-    return &tine__service;
+    return &tine__server;
 }
 
 static int serving_event(lua_State *L)
 {
-    tine__serving *s = check_serving(L, "event");
+    tine__rpc_server *s = check_serving(L, "event");
     s->event_out.len = 0;
-    if (!bind_codec_encode(s->codec, L, 1, lua_gettop(L), "event", &s->event_out))
+    if (!tine__codec_encode(s->codec, L, 1, lua_gettop(L), "event", &s->event_out))
         return luaL_error(L, "%s", lua_tostring(L, -1));
     tine_str part = {s->event_out.data, s->event_out.len};
-    tine__serving_put_fds(s->serial);
-    tine__answer_put(TINE__EVENT, s->serial, &part, 1);
-    tine__answer_arm();
+    tine__rpc_server_put_fds(s->serial);
+    tine__reply_put(TINE__EVENT, s->serial, &part, 1);
+    tine__reply_arm();
     return 0;
 }
 
 static int serving_flush(lua_State *L)
 {
     check_serving(L, "flush");
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     return 0;
 }
 
 static int serving_retire(lua_State *L)
 {
-    tine__serving *s = check_serving(L, "retire");
+    tine__rpc_server *s = check_serving(L, "retire");
     if (!s->retired)
-        tine__answer_put(TINE__RETIRE, 0, NULL, 0);
+        tine__reply_put(TINE__RETIRE, 0, NULL, 0);
     s->retired = true;
-    tine__answer_arm();
+    tine__reply_arm();
     return 0;
 }
 
-void tine__serving_functions(lua_State *L)
+void tine__rpc_server_functions(lua_State *L)
 {
     static const luaL_Reg functions[] = {{"event", serving_event},
                                          {"flush", serving_flush},
@@ -162,7 +162,7 @@ static bool push_code(lua_State *L, const beginning *b, int i)
         tine__push_function(L, b->code[i].data, b->code[i].len);
         return true;
     }
-    int n = bind_plain_decode(L, b->code[i].data, b->code[i].len, 1);
+    int n = tine__lua_decode(L, b->code[i].data, b->code[i].len, 1);
     if (n < 0)
         lua_error(L);
     if (n != 1 || !lua_isfunction(L, -1))
@@ -182,13 +182,13 @@ static void keep_args(lua_State *L, int first)
         lua_pushvalue(L, i);
         lua_rawseti(L, -2, i - first + 1);
     }
-    tine__service.args = luaL_ref(L, LUA_REGISTRYINDEX);
+    tine__server.args = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 static int begin(lua_State *L)
 {
     beginning *b = lua_touserdata(L, 1);
-    tine__serving *s = &tine__service;
+    tine__rpc_server *s = &tine__server;
     lua_settop(L, 0);
     if (push_code(L, b, INIT)) {
         int base = lua_gettop(L);
@@ -196,9 +196,9 @@ static int begin(lua_State *L)
             keep_args(L, base + 1);
         lua_call(L, lua_gettop(L) - base, 0);
     }
-    s->codec = bind_codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
-    bind_codec_take_functions(s->codec);
-    bind_codec_pass_fds(s->codec, 1);
+    s->codec = tine__codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
+    tine__codec_take_functions(s->codec);
+    tine__codec_pass_fds(s->codec, 1);
     s->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
     push_code(L, b, FUNC);
     s->func = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -207,11 +207,11 @@ static int begin(lua_State *L)
     return 0;
 }
 
-void tine__serving_fatal(const tine__failure *f)
+void tine__rpc_server_fatal(const tine__failure *f)
 {
-    tine__answer_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback,
-                       (tine_str){NULL, 0});
-    tine__answer_flush(true);
+    tine__reply_error(TINE__FATAL, 0, NULL, f->kind, f->message, f->traceback,
+                      (tine_str){NULL, 0});
+    tine__reply_flush(true);
     tine__leave(1);
 }
 
@@ -225,21 +225,21 @@ static void begin_protected(lua_State *L, beginning *b)
     int status = lua_pcall(L, 1, 0, 1);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        tine__serving_fatal(&f);
+        tine__rpc_server_fatal(&f);
     }
     lua_settop(L, 0);
 }
 
 static int call_done(lua_State *L)
 {
-    if (tine__service.done != LUA_NOREF) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, tine__service.done);
+    if (tine__server.done != LUA_NOREF) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, tine__server.done);
         lua_call(L, 0, 0);
     }
     return 0;
 }
 
-void tine__serving_finish(const tine__serving *s)
+void tine__rpc_server_finish(const tine__rpc_server *s)
 {
     tine__failure f;
     lua_State *L = s->L;
@@ -249,9 +249,9 @@ void tine__serving_finish(const tine__serving *s)
     int status = lua_pcall(L, 0, 0, handler);
     if (status != LUA_OK) {
         tine__failure_from(L, status, TINE_KIND_EXCEPTION, &f);
-        tine__serving_fatal(&f);
+        tine__rpc_server_fatal(&f);
     }
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     tine__leave(0);
 }
 
@@ -275,7 +275,7 @@ static bool take_apart(beginning *b, uint32_t *flags, uint64_t *offset)
  * template. */
 static void end_serving(tine__child *c)
 {
-    tine__serving *s = &tine__service;
+    tine__rpc_server *s = &tine__server;
     lua_settop(s->L, 0);
     luaL_unref(s->L, LUA_REGISTRYINDEX, s->func);
     luaL_unref(s->L, LUA_REGISTRYINDEX, s->done);
@@ -284,12 +284,12 @@ static void end_serving(tine__child *c)
         luaL_unref(s->L, LUA_REGISTRYINDEX, c->args);
         c->args = s->args;
     }
-    bind_octets_free(&s->out);
-    bind_octets_free(&s->event_out);
-    bind_octets_free(&s->error_out);
-    *s = (tine__serving){SERVES_NOTHING};
+    tine__bytes_free(&s->out);
+    tine__bytes_free(&s->event_out);
+    tine__bytes_free(&s->error_out);
+    *s = (tine__rpc_server){SERVES_NOTHING};
     tine__interrupt_end();
-    c->cmd = tine__answer_close();
+    c->cmd = tine__reply_close();
     tine__catch_sigchld(c);
     c->flushed = false;
     c->named = true;
@@ -300,7 +300,7 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
 {
     static const char garbage[] = "the command socket brought garbage in a command";
     beginning b = {.child = c, .frame = frame};
-    tine__serving *s = &tine__service;
+    tine__rpc_server *s = &tine__server;
     uint32_t flags;
     uint64_t offset;
     if (!take_apart(&b, &flags, &offset)) {
@@ -311,25 +311,25 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
         tine__title_set(b.code[FUNC].data, b.code[FUNC].len);
     int memfd = frame->fds[0], fd = c->cmd;
     frame->fds[0] = c->cmd = -1;
-    int err = tine__answer_open(fd, memfd, offset);
+    int err = tine__reply_open(fd, memfd, offset);
     if (err < 0) {
         const char *text = tine_strerror(err);
         tine__fail(c, TINE_KIND_SYSTEM, -err, text, strlen(text), "", 0);
         tine__leave(1);
     }
     tine__channel_leave(c);
-    atomic_store(&tine__answer_page()->began_ns, tine__clock_ns());
+    atomic_store(&tine__reply_page()->began_ns, tine__clock_ns());
     tine__reap_by_signal();
     sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);
     tine__interrupt_serve(c->L);
-    tine__meter_serve(c->L);
+    tine__memory_serve(c->L);
     begin_protected(c->L, &b);
-    tine__meter_publish();
+    tine__memory_publish();
     s->L = c->L;
     s->async = (flags & TINE__SERVE_ASYNC) != 0;
     s->marks = (flags & TINE__SERVE_MARKS) != 0;
     tine__reader_next(frame);
-    tine__answer_put(TINE__READY, 0, NULL, 0);
+    tine__reply_put(TINE__READY, 0, NULL, 0);
     if (s->async)
         tine__async_run(s);
     tine__sync_run(s);

@@ -1,7 +1,7 @@
 /* What the files of a worker that serves calls share: rpc_server.c (its beginning and the parts of
  * a call), sync.c, async.c, interrupt.c. */
-#ifndef TINE_SERVING_H
-#define TINE_SERVING_H
+#ifndef TINE_CHILD_RPC_SERVER_H
+#define TINE_CHILD_RPC_SERVER_H
 
 #include <lua.h>
 
@@ -11,46 +11,47 @@
 #include "reply_ring.h"
 #include "values/codec.h"
 
-typedef struct tine__serving {
+typedef struct tine__rpc_server {
     lua_State *L;
-    bind_codec *codec;
+    tine__codec *codec;
     bool async, marks, retired, encodes_error;
     int func, done;        /* registry references; done: LUA_NOREF without one */
     int anchor, args;      /* likewise: of the codec; of what init got, or LUA_NOREF */
     uint64_t serial;       /* of the call whose code runs now, or 0 */
-    bind_octets out;       /* scratch */
-    bind_octets event_out; /* likewise: events are made while out is in use */
-    bind_octets error_out; /* likewise */
-} tine__serving;
+    tine__bytes out;       /* scratch */
+    tine__bytes event_out; /* likewise: events are made while out is in use */
+    tine__bytes error_out; /* likewise */
+} tine__rpc_server;
 
-extern tine__serving tine__service;
+extern tine__rpc_server tine__server;
 
 /* Serialises the error, where it is no text; without a value where that fails. The value is valid
  * until the next one is. */
 void tine__failure_value(tine__failure *f);
 /* Answers a call with an error. */
-void tine__answer_failure(uint64_t serial, const uint64_t times[2],
-                          const tine__failure *f);
-/* Pushes what a call brought; as bind_codec_decode. */
-int tine__serving_decode(lua_State *L, uint64_t serial, const void *data, size_t len);
+void tine__reply_failure(uint64_t serial, const uint64_t times[2],
+                         const tine__failure *f);
+/* Pushes what a call brought; as tine__codec_decode. */
+int tine__rpc_server_decode(lua_State *L, uint64_t serial, const void *data,
+                            size_t len);
 /* Sends the descriptors among what was encoded last, for a frame with that serial. */
-void tine__serving_put_fds(uint64_t serial);
+void tine__rpc_server_put_fds(uint64_t serial);
 /* Async: whose code runs from now on; 0: no call's. */
-void tine__serving_switch(uint64_t serial);
+void tine__rpc_server_switch(uint64_t serial);
 /* Writes the marks to stdout and stderr. */
 void tine__mark(uint64_t serial);
 
 /* Functions for the table "tine.child". */
-void tine__serving_functions(lua_State *L);
+void tine__rpc_server_functions(lua_State *L);
 
 /* No more calls will come: calls `done`, and leaves. */
-void tine__serving_finish(const tine__serving *s) __attribute__((noreturn));
+void tine__rpc_server_finish(const tine__rpc_server *s) __attribute__((noreturn));
 /* Tells the host why, and leaves. */
-void tine__serving_fatal(const tine__failure *f) __attribute__((noreturn));
+void tine__rpc_server_fatal(const tine__failure *f) __attribute__((noreturn));
 
 /* Returns when the worker is to become a template. */
-void tine__sync_run(tine__serving *s);
-void tine__async_run(tine__serving *s) __attribute__((noreturn));
+void tine__sync_run(tine__rpc_server *s);
+void tine__async_run(tine__rpc_server *s) __attribute__((noreturn));
 /* The call that a coroutine belongs to, or 0; and that it belongs to one from now on. */
 uint64_t tine__async_call_of(lua_State *L, lua_State *co);
 void tine__async_adopt(lua_State *L, lua_State *co, uint64_t serial);

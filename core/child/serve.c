@@ -69,8 +69,8 @@ void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *messa
     if (c->report < 0 &&
         !c->detach) /* there has been no greeting; somebody may read it */
         fprintf(stderr, "tine: %.*s\n", (int)len, message);
-    tine__say_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
-                     (tine_str){traceback, traceback_len});
+    tine__report_send_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
+                             (tine_str){traceback, traceback_len});
 }
 
 static void protocol_failure(tine__child *c, const char *problem)
@@ -101,7 +101,7 @@ static void say_idle(tine__child *c)
         return;
     tine__report r = {.type = TINE__REPORT_IDLE, .id = c->id, .seq = c->seq};
     tine__flush(c);
-    tine__say(c, &r, -1);
+    tine__report_send(c, &r, -1);
     c->told = c->seq;
 }
 
@@ -134,7 +134,7 @@ static size_t lift_all(int *fds, size_t nfds, bool *lost)
     return kept;
 }
 
-/* One recvmsg. Returns octets, 0 at the end, or a negative errno. */
+/* One recvmsg. Returns bytes, 0 at the end, or a negative errno. */
 static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
                        size_t *nfds, bool *lost)
 {
@@ -148,7 +148,7 @@ static ssize_t receive(tine__child *c, unsigned char *to, size_t room, int *fds,
     *nfds = 0;
     if (n < 0)
         return -errno;
-    /* Out of descriptors, the kernel delivers the octets all the same. */
+    /* Out of descriptors, the kernel delivers the bytes all the same. */
     *lost = (msg.msg_flags & MSG_CTRUNC) != 0;
     *nfds = lift_all(fds, tine__rights_get(&msg, fds, TINE_MAX_FDS), lost);
     return n;
@@ -243,7 +243,7 @@ static void on_hello(tine__child *c, tine__reader *frame)
     /* Also to a host of another version: it is the one that can say so. Where it did not make
      * us, it learns from the descriptor how we end, however soon that is. */
     int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    tine__say(c, &hello, pidfd);
+    tine__report_send(c, &hello, pidfd);
     tine__fd_close(&pidfd);
     if (protocol != TINE__PROTOCOL)
         tine__leave(1);
@@ -285,7 +285,7 @@ static void tell_memory(tine__child *c, const tine__reader *frame)
     if (frame->body.len || frame->nfds)
         tine__fail(c, TINE_KIND_PROTOCOL, 0, garbage, sizeof garbage - 1, "", 0);
     else
-        tine__meter_say(c);
+        tine__memory_tell(c);
 }
 
 static void fail_as_told(tine__child *c, const tine__reader *frame)
@@ -371,9 +371,9 @@ static void open_child(tine__child *c, lua_State *L, int fd)
     tine__interp_open(c);
     tine__interp_reseed(c); /* a fork of the program has that one's random numbers */
     tine__catch_sigchld(c);
-    c->leads = tine__guard_leads();
+    c->leads = tine__pdeathsig_leads();
     c->apart = c->leads && getsid(0) == getpid();
-    tine__guard_call(tine__end_unless_held);
+    tine__pdeathsig_call(tine__end_unless_held);
 }
 
 __attribute__((noreturn)) static void serve(tine__child *c)

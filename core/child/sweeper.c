@@ -119,12 +119,12 @@ static void listen_to_death(sigset_t *waiting)
 {
     struct sigaction action = {.sa_handler = on_signal};
     sigset_t all;
-    sigaction(TINE__GUARD_SIGNAL, &action, NULL);
+    sigaction(TINE__PDEATH_SIGNAL, &action, NULL);
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     *waiting = all;
-    sigdelset(waiting, TINE__GUARD_SIGNAL);
-    prctl(PR_SET_PDEATHSIG, TINE__GUARD_SIGNAL);
+    sigdelset(waiting, TINE__PDEATH_SIGNAL);
+    prctl(PR_SET_PDEATHSIG, TINE__PDEATH_SIGNAL);
 }
 
 /* One sleep. Returns false when the host is gone: a process that was forked from it may hold its

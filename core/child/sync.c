@@ -4,10 +4,10 @@
 
 #include "rpc_server.h"
 
-enum { KEPT = 16 * TINE__RING }; /* octets of a buffer that outlives a large result */
+enum { KEPT = 16 * TINE__RING }; /* bytes of a buffer that outlives a large result */
 
 typedef struct call {
-    tine__serving *serving;
+    tine__rpc_server *serving;
     tine_str payload;
     uint64_t serial;
     tine_kind kind; /* of an error that is raised now */
@@ -16,23 +16,23 @@ typedef struct call {
 static int run_call(lua_State *L)
 {
     call *c = lua_touserdata(L, 1);
-    tine__serving *s = c->serving;
+    tine__rpc_server *s = c->serving;
     lua_settop(L, 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, s->func);
     c->kind = TINE_KIND_DECODE;
-    int n = tine__serving_decode(L, c->serial, c->payload.data, c->payload.len);
+    int n = tine__rpc_server_decode(L, c->serial, c->payload.data, c->payload.len);
     if (n < 0)
         return lua_error(L);
     c->kind = TINE_KIND_EXCEPTION;
     lua_call(L, n, LUA_MULTRET);
     c->kind = TINE_KIND_ENCODE;
-    if (!bind_codec_encode(s->codec, L, 1, lua_gettop(L), "results", &s->out))
+    if (!tine__codec_encode(s->codec, L, 1, lua_gettop(L), "results", &s->out))
         return lua_error(L);
     return 0;
 }
 
 /* The stack holds the message handler at 1, and nothing else. */
-static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *body,
+static void carry_out(tine__rpc_server *s, uint64_t serial, const unsigned char *body,
                       size_t len, uint64_t times[2])
 {
     lua_State *L = s->L;
@@ -54,17 +54,17 @@ static void carry_out(tine__serving *s, uint64_t serial, const unsigned char *bo
     if (s->marks)
         tine__mark(0);
     times[1] = tine__clock_ns() - times[0];
-    tine__meter_publish();
+    tine__memory_publish();
     if (status == LUA_OK) {
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
-        tine__serving_put_fds(serial);
-        tine__answer_put(TINE__RESULT, serial, parts, 2);
+        tine__rpc_server_put_fds(serial);
+        tine__reply_put(TINE__RESULT, serial, parts, 2);
     } else {
-        tine__answer_failure(serial, times, &f);
+        tine__reply_failure(serial, times, &f);
         lua_settop(L, 1);
     }
     if (s->out.cap > KEPT)
-        bind_octets_free(&s->out);
+        tine__bytes_free(&s->out);
 }
 
 /* Whether the host took it back: see call.h. */
@@ -84,7 +84,7 @@ static bool is_recalled(tine__page *page, uint64_t serial)
 static int await_request(tine__page *page, tine__call_head *head,
                          const unsigned char **body)
 {
-    tine__answer_flush(true);
+    tine__reply_flush(true);
     atomic_store_explicit(&page->idle, 1, memory_order_release);
     tine__interrupt_settle();
     int result = tine__request(head, body, true);
@@ -92,9 +92,9 @@ static int await_request(tine__page *page, tine__call_head *head,
     return result;
 }
 
-void tine__sync_run(tine__serving *s)
+void tine__sync_run(tine__rpc_server *s)
 {
-    tine__page *page = tine__answer_page();
+    tine__page *page = tine__reply_page();
     lua_settop(s->L, 0);
     lua_pushcfunction(s->L, tine__on_error);
     uint64_t times[2] = {0, 0};
@@ -114,15 +114,15 @@ void tine__sync_run(tine__serving *s)
         atomic_store_explicit(&page->started_ns, times[0], memory_order_relaxed);
         if (is_recalled(page, head.serial)) {
             tine__inbox_drop(tine__request_fds());
-            tine__answer_put(TINE__SKIPPED, head.serial, NULL, 0);
+            tine__reply_put(TINE__SKIPPED, head.serial, NULL, 0);
             continue;
         }
-        tine__answer_arm();
+        tine__reply_arm();
         carry_out(s, head.serial, body, head.len, times);
         tine__inbox_drop(tine__request_fds());
-        if (tine__answer_is_time())
-            tine__answer_flush(true);
+        if (tine__reply_is_time())
+            tine__reply_flush(true);
         tine__interrupt_settle();
     }
-    tine__serving_finish(s);
+    tine__rpc_server_finish(s);
 }

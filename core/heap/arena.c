@@ -151,7 +151,7 @@ static bool open_up_to(tine__arena *a, uint32_t end)
     return end <= a->open;
 }
 
-/* Makes the first n units of a free run accessible, some ahead. If others have settled there
+/* Makes the first n units of a free run accessible, some ahead. If others have allocated there
  * meanwhile, it is retired, and errno is EEXIST. */
 static bool open_run(tine__arena *a, uint32_t u, uint32_t n)
 {

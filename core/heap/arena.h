@@ -1,7 +1,7 @@
 /* The address space of the heap, cut into units of 64 kB. Neighbouring
  * units are taken and given back as runs; what a run holds is the heap's business. */
-#ifndef TINE_ARENA_H
-#define TINE_ARENA_H
+#ifndef TINE_HEAP_ARENA_H
+#define TINE_HEAP_ARENA_H
 
 #include <stdbool.h>
 #include <stddef.h>

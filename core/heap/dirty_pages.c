@@ -173,7 +173,7 @@ static void count_one(const tine__heap *h, char *from, size_t pages, size_t writ
     *(size_t *)sum += written;
 }
 
-size_t tine__heap_written(const tine__heap *h)
+size_t tine__heap_dirty_pages(const tine__heap *h)
 {
     size_t sum = 0;
     visit_mappings(h, count_one, &sum);
@@ -182,9 +182,9 @@ size_t tine__heap_written(const tine__heap *h)
 
 /* Of the whole address space of what is sealed: written pages lie in mappings of many kinds,
  * and what was swapped out counts, too. */
-bool tine__heap_each_written(const tine__heap *h,
-                             void (*f)(void *arg, const tine__run *r, char *page),
-                             void *arg)
+bool tine__heap_each_dirty_page(const tine__heap *h,
+                                void (*f)(void *arg, const tine__run *r, char *page),
+                                void *arg)
 {
     enum { UNIT_SIZE = 1 << TINE__UNIT_SHIFT };
     const tine__arena *a = &h->arena;

@@ -17,7 +17,7 @@
 #include "tine.h"
 
 enum { MINOR_MIN = 4 << 20, OWN_MIN = 8 << 20, MAJOR_MIN = 64 << 20 };
-/* STRING_MIN: octets that a string takes at least. */
+/* STRING_MIN: bytes that a string takes at least. */
 enum { BUCKETS_MIN = 1 << 15, STRING_MIN = 26, SOON_MIN = 64 << 10 };
 static const size_t OUT_OF_REACH = (size_t)1 << 55;
 
@@ -106,7 +106,7 @@ static void set_wake(tine__heap *h)
  * as much to win. */
 static int64_t full_at(const tine__heap *h)
 {
-    return h->own.state >= TINE__OWN_IDLE
+    return h->own.state >= TINE__PRIVATE_GC_IDLE
                ? 2 * h->after_full + OWN_MIN
                : 2 * h->after_full + h->stats.shared + MAJOR_MIN;
 }
@@ -124,8 +124,8 @@ static void ask(tine__heap *h)
 {
     accounts *a = h->accounts;
     h->asked = true;
-    h->asked_major =
-        h->own.state < TINE__OWN_IDLE && (h->starved || h->stats.own > full_at(h));
+    h->asked_major = h->own.state < TINE__PRIVATE_GC_IDLE &&
+                     (h->starved || h->stats.own > full_at(h));
     if (h->asked_major)
         reveal_strings(h);
     a->estimate = h->asked_major ? 0 : OUT_OF_REACH;
@@ -160,8 +160,8 @@ static void end_starving(tine__heap *h)
 
 void tine__gc_full_done(tine__heap *h)
 {
-    if (h->own.state == TINE__OWN_LATER)
-        h->own.state = TINE__OWN_IDLE;
+    if (h->own.state == TINE__PRIVATE_GC_LATER)
+        h->own.state = TINE__PRIVATE_GC_IDLE;
     h->after_full = h->stats.own;
     end_starving(h);
     rest(h);
@@ -182,7 +182,7 @@ static void note_collected(tine__heap *h)
 static bool want_own(tine__heap *h, bool now)
 {
     bool filling = is_table_filling(h);
-    if (h->own.state != TINE__OWN_IDLE)
+    if (h->own.state != TINE__PRIVATE_GC_IDLE)
         return false;
     if (filling && h->stats.own < h->after_full + OWN_MIN / 4) {
         h->filled = h->accounts->nbuckets;
@@ -190,7 +190,7 @@ static bool want_own(tine__heap *h, bool now)
     }
     if (h->stats.own < full_at(h) && !filling && !now)
         return false;
-    h->own.state = TINE__OWN_WANTED;
+    h->own.state = TINE__PRIVATE_GC_WANTED;
     /* An object is made before that, or else it is asked for something else. */
     h->wake = h->stats.own + OWN_MIN;
     return true;
@@ -198,8 +198,8 @@ static bool want_own(tine__heap *h, bool now)
 
 static void wake_generational(tine__heap *h, bool now)
 {
-    if (h->own.state == TINE__OWN_WANTED)
-        h->own.state = TINE__OWN_IDLE;
+    if (h->own.state == TINE__PRIVATE_GC_WANTED)
+        h->own.state = TINE__PRIVATE_GC_IDLE;
     else if (!h->asked && want_own(h, now))
         return;
     if (!h->asked && h->stats.own < h->due && !is_table_filling(h) && !now)
@@ -382,7 +382,7 @@ static void collect_all(lua_State *L, tine__heap *h)
 {
     /* Where Lua's lists begin then is no thread, which will be moved. */
     lua_newtable(L);
-    if (!h->stats.sealed || !tine__own_collect(L, h)) {
+    if (!h->stats.sealed || !tine__private_gc_collect(L, h)) {
         reveal_strings(h);
         /* Incremental first, so that the next marks all and makes all old. */
         lua_gc(L, LUA_GCINC, 0, 0, 0);
@@ -424,14 +424,14 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
         size_strings(L, h->accounts);
     put_off(h);
     h->hot = true;
-    tine__own_fence(L, h);
+    tine__private_gc_fence(L, h);
     move_hot(L, h);
     h->hot = false;
     /* What is new is old after two more, and what was touched is forgotten after
      * three. */
     for (int i = 0; i < 3; i++)
         lua_gc(L, LUA_GCSTEP, 0);
-    tine__settle(L, h);
+    tine__pretouch(L, h);
     finish_touched(L, h);
     if (h->accounts)
         hide_strings(h);
@@ -448,7 +448,8 @@ static int collect_full(lua_State *L, tine__heap *h)
     reveal_strings(h);
     int result = lua_gc(L, LUA_GCCOLLECT);
     h->stats.majors++;
-    h->own.state = TINE__OWN_NEVER; /* all is copied: each object would be a root */
+    h->own.state =
+        TINE__PRIVATE_GC_NEVER; /* all is copied: each object would be a root */
     tine__gc_arm(L, h);
     return result;
 }
@@ -461,7 +462,7 @@ static int collect(lua_State *L, tine__heap *h)
         kind = 1;
     if (kind == 2)
         result = collect_full(L, h);
-    else if (kind == 0 || !tine__own_collect(L, h))
+    else if (kind == 0 || !tine__private_gc_collect(L, h))
         result = lua_gc(L, LUA_GCSTEP, 0);
     if (result == -1) { /* in a finalizer */
         luaL_pushfail(L);
@@ -479,7 +480,7 @@ static int relieve(lua_State *L)
     tine__heap *h = tine__heap_of(L);
     if (!h->stats.sealed)
         lua_gc(L, LUA_GCCOLLECT);
-    else if (!tine__own_collect(L, h))
+    else if (!tine__private_gc_collect(L, h))
         collect_full(L, h);
     return 0;
 }
@@ -537,7 +538,7 @@ static int heap_stats(lua_State *L)
     set_number(L, "own", h->stats.own);
     set_number(L, "shared", h->stats.shared);
     set_number(L, "sealed", (int64_t)h->stats.sealed);
-    set_number(L, "written", (int64_t)tine__heap_written(h) * 4096);
+    set_number(L, "written", (int64_t)tine__heap_dirty_pages(h) * 4096);
     set_number(L, "huge", h->stats.huge);
     set_number(L, "carved", h->stats.carved);
     set_number(L, "seals", h->stats.seals);

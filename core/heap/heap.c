@@ -17,7 +17,7 @@
 
 enum { TINY_MAX = 1024, BLOCK_MAX = 32768, MOVE_MIN = 16 }; /* MOVE_MIN: units */
 
-/* A type that needs 16-octet alignment has a size that is a multiple of 16, and so
+/* A type that needs 16-byte alignment has a size that is a multiple of 16, and so
  * are all classes above such a size's own. */
 static const uint16_t class_size[TINE__SIZE_CLASSES] = {
     16,    24,    32,    40,    48,    56,    64,    72,   80,   88,   96,
@@ -233,7 +233,7 @@ static void *take_large(tine__heap *h, size_t size, tine__holds holds)
     return tine__arena_at(&h->arena, u);
 }
 
-/* Of what p has been a block of `old` octets, the contents move to a longer one. Where p is a
+/* Of what p has been a block of `old` bytes, the contents move to a longer one. Where p is a
  * run of our own memory, its pages change their place. Returns whether there is a block
  * `to` still: mremap may unmap where it was to move to, and fail for want of room then. */
 static bool move_contents(tine__heap *h, void *p, size_t old, void *to)
@@ -391,14 +391,14 @@ static void *resize(tine__heap *h, void *p, size_t old, size_t size)
 
 static void *make(tine__heap *h, size_t tag, size_t size)
 {
-    bool again = h->own.state == TINE__OWN_UNDER_WAY;
-    if (h->own.state > TINE__OWN_IDLE && tine__own_turn(h, tag))
+    bool again = h->own.state == TINE__PRIVATE_GC_UNDER_WAY;
+    if (h->own.state > TINE__PRIVATE_GC_IDLE && tine__private_gc_turn(h, tag))
         return NULL; /* which has Lua collect, and ask again */
     void *p = take(h, size, holds_of(tag, size));
     if (p)
         h->stats.own += (int64_t)size;
-    else if (tine__gc_starve(h) && !again && h->own.state == TINE__OWN_WANTED)
-        tine__own_turn(h, tag);
+    else if (tine__gc_starve(h) && !again && h->own.state == TINE__PRIVATE_GC_WANTED)
+        tine__private_gc_turn(h, tag);
     return p;
 }
 
@@ -532,6 +532,6 @@ void tine__heap_adopt(lua_State *L)
     heap.next_seal = heap.kept + TINE__SEAL_WORTH;
     lua_setallocf(L, tine__heap_alloc, &heap);
     tine__gc_find(L, &heap);
-    tine__own_open(L, &heap);
+    tine__private_gc_open(L, &heap);
     tine__gc_take_over(L);
 }

@@ -4,8 +4,8 @@
  * seals, gc.c keeps Lua's collector from writing to what is sealed.
  *
  * One interpreter, one thread: no locks. */
-#ifndef TINE_HEAP_H
-#define TINE_HEAP_H
+#ifndef TINE_HEAP_HEAP_H
+#define TINE_HEAP_HEAP_H
 
 #include <lua.h>
 #include <stdbool.h>
@@ -42,16 +42,16 @@ typedef struct tine__heap_stats {
 } tine__heap_stats;
 
 /* private_gc.c */
-typedef enum tine__own_state {
-    TINE__OWN_NEVER,    /* impossible in this process, for now */
-    TINE__OWN_LATER,    /* something was lacking: not before a collection of all */
-    TINE__OWN_IDLE,     /* nothing is wanted */
-    TINE__OWN_WANTED,   /* as soon as an object is made */
-    TINE__OWN_UNDER_WAY /* until that object is asked for again */
-} tine__own_state;
+typedef enum tine__private_gc_state {
+    TINE__PRIVATE_GC_NEVER,  /* impossible in this process, for now */
+    TINE__PRIVATE_GC_LATER,  /* something was lacking: not before a collection of all */
+    TINE__PRIVATE_GC_IDLE,   /* nothing is wanted */
+    TINE__PRIVATE_GC_WANTED, /* as soon as an object is made */
+    TINE__PRIVATE_GC_UNDER_WAY /* until that object is asked for again */
+} tine__private_gc_state;
 
-typedef struct tine__own {
-    tine__own_state state;
+typedef struct tine__private_gc {
+    tine__private_gc_state state;
     /* Of the lists of objects without and with finalizers: marks in them. Beyond `stop` is
      * what is sealed, and nothing else; up to `edge` what was made since. */
     struct tine__object *edge[2], *stop[2];
@@ -66,7 +66,7 @@ typedef struct tine__own {
     bool fenced; /* the marks are good: once what is beyond is sealed, it can be done */
     unsigned threads; /* in the arena, not sealed */
     unsigned astray;  /* blocks for which the arena had no room */
-} tine__own;
+} tine__private_gc;
 
 typedef struct tine__heap {
     tine__arena arena;
@@ -96,7 +96,7 @@ typedef struct tine__heap {
     uint8_t starved_white;  /* the current one then, or after the last collection */
     uint32_t starved_turns; /* calls since */
     int64_t starved_own;    /* own then */
-    tine__own own;
+    tine__private_gc own;
 } tine__heap;
 
 /* Makes L, as luaL_newstate made it, allocate from a heap, unless the system refuses, or
@@ -116,7 +116,7 @@ int64_t tine__heap_live(const tine__run *r);
 void tine__heap_copy_raw(void *to, const void *from, size_t n);
 /* What the blocks of a run hold. */
 tine__holds tine__heap_holds(const tine__run *r);
-/* Calls f for each block of r, a sealed run, of which some octet lies in the page. */
+/* Calls f for each block of r, a sealed run, of which some byte lies in the page. */
 void tine__heap_blocks_in(const tine__heap *h, const tine__run *r, const char *page,
                           void (*f)(void *arg, char *block), void *arg);
 /* Whether p is where an object or a string begins, or would, in a run that is not sealed; first: the
@@ -135,12 +135,12 @@ int tine__heap_seal_now(tine__heap *h);
 /* dirty_pages.c */
 /* Pages of sealed memory that this process has a copy of, because it has written to
  * them. */
-size_t tine__heap_written(const tine__heap *h);
+size_t tine__heap_dirty_pages(const tine__heap *h);
 /* Calls f for each of them, also for those that were carved out. Returns whether they can
  * be known. */
-bool tine__heap_each_written(const tine__heap *h,
-                             void (*f)(void *arg, const tine__run *r, char *page),
-                             void *arg);
+bool tine__heap_each_dirty_page(const tine__heap *h,
+                                void (*f)(void *arg, const tine__run *r, char *page),
+                                void *arg);
 /* Marks the pieces that are to be sealed again. */
 void tine__heap_find_dirty(const tine__heap *h, bool *dirty);
 /* The interpreter has run. */
@@ -173,20 +173,20 @@ void tine__gc_table_shrinks(tine__heap *h, const void *p);
 const void *tine__gc_strings(const tine__heap *h);
 /* pretouch.c */
 /* Writes now what mere looks would write later. Between the fence and the seal. */
-void tine__settle(lua_State *L, const tine__heap *h);
+void tine__pretouch(lua_State *L, const tine__heap *h);
 
 /* private_gc.c */
 /* Finds out whether it is possible, and puts up the first fences. */
-void tine__own_open(lua_State *L, tine__heap *h);
+void tine__private_gc_open(lua_State *L, tine__heap *h);
 /* Before a seal: fences what there is off from what will be. Before it: all is old. */
-void tine__own_fence(lua_State *L, tine__heap *h);
+void tine__private_gc_fence(lua_State *L, tine__heap *h);
 /* After it, if all is sealed that is beyond the fence. */
-void tine__own_ready(lua_State *L, tine__heap *h);
+void tine__private_gc_ready(lua_State *L, tine__heap *h);
 /* One now. Returns whether it was possible. Runs no finalizers. */
-bool tine__own_collect(lua_State *L, tine__heap *h);
+bool tine__private_gc_collect(lua_State *L, tine__heap *h);
 /* Called in the allocator before a block is made, unless the state is NEVER or IDLE; tag: what
  * Lua says it is for. Returns whether the allocation is to fail, the first time. */
-bool tine__own_turn(tine__heap *h, size_t tag);
+bool tine__private_gc_turn(tine__heap *h, size_t tag);
 
 /* heap_stats into the table on top. */
 void tine__gc_open(lua_State *L);

@@ -1,7 +1,7 @@
 /* What gc.c and private_gc.c know of the inside of Lua 5.4. All of it is checked against what Lua's API
  * says before it is used. */
-#ifndef TINE_GC_PRIV_H
-#define TINE_GC_PRIV_H
+#ifndef TINE_HEAP_LUA_LAYOUT_H
+#define TINE_HEAP_LUA_LAYOUT_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -11,13 +11,13 @@ typedef tine__table table;
 
 enum { NOT_REAL = 1 << 7, EVENTS = 6, LONG_MAX_HASHED = 4096 };
 
-typedef struct settling {
+typedef struct pretouching {
     lua_State *L;
     const tine__heap *heap;
     table *scratch;    /* for objects on their way to the stack */
     int at;            /* its index; a table for look-ups follows */
     object *seen[256]; /* metatables */
-} settling;
+} pretouching;
 
 /* ---------------------------------------------------------------------- list ends */
 
@@ -63,7 +63,7 @@ static void trim(const tine__heap *h, table *t)
 
 /* ------------------------------------------------------------- strings, metatables */
 
-static void push(const settling *s, object *o)
+static void push(const pretouching *s, object *o)
 {
     tine__value *slot = s->scratch->u.array, before = *slot;
     *slot = (tine__value){o, o->type | TINE__COLLECTABLE};
@@ -71,14 +71,14 @@ static void push(const settling *s, object *o)
     *slot = before;
 }
 
-static void hash(const settling *s, object *o)
+static void hash(const pretouching *s, object *o)
 {
     push(s, o);
     lua_rawget(s->L, s->at + 1);
     lua_pop(s->L, 1);
 }
 
-static void note_absent(settling *s, object *o)
+static void note_absent(pretouching *s, object *o)
 {
     /* In the order of the flags' bits. */
     static const char *const events[EVENTS] = {"__index", "__newindex", "__gc",
@@ -105,7 +105,7 @@ static bool is_sealed(const tine__heap *h, const object *o)
     return tine__arena_has(&h->arena, o) && tine__arena_run(&h->arena, o)->sealed;
 }
 
-static void settle(settling *s, object *o)
+static void pretouch(pretouching *s, object *o)
 {
     table *t = (table *)(void *)o;
     if (o->type == LUA_TTABLE) {
@@ -118,8 +118,8 @@ static void settle(settling *s, object *o)
     }
 }
 
-/* On the stack are the two tables of a settling. */
-static bool is_right(const settling *s)
+/* On the stack are the two tables of a pretouching. */
+static bool is_right(const pretouching *s)
 {
     enum { LEN = 60 };
     char text[LEN];
@@ -140,7 +140,7 @@ static bool is_right(const settling *s)
     return good && m->size_of_array == 1 && m->u.array[0].type == TINE__INTEGER;
 }
 
-void tine__settle(lua_State *L, const tine__heap *h)
+void tine__pretouch(lua_State *L, const tine__heap *h)
 {
     if (!h->own.fenced)
         return;
@@ -149,10 +149,10 @@ void tine__settle(lua_State *L, const tine__heap *h)
     lua_pushinteger(L, 1);
     lua_rawseti(L, -2, 1);
     lua_newtable(L);
-    settling s = {.L = L, .heap = h, .at = lua_gettop(L) - 1};
+    pretouching s = {.L = L, .heap = h, .at = lua_gettop(L) - 1};
     s.scratch = (table *)(uintptr_t)lua_topointer(L, s.at);
     if (is_right(&s))
         for (object *o = h->own.stop[0]->next; o && o != h->own.until; o = o->next)
-            settle(&s, o);
+            pretouch(&s, o);
     lua_pop(L, 2);
 }

@@ -41,7 +41,7 @@ static const char keys[LISTS][MARKS];
 
 /* Of the state that is being closed: Lua frees the list up to the main thread, which it takes for
  * the last. */
-static void put_main_last(lua_State *L, const tine__own *own)
+static void put_main_last(lua_State *L, const tine__private_gc *own)
 {
     object *before = own->edge[PLAIN], *last = before;
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
@@ -66,7 +66,7 @@ static int on_close(lua_State *L)
     tine__heap *h = tine__heap_of(L);
     if (h && h->accounts->stopped & CLOSING && h->own.edge[PLAIN]) {
         put_main_last(L, &h->own);
-        h->own.state = TINE__OWN_NEVER;
+        h->own.state = TINE__PRIVATE_GC_NEVER;
         h->own.edge[PLAIN] = NULL;
     }
     return 0;
@@ -147,13 +147,13 @@ static bool put_up(lua_State *L, object *head[LISTS], object *stop[LISTS])
     return good;
 }
 
-void tine__own_fence(lua_State *L, tine__heap *h)
+void tine__private_gc_fence(lua_State *L, tine__heap *h)
 {
-    tine__own *own = &h->own;
+    tine__private_gc *own = &h->own;
     object *head[LISTS], *stop[LISTS], *old[LISTS], *edge[LISTS];
     memcpy(old, own->stop, sizeof old);
     memcpy(edge, own->edge, sizeof edge);
-    own->state = TINE__OWN_NEVER;
+    own->state = TINE__PRIVATE_GC_NEVER;
     own->fenced = false;
     own->edge[PLAIN] = NULL; /* if an error is raised, that was the end of it */
     if (!edge[PLAIN])
@@ -167,9 +167,9 @@ void tine__own_fence(lua_State *L, tine__heap *h)
     own->until = old[PLAIN];
 }
 
-void tine__own_ready(lua_State *L, tine__heap *h)
+void tine__private_gc_ready(lua_State *L, tine__heap *h)
 {
-    tine__own *own = &h->own;
+    tine__private_gc *own = &h->own;
     object *edge[LISTS];
     if (!own->fenced || own->astray)
         return;
@@ -180,7 +180,7 @@ void tine__own_ready(lua_State *L, tine__heap *h)
     h->hot = false;
     memcpy(own->edge, edge, sizeof edge);
     own->strings = tine__gc_strings(h);
-    own->state = TINE__OWN_IDLE;
+    own->state = TINE__PRIVATE_GC_IDLE;
 }
 
 /* All that there is moves in front of the first fence, behind which is nothing. */
@@ -211,10 +211,10 @@ static bool is_right(lua_State *L, const struct tine__accounts *a)
     return good && !a->generational;
 }
 
-void tine__own_open(lua_State *L, tine__heap *h)
+void tine__private_gc_open(lua_State *L, tine__heap *h)
 {
-    tine__own *own = &h->own;
-    own->state = TINE__OWN_NEVER;
+    tine__private_gc *own = &h->own;
+    own->state = TINE__PRIVATE_GC_NEVER;
     if (LUA_VERSION_RELEASE_NUM < 50404 || LUA_VERSION_RELEASE_NUM > 50408 ||
         !h->accounts || !is_right(L, h->accounts))
         return;
@@ -236,7 +236,7 @@ static struct reserve {
     uint32_t run_of[1 << 14];
 } reserve;
 
-static bool take_reserve(tine__own *own)
+static bool take_reserve(tine__private_gc *own)
 {
     if (own->room)
         return false;
@@ -245,7 +245,7 @@ static bool take_reserve(tine__own *own)
     return true;
 }
 
-static bool make_room(tine__own *own)
+static bool make_room(tine__private_gc *own)
 {
     enum { FIRST = 1 << 16 };
     if (own->roots == reserve.roots)
@@ -262,7 +262,7 @@ static bool make_room(tine__own *own)
     return true;
 }
 
-static void drop_roots(tine__own *own)
+static void drop_roots(tine__private_gc *own)
 {
     if (own->room && own->roots != reserve.roots)
         munmap(own->roots, own->room * sizeof(value));
@@ -278,7 +278,7 @@ static void drop_roots(tine__own *own)
 
 RAW_ACCESS static void add_root(void *arg, char *block)
 {
-    tine__own *own = arg;
+    tine__private_gc *own = arg;
     const object *o = (const object *)(void *)block;
     if (!o->type || own->nroots == SIZE_MAX) /* free; or there is no memory any more */
         return;
@@ -345,26 +345,26 @@ static bool find_runs(tine__heap *h)
 
 static bool find_roots_in_written(tine__heap *h)
 {
-    tine__own *own = &h->own;
+    tine__private_gc *own = &h->own;
     if (!find_runs(h))
         return false;
-    bool good = tine__heap_each_written(h, add_roots, h);
+    bool good = tine__heap_each_dirty_page(h, add_roots, h);
     own->nsealed = own->nroots;
-    good = good && tine__heap_each_written(h, add_parts, h);
+    good = good && tine__heap_each_dirty_page(h, add_parts, h);
     if (own->run_of != reserve.run_of)
         munmap(own->run_of, size_of_run_of(h));
     return good;
 }
 
 /* Sealed objects may be all that refers to what is between the marks. */
-static void add_between(tine__own *own, int list)
+static void add_between(tine__private_gc *own, int list)
 {
     for (object *o = own->edge[list]->next; o != own->stop[list]; o = o->next)
         add_root(own, (char *)o);
 }
 
 /* Those that are not sealed Lua whitens itself. */
-RAW_ACCESS static void whiten(const tine__own *own, uint8_t white)
+RAW_ACCESS static void whiten(const tine__private_gc *own, uint8_t white)
 {
     const value *roots = own->roots;
     for (size_t i = 0; i < own->nsealed; i++) {
@@ -375,7 +375,7 @@ RAW_ACCESS static void whiten(const tine__own *own, uint8_t white)
 
 /* What is cut off Lua does not sweep, and so leaves weak tables as they stood in its lists, gray:
  * no barrier would act for them any more. */
-RAW_ACCESS static void blacken(const tine__own *own)
+RAW_ACCESS static void blacken(const tine__private_gc *own)
 {
     const value *roots = own->roots;
     for (size_t i = 0; i < own->nsealed; i++) {
@@ -395,7 +395,7 @@ static bool is_quiet(const struct tine__accounts *a)
 
 static bool begin(tine__heap *h)
 {
-    tine__own *own = &h->own;
+    tine__private_gc *own = &h->own;
     if (!is_quiet(h->accounts))
         return false;
     bool known = find_roots_in_written(h);
@@ -403,7 +403,7 @@ static bool begin(tine__heap *h)
         add_between(own, list);
     if (!known || own->nroots > UINT32_MAX) {
         drop_roots(own);
-        own->state = TINE__OWN_LATER;
+        own->state = TINE__PRIVATE_GC_LATER;
         return false;
     }
     whiten(own, h->accounts->white);
@@ -415,13 +415,13 @@ static bool begin(tine__heap *h)
         own->beyond[list] = own->stop[list]->next;
         own->stop[list]->next = NULL;
     }
-    own->state = TINE__OWN_UNDER_WAY;
+    own->state = TINE__PRIVATE_GC_UNDER_WAY;
     return true;
 }
 
 static void end(tine__heap *h)
 {
-    tine__own *own = &h->own;
+    tine__private_gc *own = &h->own;
     table *t = (table *)(void *)own->stop[PLAIN];
     t->u.array = own->probes;
     t->size_of_array = PROBES;
@@ -429,33 +429,33 @@ static void end(tine__heap *h)
     for (int list = 0; list < LISTS; list++)
         own->stop[list]->next = own->beyond[list];
     drop_roots(own);
-    own->state = TINE__OWN_IDLE;
+    own->state = TINE__PRIVATE_GC_IDLE;
     h->stats.owns++;
     tine__gc_full_done(h);
 }
 
-bool tine__own_turn(tine__heap *h, size_t tag)
+bool tine__private_gc_turn(tine__heap *h, size_t tag)
 {
     enum { PROTOTYPE = LUA_NUMTYPES + 1 };
-    if (h->own.state == TINE__OWN_UNDER_WAY) {
+    if (h->own.state == TINE__PRIVATE_GC_UNDER_WAY) {
         end(h);
         return false;
     }
     if (tag < LUA_TSTRING || tag > PROTOTYPE)
         return false; /* not what the emergency collection surely comes for */
-    h->own.state = TINE__OWN_IDLE;
+    h->own.state = TINE__PRIVATE_GC_IDLE;
     bool begun = begin(h);
     if (!begun && h->starved)
         h->wake = INT64_MIN;
     return begun;
 }
 
-bool tine__own_collect(lua_State *L, tine__heap *h)
+bool tine__private_gc_collect(lua_State *L, tine__heap *h)
 {
     unsigned before = h->stats.owns;
-    if (h->own.state != TINE__OWN_IDLE)
+    if (h->own.state != TINE__PRIVATE_GC_IDLE)
         return false;
-    h->own.state = TINE__OWN_WANTED;
+    h->own.state = TINE__PRIVATE_GC_WANTED;
     lua_createtable(L, 0, 0);
     lua_pop(L, 1);
     return h->stats.owns != before;

@@ -313,7 +313,7 @@ static int prepare(lua_State *L)
 
 static int make_ready(lua_State *L)
 {
-    tine__own_ready(L, tine__heap_of(L));
+    tine__private_gc_ready(L, tine__heap_of(L));
     return 0;
 }
 

@@ -54,7 +54,7 @@ typedef struct tine_rpc tine_rpc;
 typedef struct tine_pool tine_pool;
 typedef struct tine_job tine_job;
 
-/* A string of octets. */
+/* A string of bytes. */
 typedef struct tine_str {
     const void *data;
     size_t len;
@@ -397,8 +397,8 @@ TINE_API void tine_proc_close(tine_proc *p);
 
 /* -------------------------------------------------------- calls: one worker */
 
-/* How arguments, results and events become octets. With TINE_STRINGS lists of values are
- * arrays of strings; with the others they are one string: the octets of that form. */
+/* How arguments, results and events become bytes. With TINE_STRINGS lists of values are
+ * arrays of strings; with the others they are one string: the bytes of that form. */
 typedef enum tine_serialiser {
     TINE_STRINGS,
     TINE_MSGPACK, /* a MessagePack array of the values */
@@ -469,7 +469,7 @@ TINE_API int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n,
                            tine_call_cb cb, void *arg, tine_job **job);
 /* The same with descriptors, which are duplicated at once, and closed with the call: the worker's
  * side gets those to which args have indices, 0 to nfds - 1, as its serialiser writes them (MessagePack:
- * extension type 102, 4 octets, big-endian). Not with TINE_STRINGS. nfds at most 1024. Also negative: an errno. */
+ * extension type 102, 4 bytes, big-endian). Not with TINE_STRINGS. nfds at most 1024. Also negative: an errno. */
 TINE_API int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n,
                                const int *fds, size_t nfds, tine_call_cb cb, void *arg,
                                tine_job **job);

@@ -1,8 +1,8 @@
 /* The loop of a host: watchers, timers, signals, and the turns in which what was posted is done.
  * loop.c (libevent) <- timer.c, turn.c. Knows nothing of processes and calls, whose layers
  * give it what it is to call. Their own part of a host is named here, and nothing more. */
-#ifndef TINE_LOOP_H
-#define TINE_LOOP_H
+#ifndef TINE_LOOP_LOOP_H
+#define TINE_LOOP_LOOP_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -70,7 +70,7 @@ struct tine_host {
     tine_io *timer_io;
     struct event *alarm;
     int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
-    struct tine__caller *busy; /* workers that owe answers */
+    struct tine__client *busy; /* workers that owe answers */
     size_t nbusy;
     uint64_t happened;   /* callbacks of the loop so far */
     int64_t now;         /* see tine__host_now */
@@ -83,9 +83,9 @@ struct tine_host {
     tine_signal *signals;
 
     struct tine__task *tasks, *tasks_tail; /* posted */
-    struct tine__board
-        *board;     /* made with the first worker that serves calls, or NULL */
-    tine_rpc *rpcs; /* all that live, for tine_host_free */
+    struct tine__scoreboard
+        *scoreboard; /* made with the first worker that serves calls, or NULL */
+    tine_rpc *rpcs;  /* all that live, for tine_host_free */
     tine_pool *pools;
     struct tine__inbox
         *came;              /* descriptors of the answer or event that is being told */

@@ -30,7 +30,7 @@ static tine__pool_worker *worker_of(tine__sched_worker *s)
 static void assign(tine_pool *pool, tine__sched_job *s, tine__sched_worker *w)
 {
     tine_job *job = job_of(s);
-    if (tine__caller_give(worker_of(w)->caller, job) == 0)
+    if (tine__client_give(worker_of(w)->client, job) == 0)
         return;
     tine__sched_done(pool->sched, s, false, tine__now_usec());
     tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
@@ -41,7 +41,7 @@ static void steal(tine_pool *pool, tine__sched_job *s, tine__sched_worker *w)
     int64_t now = tine__now_usec();
     tine_job *job = job_of(s);
     if (pool->killed || job->reason != TINE__REASON_NONE ||
-        !tine__caller_recall(worker_of(w)->caller, job))
+        !tine__client_recall(worker_of(w)->client, job))
         tine__sched_kept(pool->sched, s, now);
     else if (tine__sched_returned(pool->sched, s, now) < 0)
         tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
@@ -62,8 +62,8 @@ static void carry_out(tine_pool *pool, const tine__sched_action *a)
     case TINE__SCHED_STOP:
         pool->n.recycled += a->worker->spent;
         if (worker_of(a->worker) != pool->promoting ||
-            tine__caller_promote(pool->promoting->caller) < 0)
-            tine__caller_close(worker_of(a->worker)->caller);
+            tine__client_promote(pool->promoting->client) < 0)
+            tine__client_close(worker_of(a->worker)->client);
         break;
     case TINE__SCHED_DRAIN:
         if (pool->options.on_drain)
@@ -141,7 +141,7 @@ static void pool_free(tine_pool *pool)
     tine__host_unpost(host, &pool->task);
     tine_timer_free(pool->timer);
     tine__sched_free(pool->sched);
-    tine__service_free(&pool->service);
+    tine__rpc_config_free(&pool->config);
     free(pool->dead);
     free(pool->last);
     free(pool->told);
@@ -219,7 +219,7 @@ static void cancel(tine_job *job)
     if (tine__stale(pool->host) || job->pool->fate != TINE__FATE_OPEN)
         return;
     if (job->at) {
-        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
+        tine__client_stop(job->at, job, TINE__REASON_CANCEL);
     } else if (job->pool->s.queued) {
         tine__sched_remove(pool->sched, &job->pool->s);
         tine__pool_end_later(pool, job, TINE__FATE_CANCELLED);
@@ -243,8 +243,8 @@ static int make_job(tine_pool *pool, const tine_str *args, size_t n, bool refuse
 {
     tine_job *job;
     size_t extra = sizeof(struct tine__pool_part);
-    int err = refused ? tine__job_new_bare(&job, &pool->service, args, n, extra)
-                      : tine__job_new(&job, &pool->service, args, n, extra);
+    int err = refused ? tine__job_new_bare(&job, &pool->config, args, n, extra)
+                      : tine__job_new(&job, &pool->config, args, n, extra);
     if (err < 0)
         return err;
     job->pool->job = job;
@@ -376,10 +376,10 @@ static void take_options(tine_pool *pool, const tine_pool_options *options)
     *o = *options;
     if (!o->load)
         o->load = DEFAULT_LOAD;
-    if (!pool->service.async && o->load > MOST_LOAD)
+    if (!pool->config.async && o->load > MOST_LOAD)
         o->load = MOST_LOAD;
     if (o->queue == TINE_NO_QUEUE) {
-        o->load = pool->service.async ? o->load : 1;
+        o->load = pool->config.async ? o->load : 1;
         o->start_usec = 0;
     }
     memset(&o->rpc.init, 0, sizeof o->rpc.init);
@@ -406,8 +406,8 @@ static void teardown(tine_pool *pool)
     pool->closed = true; /* nothing can be called any more */
     while (pool->workers) {
         tine__pool_worker *w = pool->workers;
-        tine_job *jobs = tine__caller_take_all(w->caller);
-        tine__caller_fail_traces(w->caller, &err);
+        tine_job *jobs = tine__client_take_all(w->client);
+        tine__client_fail_traces(w->client, &err);
         for (tine_job *job = jobs; job; job = job->next)
             tine__sched_done(pool->sched, &job->pool->s, false, 0);
         if (!w->canary) /* else the scheduler does not know it */
@@ -448,7 +448,7 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
     pool->task = (tine__task){.run = run_task, .arg = pool};
     tine__rpc_open(p->host); /* before: what closes it comes after the pools */
     tine__host_at_close(p->host, close_all);
-    int err = tine__service_init(&pool->service, p->host, func, &options->rpc);
+    int err = tine__rpc_config_init(&pool->config, p->host, func, &options->rpc);
     if (!err) {
         take_options(pool, options);
         err = open_sched(pool);
@@ -457,7 +457,7 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
         err = tine__source_hold(pool, p, false, &pool->current);
     if (err < 0) {
         tine__sched_free(pool->sched);
-        tine__service_free(&pool->service);
+        tine__rpc_config_free(&pool->config);
         free(pool);
         return err;
     }

@@ -7,8 +7,8 @@
  * Which job goes to which worker, and how many there are, is sched.h's; how they are talked
  * to is client.h's. State first, the user's callback last. The pool is freed only in its own
  * task: in every other function it is alive until that returns. */
-#ifndef TINE_POOL_H
-#define TINE_POOL_H
+#ifndef TINE_POOL_POOL_H
+#define TINE_POOL_POOL_H
 
 #include "base/histogram.h"
 #include "rpc/client.h"
@@ -16,7 +16,7 @@
 
 /* Why a job ends that no worker has ended. */
 enum {
-    CAUSE_MAX = 4096 /* octets of a message that is made of another */
+    CAUSE_MAX = 4096 /* bytes of a message that is made of another */
 };
 
 #define TINE__POOL_CLOSED "the pool was closed"
@@ -35,7 +35,7 @@ enum tine__fate {
 typedef struct tine__pool_worker tine__pool_worker;
 typedef struct tine__source tine__source;
 
-/* What a pool keeps of a job beside what the caller needs. */
+/* What a pool keeps of a job beside what the client needs. */
 struct tine__pool_part {
     tine__sched_job s; /* first */
     tine_job *job;
@@ -63,7 +63,7 @@ struct tine__pool_worker {
     tine__sched_worker s; /* first */
     tine__pool_worker *next, *prev;
     tine_pool *pool;
-    tine__caller *caller;
+    tine__client *client;
     uint64_t jobs, generation;
     int64_t rss_usec; /* when its memory was looked at */
     bool canary;      /* the first of a reload: the scheduler does not know it yet */
@@ -74,7 +74,7 @@ struct tine__pool_worker {
 struct tine_pool {
     tine_pool *next, *prev; /* of the host's */
     tine_host *host;
-    tine__service service;
+    tine__rpc_config config;
     tine__sched *sched;
     tine__pool_worker *workers;
     tine__source *sources, *current, *spare,
@@ -145,7 +145,7 @@ void tine__pool_start(tine_pool *pool, bool replacement);
 int tine__pool_start_canary(tine_pool *pool);
 void tine__pool_kill_workers(tine_pool *pool);
 void tine__pool_free_worker(tine__pool_worker *w);
-/* Resident memory in octets, 0 where unknown. */
+/* Resident memory in bytes, 0 where unknown. */
 uint64_t tine__pool_rss(pid_t pid);
 
 /* template.c */

@@ -36,7 +36,7 @@ static bool waited_before(const void *a, const void *b)
 
 static bool parked_before(const void *a, const void *b)
 {
-    const tine__key *x = a, *y = b;
+    const tine__affine *x = a, *y = b;
     return job_before(tine__prioq_first(&x->parked), tine__prioq_first(&y->parked));
 }
 
@@ -79,13 +79,13 @@ int tine__sched_new(tine__sched **out, const tine__sched_config *config)
     tine__prioq_init(&s->free, less_loaded, PLACE(at_free));
     tine__prioq_init(&s->waited, waited_before, PLACE(at_waited));
     tine__prioq_init(&s->hungry, waited_before, PLACE(at_hungry));
-    tine__prioq_init(&s->parking, parked_before, offsetof(tine__key, at_parking));
+    tine__prioq_init(&s->parking, parked_before, offsetof(tine__affine, at_parking));
     tine__prioq_init(&s->idle, idle_before, PLACE(at_idle));
     tine__prioq_init(&s->loaded, busy_before, PLACE(at_loaded));
     tine__prioq_init(&s->ages, older, PLACE(at_age));
     tine__prioq_init(&s->due, due_before, PLACE(at_due));
     tine__prioq_init(&s->leaving, used_before, PLACE(at_leaving));
-    if (tine__keys_open(&s->keys) < 0) {
+    if (tine__affinity_open(&s->keys) < 0) {
         free(s);
         return -ENOMEM;
     }
@@ -101,7 +101,7 @@ void tine__sched_free(tine__sched *s)
                           &s->idle,  &s->loaded,  &s->ages, &s->due,    &s->leaving};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tine__prioq_free(all[i]);
-    tine__keys_free(&s->keys);
+    tine__affinity_free(&s->keys);
     free(s);
 }
 
@@ -134,7 +134,7 @@ void tine__parked_init(tine__prioq *parked)
 }
 
 /* Until the worker that has others of its key has done them. */
-static int park(tine__sched *s, tine__key *e, tine__sched_job *job)
+static int park(tine__sched *s, tine__affine *e, tine__sched_job *job)
 {
     int err = tine__prioq_reserve(&s->parking, s->parking.n + 1);
     if (!err)
@@ -149,7 +149,7 @@ static int park(tine__sched *s, tine__key *e, tine__sched_job *job)
     return 0;
 }
 
-static void unpark(tine__sched *s, tine__key *e, tine__sched_job *job)
+static void unpark(tine__sched *s, tine__affine *e, tine__sched_job *job)
 {
     tine__prioq_remove(&e->parked, job);
     job->parked = false;
@@ -177,14 +177,14 @@ int tine__sched_route(tine__sched *s, tine__sched_job *job)
     job->worker = NULL;
     if (!job->has_key)
         return tine__prioq_add(&s->queue, job);
-    tine__key *e = tine__keys_find(&s->keys, job->key);
+    tine__affine *e = tine__affinity_find(&s->keys, job->key);
     if (!e || !e->worker)
         return tine__prioq_add(&s->queue, job); /* who gets the first gets them all */
     if (tine__sched_takes_jobs(e->worker))
         return wait_for(s, e->worker, job);
     if (e->handed)
         return park(s, e, job);
-    tine__keys_bind(e, NULL);
+    tine__affinity_bind(e, NULL);
     return tine__prioq_add(&s->queue, job);
 }
 
@@ -192,7 +192,7 @@ int tine__sched_route(tine__sched *s, tine__sched_job *job)
 static void unqueue(tine__sched *s, tine__sched_job *job)
 {
     if (job->parked) {
-        unpark(s, tine__keys_find(&s->keys, job->key), job);
+        unpark(s, tine__affinity_find(&s->keys, job->key), job);
     } else if (job->worker) {
         tine__prioq_remove(job->worker->p.waiting, job);
         tine__sched_place(s, job->worker);
@@ -213,14 +213,14 @@ static void dequeued(tine__sched *s, tine__sched_job *job)
 static void leave(tine__sched *s, const tine__sched_job *job)
 {
     if (job->has_key)
-        tine__keys_find(&s->keys, job->key)->open--;
+        tine__affinity_find(&s->keys, job->key)->open--;
 }
 
 static int open_key(tine__sched *s, const tine__sched_job *job)
 {
     if (!job->has_key)
         return 0;
-    tine__key *e = tine__keys_get(&s->keys, job->key);
+    tine__affine *e = tine__affinity_get(&s->keys, job->key);
     if (!e)
         return -ENOMEM;
     e->open++;
@@ -311,7 +311,7 @@ static tine__sched_job *better(tine__sched_job *a, tine__sched_job *b)
 static tine__sched_job *best_queued(const tine__sched *s)
 {
     const tine__sched_worker *w = tine__prioq_first(&s->waited);
-    const tine__key *e = tine__prioq_first(&s->parking);
+    const tine__affine *e = tine__prioq_first(&s->parking);
     tine__sched_job *job = tine__prioq_first(&s->queue);
     job = better(job, w ? tine__prioq_first(w->p.waiting) : NULL);
     return better(job, e ? tine__prioq_first(&e->parked) : NULL);
@@ -361,9 +361,9 @@ static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
     w->p.kept = false; /* this one may be had */
     w->p.used = ++s->uses;
     if (job->has_key) {
-        tine__key *e = tine__keys_find(&s->keys, job->key);
+        tine__affine *e = tine__affinity_find(&s->keys, job->key);
         if (e->worker != w)
-            tine__keys_bind(e, w);
+            tine__affinity_bind(e, w);
         e->handed++;
     }
     tine__sched_place(s, w);
@@ -376,11 +376,11 @@ static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
 }
 
 /* The worker that held the key up has none of it any more: the others may go on. */
-static void release_parked(tine__sched *s, tine__key *e)
+static void release_parked(tine__sched *s, tine__affine *e)
 {
     if (e->handed || !e->worker || tine__sched_takes_jobs(e->worker))
         return;
-    tine__keys_bind(e, NULL);
+    tine__affinity_bind(e, NULL);
     while (e->parked.n) {
         tine__sched_job *job = tine__prioq_first(&e->parked);
         unpark(s, e, job);
@@ -406,7 +406,7 @@ void tine__sched_unhand(tine__sched *s, tine__sched_job *job)
     if (--w->load == 0)
         s->nbusy--;
     if (job->has_key) {
-        tine__key *e = tine__keys_find(&s->keys, job->key);
+        tine__affine *e = tine__affinity_find(&s->keys, job->key);
         e->handed--;
         release_parked(s, e);
     }
@@ -469,7 +469,7 @@ static tine__sched_job *next_job(tine__sched *s)
         tine__sched_job *job = tine__prioq_first(&s->queue);
         if (!job || !job->has_key)
             return job;
-        const tine__key *e = tine__keys_find(&s->keys, job->key);
+        const tine__affine *e = tine__affinity_find(&s->keys, job->key);
         if (!e->worker)
             return job;
         tine__prioq_remove(&s->queue, job);

@@ -42,8 +42,8 @@
  *   well break the pool: the caller fails all jobs. One worker is tried again after 1 s, then 2,
  *   4, ... 64 s, when there is a job, or `idle` wants one; when that is ready, the pool is
  *   mended. */
-#ifndef TINE_SCHED_H
-#define TINE_SCHED_H
+#ifndef TINE_POOL_SCHED_H
+#define TINE_POOL_SCHED_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -104,7 +104,7 @@ typedef struct tine__sched_worker {
         bool is_ready;                        /* counted as such */
         struct tine__sched_job *first, *last; /* handed over, in order */
         struct tine__prioq *waiting;          /* jobs that only it may take; or NULL */
-        struct tine__key *keys;               /* that are bound to it */
+        struct tine__affine *keys;            /* that are bound to it */
     } p;
 } tine__sched_worker;
 

@@ -7,17 +7,17 @@
 
 enum { FIRST_SLOTS = 64 };
 
-int tine__keys_open(tine__keys *k)
+int tine__affinity_open(tine__affinity *k)
 {
     k->slots = calloc(FIRST_SLOTS, sizeof *k->slots);
     k->nslots = FIRST_SLOTS;
     return k->slots ? 0 : -ENOMEM;
 }
 
-void tine__keys_free(tine__keys *k)
+void tine__affinity_free(tine__affinity *k)
 {
     while (k->oldest) {
-        tine__key *e = k->oldest;
+        tine__affine *e = k->oldest;
         k->oldest = e->newer;
         tine__prioq_free(&e->parked);
         free(e);
@@ -25,20 +25,20 @@ void tine__keys_free(tine__keys *k)
     free(k->slots);
 }
 
-static tine__key **slot_of(const tine__keys *k, uint64_t key)
+static tine__affine **slot_of(const tine__affinity *k, uint64_t key)
 {
     return &k->slots[(key ^ key >> 32) & (k->nslots - 1)];
 }
 
-tine__key *tine__keys_find(const tine__keys *k, uint64_t key)
+tine__affine *tine__affinity_find(const tine__affinity *k, uint64_t key)
 {
-    tine__key *e = *slot_of(k, key);
+    tine__affine *e = *slot_of(k, key);
     while (e && e->key != key)
         e = e->next;
     return e;
 }
 
-static void unlist(tine__keys *k, tine__key *e)
+static void unlist(tine__affinity *k, tine__affine *e)
 {
     if (e->older)
         e->older->newer = e->newer;
@@ -50,7 +50,7 @@ static void unlist(tine__keys *k, tine__key *e)
         k->newest = e->older;
 }
 
-static void list(tine__keys *k, tine__key *e)
+static void list(tine__affinity *k, tine__affine *e)
 {
     e->newer = NULL;
     e->older = k->newest;
@@ -62,16 +62,16 @@ static void list(tine__keys *k, tine__key *e)
 }
 
 /* Forgets the key used longest ago, if it has no open jobs; else it counts as used now. */
-static void forget_one(tine__keys *k)
+static void forget_one(tine__affinity *k)
 {
-    tine__key *e = k->oldest;
+    tine__affine *e = k->oldest;
     unlist(k, e);
     if (e->open) {
         list(k, e);
         return;
     }
-    tine__keys_bind(e, NULL);
-    tine__key **link = slot_of(k, e->key);
+    tine__affinity_bind(e, NULL);
+    tine__affine **link = slot_of(k, e->key);
     while (*link != e)
         link = &(*link)->next;
     *link = e->next;
@@ -81,25 +81,25 @@ static void forget_one(tine__keys *k)
 }
 
 /* Slower without memory, not wrong. */
-static void grow(tine__keys *k)
+static void grow(tine__affinity *k)
 {
     size_t nslots = k->nslots * 2;
-    tine__key **slots = calloc(nslots, sizeof *slots);
+    tine__affine **slots = calloc(nslots, sizeof *slots);
     if (!slots)
         return;
     free(k->slots);
     k->slots = slots;
     k->nslots = nslots;
-    for (tine__key *e = k->oldest; e; e = e->newer) {
-        tine__key **slot = slot_of(k, e->key);
+    for (tine__affine *e = k->oldest; e; e = e->newer) {
+        tine__affine **slot = slot_of(k, e->key);
         e->next = *slot;
         *slot = e;
     }
 }
 
-tine__key *tine__keys_get(tine__keys *k, uint64_t key)
+tine__affine *tine__affinity_get(tine__affinity *k, uint64_t key)
 {
-    tine__key *e = tine__keys_find(k, key);
+    tine__affine *e = tine__affinity_find(k, key);
     if (e) {
         unlist(k, e);
         list(k, e);
@@ -112,7 +112,7 @@ tine__key *tine__keys_get(tine__keys *k, uint64_t key)
         forget_one(k); /* two, so that there are no more for ever than once were open */
     e->key = key;
     tine__parked_init(&e->parked);
-    tine__key **slot = slot_of(k, key);
+    tine__affine **slot = slot_of(k, key);
     e->next = *slot;
     *slot = e;
     list(k, e);
@@ -121,10 +121,10 @@ tine__key *tine__keys_get(tine__keys *k, uint64_t key)
     return e;
 }
 
-void tine__keys_bind(tine__key *e, tine__sched_worker *w)
+void tine__affinity_bind(tine__affine *e, tine__sched_worker *w)
 {
     if (e->worker) {
-        tine__key *first = e->worker->p.keys;
+        tine__affine *first = e->worker->p.keys;
         if (first == e)
             e->worker->p.keys = e->next_of_worker;
         else

@@ -1,28 +1,28 @@
 /* What the files of the scheduler share: sched.c (jobs), sched_workers.c (workers), sched_affinity.c. */
-#ifndef TINE_SCHED_PRIV_H
-#define TINE_SCHED_PRIV_H
+#ifndef TINE_POOL_SCHED_PRIV_H
+#define TINE_POOL_SCHED_PRIV_H
 
 #include "base/prioq.h"
 #include "sched.h"
 
 /* A key that is remembered, and the worker that its jobs go to. */
-typedef struct tine__key {
+typedef struct tine__affine {
     uint64_t key;
     tine__sched_worker *worker; /* NULL: none yet, or no more */
     size_t open;                /* jobs that have not ended */
     size_t handed;              /* of those handed over, to that worker */
-    struct tine__key *next;     /* in the same slot */
-    struct tine__key *older, *newer;
-    struct tine__key *next_of_worker, *prev_of_worker;
+    struct tine__affine *next;  /* in the same slot */
+    struct tine__affine *older, *newer;
+    struct tine__affine *next_of_worker, *prev_of_worker;
     tine__prioq parked; /* jobs that wait for a worker on its way out */
     size_t at_parking;
-} tine__key;
+} tine__affine;
 
-typedef struct tine__keys {
-    tine__key **slots;
+typedef struct tine__affinity {
+    tine__affine **slots;
     size_t n, nslots;
-    tine__key *oldest, *newest;
-} tine__keys;
+    tine__affine *oldest, *newest;
+} tine__affinity;
 
 struct tine__sched {
     tine__sched_config config;
@@ -31,7 +31,7 @@ struct tine__sched {
     size_t nqueued;    /* all that are not handed over */
     size_t nhanded;
     bool was_full;
-    tine__keys keys;
+    tine__affinity keys;
     tine__sched_job *orphans; /* pinned ones of workers that have gone */
 
     size_t nworkers, nstarting, nready, nretiring; /* nready: those that take jobs */
@@ -62,14 +62,14 @@ struct tine__sched {
 };
 
 /* sched_affinity.c */
-int tine__keys_open(tine__keys *k);
-void tine__keys_free(tine__keys *k);
+int tine__affinity_open(tine__affinity *k);
+void tine__affinity_free(tine__affinity *k);
 void tine__parked_init(tine__prioq *parked); /* sched.c */
 /* The entry for a key, made if need be; NULL: no memory. */
-tine__key *tine__keys_get(tine__keys *k, uint64_t key);
-tine__key *tine__keys_find(const tine__keys *k, uint64_t key);
+tine__affine *tine__affinity_get(tine__affinity *k, uint64_t key);
+tine__affine *tine__affinity_find(const tine__affinity *k, uint64_t key);
 /* Its jobs go to w from now on; NULL: to nobody. */
-void tine__keys_bind(tine__key *e, tine__sched_worker *w);
+void tine__affinity_bind(tine__affine *e, tine__sched_worker *w);
 
 /* sched.c */
 bool tine__sched_takes_jobs(const tine__sched_worker *w);

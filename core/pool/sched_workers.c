@@ -189,7 +189,7 @@ void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_
         s->nretiring--;
     w->state = TINE__SCHED_STOPPED;
     while (w->p.keys)
-        tine__keys_bind(w->p.keys, NULL);
+        tine__affinity_bind(w->p.keys, NULL);
     forget(s, w);
     tine__sched_disperse(s, w);
     forget(s, w);

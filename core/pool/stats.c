@@ -10,8 +10,8 @@ int tine_pool_traceback(tine_pool *pool, pid_t pid, tine_text_cb cb, void *arg)
     if (tine__stale(pool->host))
         return -TINE_ESTALE;
     for (tine__pool_worker *w = pool->workers; w; w = w->next)
-        if (tine__caller_pid(w->caller) == pid)
-            return tine__caller_traceback(w->caller, cb, arg);
+        if (tine__client_pid(w->client) == pid)
+            return tine__client_traceback(w->client, cb, arg);
     return -ESRCH;
 }
 
@@ -19,11 +19,11 @@ static tine_worker_state state_of(const tine__pool_worker *w)
 {
     if (w->s.state == TINE__SCHED_STOPPED)
         return TINE_WORKER_STOPPING;
-    if (!tine__caller_is_ready(w->caller))
+    if (!tine__client_is_ready(w->client))
         return TINE_WORKER_STARTING;
     if (w->s.state == TINE__SCHED_RETIRING)
         return TINE_WORKER_RETIRING;
-    return tine__caller_load(w->caller) ? TINE_WORKER_BUSY : TINE_WORKER_IDLE;
+    return tine__client_load(w->client) ? TINE_WORKER_BUSY : TINE_WORKER_IDLE;
 }
 
 void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out)
@@ -36,7 +36,7 @@ void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out)
         out->idle += state == TINE_WORKER_IDLE;
         out->busy += state == TINE_WORKER_BUSY;
         out->retiring += state == TINE_WORKER_RETIRING;
-        out->running += tine__caller_load(w->caller);
+        out->running += tine__client_load(w->client);
     }
     out->queued = tine__sched_queued(pool->sched);
     out->calls = pool->n.calls;
@@ -60,18 +60,18 @@ static void describe(const tine__pool_worker *w, bool measure, tine_worker_stats
 {
     tine__figures figures;
     int64_t now = tine__now_usec(), since = now;
-    const tine_job *job = tine__caller_running(w->caller, &since);
+    const tine_job *job = tine__client_running(w->client, &since);
     memset(out, 0, sizeof *out);
-    out->pid = tine__caller_pid(w->caller);
+    out->pid = tine__client_pid(w->client);
     out->state = state_of(w);
     out->jobs = w->jobs;
-    out->load = tine__caller_load(w->caller);
+    out->load = tine__client_load(w->client);
     out->job = job ? job->id : 0;
     out->job_usec = job ? now - since : 0;
     out->age_usec = w->s.since_usec ? now - w->s.since_usec : 0;
     out->generation = w->generation;
     tine__memory_clear(&out->memory);
-    tine__caller_figures(w->caller, &figures);
+    tine__client_figures(w->client, &figures);
     tine__memory_take(&out->memory, &figures);
     tine__memory_read(&out->memory, out->pid, measure);
     out->rss = out->memory.rss > 0 ? (uint64_t)out->memory.rss : 0;

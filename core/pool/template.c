@@ -231,7 +231,7 @@ void tine__pool_reload_failed(tine_pool *pool, const tine_error *err)
     pool->candidate = NULL;
     if (pool->canary) {
         pool->canary->killed = true;
-        tine__caller_kill(pool->canary->caller);
+        tine__client_kill(pool->canary->client);
         pool->canary = NULL;
     }
     tine__source_drop(s);
@@ -291,7 +291,7 @@ int tine_pool_promote(tine_pool *pool, tine_fault_cb cb, void *arg)
         return -TINE_ECLOSED;
     if (pool->candidate || pool->rolling || pool->promoting)
         return -EBUSY;
-    if (pool->service.async || (pool->current && pool->current->proc->sent_fds))
+    if (pool->config.async || (pool->current && pool->current->proc->sent_fds))
         return -EOPNOTSUPP;
     tine__pool_worker *w = warmest(pool);
     if (!w)
@@ -323,7 +323,7 @@ void tine__pool_consider_promotion(tine_pool *pool, int64_t now)
         tine__figures f;
         if (w->s.state != TINE__SCHED_READY || w->generation != pool->generation)
             continue;
-        tine__caller_figures(w->caller, &f);
+        tine__client_figures(w->client, &f);
         all++;
         warm += f.own > 0 && (uint64_t)f.own >= pool->options.promote_own;
     }
@@ -337,18 +337,18 @@ void tine__pool_consider_promotion(tine_pool *pool, int64_t now)
 void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w)
 {
     tine__source *s = calloc(1, sizeof *s);
-    tine__caller *c = w->caller;
+    tine__client *c = w->client;
     if (pool->promoting != w || pool->closed || !s) {
         free(s);
         w->killed = true;
-        tine__caller_kill(c);
+        tine__client_kill(c);
         return;
     }
     pool->promoting = NULL;
-    w->caller = NULL;
+    w->client = NULL;
     tine__sched_gone(pool->sched, &w->s, false, tine__now_usec());
     tine__pool_free_worker(w);
-    add_source(pool, s, tine__caller_release(c, &observer, s));
+    add_source(pool, s, tine__client_release(c, &observer, s));
     s->generation = pool->generation + 1;
     /* What it was made of is as good, if slower to warm up. */
     s->replay = tine__replay_ref(pool->current ? pool->current->replay : NULL);

@@ -10,9 +10,9 @@
 /* A job that so many workers have gone before may be what they die of, and hide it. */
 enum { RSS_EVERY_USEC = 250000, MOST_RETURNS = 20 };
 
-static tine__pool_worker *worker_at(tine__caller *c)
+static tine__pool_worker *worker_at(tine__client *c)
 {
-    return tine__caller_tag(c);
+    return tine__client_tag(c);
 }
 
 /* ----------------------------------------------------------------- the end of jobs */
@@ -49,7 +49,7 @@ static void check_rss(tine__pool_worker *w, int64_t now)
     if (!pool->options.max_rss || w->s.due || now - w->rss_usec < RSS_EVERY_USEC)
         return;
     w->rss_usec = now;
-    if (tine__pool_rss(tine__caller_pid(w->caller)) > pool->options.max_rss)
+    if (tine__pool_rss(tine__client_pid(w->client)) > pool->options.max_rss)
         tine__sched_replace(pool->sched, &w->s, now);
 }
 
@@ -75,7 +75,7 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
     tine__pool_end(pool, job, err, results, n);
 }
 
-static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_error *err,
+static void on_ended(void *owner, tine__client *c, tine_job *job, const tine_error *err,
                      const tine_str *results, size_t n, const tine__times *times)
 {
     tine_pool *pool = owner;
@@ -112,27 +112,27 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
 
 /* --------------------------------------------------------------- other news of them */
 
-static void on_event(void *owner, tine__caller *c, tine_job *job,
+static void on_event(void *owner, tine__client *c, tine_job *job,
                      const tine_str *values, size_t n)
 {
     tine_pool *pool = owner;
-    pid_t pid = tine__caller_pid(c);
+    pid_t pid = tine__client_pid(c);
     if (job && job->pool->on_event)
         job->pool->on_event(job->arg, pid, job, values, n);
     else if (pool->options.rpc.on_event)
         pool->options.rpc.on_event(pool->options.rpc.arg, pid, job, values, n);
 }
 
-static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
+static void on_output(void *owner, tine__client *c, uint64_t job_id, int stream,
                       const char *line, size_t len)
 {
     tine_pool *pool = owner;
     if (pool->options.rpc.on_output)
-        pool->options.rpc.on_output(pool->options.rpc.arg, tine__caller_pid(c), job_id,
+        pool->options.rpc.on_output(pool->options.rpc.arg, tine__client_pid(c), job_id,
                                     stream, line, len);
 }
 
-static void on_ready(void *owner, tine__caller *c)
+static void on_ready(void *owner, tine__client *c)
 {
     tine_pool *pool = owner;
     tine__pool_worker *w = worker_at(c);
@@ -142,13 +142,13 @@ static void on_ready(void *owner, tine__caller *c)
     if (w->canary) {
         w->canary = false;
         if (tine__sched_started(pool->sched, &w->s, false, now) < 0) {
-            tine__caller_close(c);
+            tine__client_close(c);
             return;
         }
         tine__pool_take_over(pool);
     }
     if (pool->current && pool->current->generation == w->generation) {
-        tine__caller_template_figures(c, &pool->current->figures);
+        tine__client_template_figures(c, &pool->current->figures);
         pool->current->proven = true;
         pool->replayed = 0;
     }
@@ -157,7 +157,7 @@ static void on_ready(void *owner, tine__caller *c)
     tine__pool_wake(pool);
 }
 
-static void on_retire(void *owner, tine__caller *c)
+static void on_retire(void *owner, tine__client *c)
 {
     tine_pool *pool = owner;
     pool->n.recycled++;
@@ -165,7 +165,7 @@ static void on_retire(void *owner, tine__caller *c)
     tine__pool_wake(pool);
 }
 
-static void on_promoted(void *owner, tine__caller *c)
+static void on_promoted(void *owner, tine__client *c)
 {
     tine__pool_promoted(owner, worker_at(c));
 }
@@ -211,14 +211,14 @@ static void mourn(tine_pool *pool, tine__pool_worker *w, const tine_error *why)
     pool->last = tine__cause_new(why);
 }
 
-static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
+static void on_gone(void *owner, tine__client *c, tine_job *unstarted,
                     const tine_error *why)
 {
     tine_pool *pool = owner;
     tine__pool_worker *w = worker_at(c);
     int64_t now = tine__now_usec();
     bool canary = w->canary, stopping = w->s.state == TINE__SCHED_STOPPED;
-    bool was_ready = tine__caller_is_ready(c);
+    bool was_ready = tine__client_is_ready(c);
     bool failed = why && !w->killed && !pool->killed;
     mourn(pool, w, why);
     bring_back(pool, unstarted, now);
@@ -233,7 +233,7 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
                       .message_len = sizeof text - 1,
                       .code = -1};
     tine__cause *cause =
-        why ? tine__cause_new(why) : NULL; /* why goes with the caller */
+        why ? tine__cause_new(why) : NULL; /* why goes with the client */
     if (cause)
         err = cause->error;
     bool reloading = pool->canary == w || pool->promoting == w;
@@ -261,12 +261,12 @@ void tine__pool_free_worker(tine__pool_worker *w)
         pool->workers = w->next;
     if (w->next)
         w->next->prev = w->prev;
-    if (w->caller)
-        tine__caller_free(w->caller);
+    if (w->client)
+        tine__client_free(w->client);
     free(w);
 }
 
-static void on_fault(void *owner, tine__caller *c, const tine_error *err)
+static void on_fault(void *owner, tine__client *c, const tine_error *err)
 {
     (void)c;
     tine__pool_fault(owner, err);
@@ -274,24 +274,24 @@ static void on_fault(void *owner, tine__caller *c, const tine_error *err)
 
 static int fork_worker(tine_pool *pool, tine__source *source, tine__pool_worker **out)
 {
-    static const tine__caller_ops ops = {on_ready,    on_ended, on_event,  on_retire,
+    static const tine__client_ops ops = {on_ready,    on_ended, on_event,  on_retire,
                                          on_promoted, on_gone,  on_output, on_fault};
     tine_proc_options options;
     tine_proc *p = NULL;
     memset(&options, 0, sizeof options);
-    tine__caller_stdio(&options, &pool->service);
+    tine__client_stdio(&options, &pool->config);
     tine__pool_worker *w = calloc(1, sizeof *w);
     if (!w)
         return -ENOMEM;
     int err = tine__proc_fork_held(source->proc, &options, false, &p);
     if (!err)
-        err = tine__caller_new(p, &pool->service, &ops, pool, &w->caller);
+        err = tine__client_new(p, &pool->config, &ops, pool, &w->client);
     tine_proc_close(p);
     if (err < 0) {
         free(w);
         return err;
     }
-    tine__caller_set_tag(w->caller, w);
+    tine__client_set_tag(w->client, w);
     w->pool = pool;
     w->generation = source->generation;
     w->next = pool->workers;
@@ -316,7 +316,7 @@ void tine__pool_start(tine_pool *pool, bool replacement)
         return;
     }
     if (w) {
-        tine__caller_kill(w->caller);
+        tine__client_kill(w->client);
         w->canary = true; /* the scheduler does not know it */
     }
     tine_error error = tine__error_system(err, text, sizeof text, "make a worker");
@@ -339,6 +339,6 @@ void tine__pool_kill_workers(tine_pool *pool)
 {
     for (tine__pool_worker *w = pool->workers; w; w = w->next) {
         w->killed = true;
-        tine__caller_kill(w->caller);
+        tine__client_kill(w->client);
     }
 }

@@ -22,7 +22,7 @@
 enum { STACK_SIZE = 256 * 1024, CLEAR_OF_STDIO = 10 };
 
 typedef struct spawn_child {
-    const tine__spawn_args *args;
+    const tine__exec_args *args;
     char *const *argv;
     char *const *envp;
     int own[3]; /* our stdin, stdout and stderr, as it inherits them */
@@ -44,7 +44,7 @@ static int fail(spawn_child *c, const char *step)
 static int stdio_source(const spawn_child *c, int n)
 {
     int fd = c->args->stdio[n];
-    if (fd == TINE__SPAWN_INHERIT && fcntl(n, F_GETFD) >= 0)
+    if (fd == TINE__EXEC_INHERIT && fcntl(n, F_GETFD) >= 0)
         fd = c->own[n];
     if (fd >= 0)
         return fcntl(fd, F_DUPFD, CLEAR_OF_STDIO);
@@ -55,7 +55,7 @@ static int stdio_source(const spawn_child *c, int n)
 static int child_main(void *arg)
 {
     spawn_child *c = arg;
-    const tine__spawn_args *args = c->args;
+    const tine__exec_args *args = c->args;
     tine__signals_reset();
     if (args->apart)
         setsid();
@@ -81,7 +81,7 @@ static bool is_variable(const char *entry, const char *name)
 }
 
 /* The environment, with Lua's module paths put in. The versioned names win over LUA_PATH. */
-static char **environment(const tine__spawn_args *args)
+static char **environment(const tine__exec_args *args)
 {
     static const char *const names[2] = {"LUA_PATH_5_4", "LUA_CPATH_5_4"};
     const char *const values[2] = {args->lua_path, args->lua_cpath};
@@ -150,12 +150,13 @@ static void close_own(int own[3])
             tine__fd_close(&own[n]);
 }
 
-int tine__spawn(const tine__spawn_args *args, pid_t *pid, int *pidfd, const char **step)
+int tine__exec_start(const tine__exec_args *args, pid_t *pid, int *pidfd,
+                     const char **step)
 {
     char fd[16], parent[16];
-    snprintf(fd, sizeof fd, "%d", TINE__SPAWN_FD);
+    snprintf(fd, sizeof fd, "%d", TINE__EXEC_FD);
     snprintf(parent, sizeof parent, "%d", args->detach ? 0 : (int)getpid());
-    char *argv[] = {TINE__SPAWN_NAME, args->sweeps ? "--sweep" : "--serve", fd, parent,
+    char *argv[] = {TINE__EXEC_NAME, args->sweeps ? "--sweep" : "--serve", fd, parent,
                     NULL};
     *step = "make a process for";
     char **envp = environment(args);
@@ -200,7 +201,7 @@ static char *executable(const char *dir, size_t len, const char *name)
 static char *beside_library(void)
 {
     Dl_info info;
-    if (!dladdr((void *)(size_t)tine__spawn_find, &info) || !info.dli_fname)
+    if (!dladdr((void *)(size_t)tine__exec_find, &info) || !info.dli_fname)
         return NULL;
     /* For code linked into the program itself the loader gives argv[0]. */
     char *real = strchr(info.dli_fname, '/') ? realpath(info.dli_fname, NULL) : NULL;
@@ -216,12 +217,12 @@ static char *beside_library(void)
 
 static bool is_interpreter;
 
-void tine__spawn_self(void)
+void tine__exec_self(void)
 {
     is_interpreter = true;
 }
 
-char *tine__spawn_find(void)
+char *tine__exec_find(void)
 {
     /* Not where that leads to: the file may be replaced while the program runs. */
     char *path = is_interpreter ? strdup("/proc/self/exe") : beside_library();

@@ -121,7 +121,7 @@ const char *tine_host_interpreter(tine_host *host)
     if (host->interpreter)
         return host->interpreter;
     free(host->found_interpreter);
-    host->found_interpreter = tine__spawn_find();
+    host->found_interpreter = tine__exec_find();
     return host->found_interpreter;
 }
 

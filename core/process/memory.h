@@ -1,7 +1,7 @@
 /* What a process says of its interpreter's memory, in a report or in the page that it
  * shares with the host, and what the system says of the rest. */
-#ifndef TINE_METER_H
-#define TINE_METER_H
+#ifndef TINE_PROCESS_MEMORY_H
+#define TINE_PROCESS_MEMORY_H
 
 #include <stdbool.h>
 #include <sys/types.h>

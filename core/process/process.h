@@ -1,8 +1,8 @@
 /* The host and what hangs on it, as the files of the host side share them:
  * loop.c (libevent) <- host.c (ids), report_channel.c (the report channel) <- socket.c, spawn.c,
  * stdio.c. */
-#ifndef TINE_HOST_H
-#define TINE_HOST_H
+#ifndef TINE_PROCESS_PROCESS_H
+#define TINE_PROCESS_PROCESS_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@ typedef struct tine__capture {
     tine_io *io;
     tine__buf line;
     size_t scanned;
-    size_t ask; /* octets to read at a time, 0: the most */
+    size_t ask; /* bytes to read at a time, 0: the most */
     bool reading;
     tine_line_cb cb;
 } tine__capture;

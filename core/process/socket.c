@@ -200,10 +200,10 @@ static void data_came(tine_proc *p)
 static void on_command_socket(void *arg, tine_io *io, int events)
 {
     tine_proc *p = arg;
-    char octet;
+    char byte;
     (void)io;
     (void)events;
-    ssize_t n = recv(p->chan.fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT);
+    ssize_t n = recv(p->chan.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     tine_io_free(p->read_io);

@@ -169,7 +169,7 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
 {
     tine_host *host = p->host;
     const char *step = NULL;
-    tine__spawn_args args = {
+    tine__exec_args args = {
         .path = tine_host_interpreter(host),
         .command_fd = far,
         .detach = p->detach,
@@ -184,9 +184,9 @@ static int exec_interpreter(tine_proc *p, redirect *r, int far)
                      NULL);
     for (int n = 0; n < 3; n++)
         args.stdio[n] = stdio_kind(r, n) == TINE__STDIO_FD     ? r->fds[n]
-                        : stdio_kind(r, n) == TINE__STDIO_NULL ? TINE__SPAWN_NULL
-                                                               : TINE__SPAWN_INHERIT;
-    int err = tine__spawn(&args, &p->pid, &p->pidfd, &step);
+                        : stdio_kind(r, n) == TINE__STDIO_NULL ? TINE__EXEC_NULL
+                                                               : TINE__EXEC_INHERIT;
+    int err = tine__exec_start(&args, &p->pid, &p->pidfd, &step);
     if (err < 0)
         return never(p, err, step, args.path);
     p->direct = true;
@@ -437,7 +437,7 @@ static void become_child(const redirect *r, bool detach, pid_t parent, const int
     if (detach || stdio_kind(r, 0) != TINE__STDIO_KEEP)
         setsid();
     if (!detach)
-        tine__guard_parent(parent);
+        tine__pdeathsig_parent(parent);
     child_stdio(r);
     tine__fd_close_from(3, keep, nkeep);
 }

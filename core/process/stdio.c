@@ -13,7 +13,7 @@ enum { READ_SIZE = 16384, MAX_LINE = 1 << 20, READS_PER_WAKE = 16 };
 /* So many callbacks, then others have their turn; FEW where calls are waited for. */
 enum { LINES_PER_WAKE = 64, FEW_LINES = 16, ALL_LINES = INT32_MAX };
 
-/* There is room for one octet more: the newline's, or what read_lines has left. */
+/* There is room for one byte more: the newline's, or what read_lines has left. */
 static void deliver(tine__capture *c, unsigned char *line, size_t len)
 {
     line[len] = 0;
@@ -48,7 +48,7 @@ static size_t split(tine__capture *c, bool at_end)
     return n;
 }
 
-/* n octets were so many lines: of short ones less is read at a time, since what has been read must
+/* n bytes were so many lines: of short ones less is read at a time, since what has been read must
  * be delivered. What comes next may be longer. */
 static void set_pace(tine__capture *c, size_t n, size_t lines, size_t most)
 {

@@ -25,14 +25,14 @@ static void start(tine_host *host)
     const char *path = tine_host_interpreter(host);
     if (!path || tine__fd_pair(SOCK_SEQPACKET, pair) < 0)
         return;
-    tine__spawn_args args = {
+    tine__exec_args args = {
         .path = path,
         .command_fd = pair[1],
-        .stdio = {TINE__SPAWN_NULL, TINE__SPAWN_NULL, TINE__SPAWN_NULL},
+        .stdio = {TINE__EXEC_NULL, TINE__EXEC_NULL, TINE__EXEC_NULL},
         .apart = true,
         .sweeps = true,
     };
-    if (tine__spawn(&args, &pid, &host->sweeper_pidfd, &step) == 0) {
+    if (tine__exec_start(&args, &pid, &host->sweeper_pidfd, &step) == 0) {
         host->sweeper_fd = pair[0];
         pair[0] = -1;
     }

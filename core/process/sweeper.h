@@ -5,8 +5,8 @@
  *
  * A SOCK_SEQPACKET from the host brings a message for each session: i32, its leader; fd: pidfd of
  * that. It ends with the host. */
-#ifndef TINE_SWEEPER_H
-#define TINE_SWEEPER_H
+#ifndef TINE_PROCESS_SWEEPER_H
+#define TINE_PROCESS_SWEEPER_H
 
 #include "process.h"
 

@@ -1,4 +1,4 @@
-/* A caller's life: the worker's process, the lists of calls, what is sent, and the end. */
+/* A client's life: the worker's process, the lists of calls, what is sent, and the end. */
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,15 +19,15 @@ static void on_writable(void *arg, tine_io *io, int events)
 {
     (void)io;
     (void)events;
-    tine__caller_flush(arg);
+    tine__client_flush(arg);
 }
 
-static void watch_writes(tine__caller *c, bool on)
+static void watch_writes(tine__client *c, bool on)
 {
     if (on && !c->write_io) {
-        if (tine__io_internal(c->service->host, &c->write_io, c->fd, TINE_WRITE,
+        if (tine__io_internal(c->config->host, &c->write_io, c->fd, TINE_WRITE,
                               on_writable, c) < 0)
-            tine__host_post(c->service->host,
+            tine__host_post(c->config->host,
                             &c->flush_task); /* for as long as it takes */
     } else if (!on && c->write_io) {
         tine_io_free(c->write_io);
@@ -35,7 +35,7 @@ static void watch_writes(tine__caller *c, bool on)
     }
 }
 
-static void pop_mark(tine__caller *c)
+static void pop_mark(tine__client *c)
 {
     tine__fd_mark *m = c->fd_marks;
     c->fd_marks = m->next;
@@ -44,7 +44,7 @@ static void pop_mark(tine__caller *c)
 }
 
 /* As send, up to where descriptors go along. */
-static ssize_t send_marked(tine__caller *c)
+static ssize_t send_marked(tine__client *c)
 {
     const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
     const tine__fd_mark *m = c->fd_marks;
@@ -58,7 +58,7 @@ static ssize_t send_marked(tine__caller *c)
     return n;
 }
 
-static ssize_t send_some(tine__caller *c)
+static ssize_t send_some(tine__client *c)
 {
     if (c->fd_marks)
         return send_marked(c);
@@ -71,7 +71,7 @@ static bool is_short(int err)
     return err == EAGAIN || err == ENOBUFS || err == ENOMEM || err == ETOOMANYREFS;
 }
 
-static void sent_all(tine__caller *c)
+static void sent_all(tine__client *c)
 {
     while (c->fd_marks)
         pop_mark(c);
@@ -79,8 +79,7 @@ static void sent_all(tine__caller *c)
     if (c->out.cap > KEEP_BUFFER)
         tine__buf_free(&c->out);
     watch_writes(c, false);
-    bool hears =
-        c->service->async && c->first && c->said_end; /* of what is cancelled */
+    bool hears = c->config->async && c->first && c->said_end; /* of what is cancelled */
     if (c->closed && !c->shut && !hears) {
         c->shut = true;
         shutdown(c->fd, SHUT_WR);
@@ -88,7 +87,7 @@ static void sent_all(tine__caller *c)
 }
 
 /* Before a worker that is never quite through what was sent to it lets the buffer grow. */
-static void forget_sent(tine__caller *c)
+static void forget_sent(tine__client *c)
 {
     size_t left = c->out.len - c->sent;
     if (c->sent < left)
@@ -100,7 +99,7 @@ static void forget_sent(tine__caller *c)
     c->sent = 0;
 }
 
-void tine__caller_flush(tine__caller *c)
+void tine__client_flush(tine__client *c)
 {
     if (c->fd < 0)
         return;
@@ -125,18 +124,18 @@ void tine__caller_flush(tine__caller *c)
 
 static void flush_task(void *arg)
 {
-    tine__caller_flush(arg);
+    tine__client_flush(arg);
 }
 
 /* While we read the answers of the only worker that has calls, it can begin with the next ones,
  * if it has a CPU of its own; where there are others, they have something to do. */
-static bool wants_early(const tine__caller *c)
+static bool wants_early(const tine__client *c)
 {
-    const tine_host *host = c->service->host;
+    const tine_host *host = c->config->host;
     return !host->spin.alone && host->nbusy == 1;
 }
 
-int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
+int tine__client_put(tine__client *c, int type, uint64_t serial, const void *body,
                      size_t len)
 {
     unsigned char *to = tine__buf_room(&c->out, TINE__CALL_HEAD + len);
@@ -149,13 +148,13 @@ int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *bod
         memcpy(to + TINE__CALL_HEAD, body, len);
     c->out.len += TINE__CALL_HEAD + len;
     if (!c->reading)
-        tine__host_post(c->service->host, &c->flush_task);
+        tine__host_post(c->config->host, &c->flush_task);
     else if (wants_early(c) && c->out.len - c->sent > FEW)
-        tine__caller_flush(c);
+        tine__client_flush(c);
     return 0;
 }
 
-static int put_mark(tine__caller *c, tine__fds *set, size_t first, size_t n)
+static int put_mark(tine__client *c, tine__fds *set, size_t first, size_t n)
 {
     tine__fd_mark *m = malloc(sizeof *m);
     if (!m)
@@ -171,7 +170,7 @@ static int put_mark(tine__caller *c, tine__fds *set, size_t first, size_t n)
 
 /* The frames that bring a job's descriptors. Where one fails, those before it are
  * dropped there. */
-static int put_fds(tine__caller *c, tine__fds *set, uint64_t serial)
+static int put_fds(tine__client *c, tine__fds *set, uint64_t serial)
 {
     for (size_t first = 0; first < set->n;) {
         size_t n = set->n - first;
@@ -184,7 +183,7 @@ static int put_fds(tine__caller *c, tine__fds *set, uint64_t serial)
         int err = room ? put_mark(c, set, first, n) : -ENOMEM;
         c->out.failed = false;
         if (!err)
-            err = tine__caller_put(c, TINE__FDS, serial, body, sizeof body);
+            err = tine__client_put(c, TINE__FDS, serial, body, sizeof body);
         if (err < 0)
             return err;
         first += n;
@@ -194,15 +193,15 @@ static int put_fds(tine__caller *c, tine__fds *set, uint64_t serial)
 
 /* --------------------------------------------------------------------- lists */
 
-static size_t slot_of(const tine__caller *c, uint64_t serial)
+static size_t slot_of(const tine__client *c, uint64_t serial)
 {
     return (size_t)serial & (c->ntable - 1);
 }
 
 /* Serials follow each other, so that the table is as good as an array. */
-static int table_room(tine__caller *c)
+static int table_room(tine__client *c)
 {
-    if (!c->service->async || c->load < c->ntable)
+    if (!c->config->async || c->load < c->ntable)
         return 0;
     size_t n = c->ntable ? c->ntable * 2 : FIRST_TABLE;
     tine_job **table = calloc(n, sizeof *table);
@@ -218,9 +217,9 @@ static int table_room(tine__caller *c)
     return 0;
 }
 
-tine_job *tine__caller_find(const tine__caller *c, uint64_t serial)
+tine_job *tine__client_find(const tine__client *c, uint64_t serial)
 {
-    if (!c->service->async) {
+    if (!c->config->async) {
         for (tine_job *job = c->first; job && job->serial <= serial; job = job->next)
             if (job->serial == serial)
                 return job;
@@ -232,9 +231,9 @@ tine_job *tine__caller_find(const tine__caller *c, uint64_t serial)
     return job;
 }
 
-static void set_busy(tine__caller *c)
+static void set_busy(tine__client *c)
 {
-    tine_host *host = c->service->host;
+    tine_host *host = c->config->host;
     c->next_busy = host->busy;
     if (host->busy)
         host->busy->prev_busy = c;
@@ -242,9 +241,9 @@ static void set_busy(tine__caller *c)
     host->nbusy++;
 }
 
-static void set_idle(tine__caller *c)
+static void set_idle(tine__client *c)
 {
-    tine_host *host = c->service->host;
+    tine_host *host = c->config->host;
     if (c->prev_busy)
         c->prev_busy->next_busy = c->next_busy;
     else
@@ -255,7 +254,7 @@ static void set_idle(tine__caller *c)
     host->nbusy--;
 }
 
-static void link_job(tine__caller *c, tine_job *job)
+static void link_job(tine__client *c, tine_job *job)
 {
     job->at = c;
     job->next = NULL;
@@ -267,13 +266,13 @@ static void link_job(tine__caller *c, tine_job *job)
     c->last = job;
     if (!c->load++)
         set_busy(c);
-    if (!c->service->async)
+    if (!c->config->async)
         return;
     job->hash_next = c->table[slot_of(c, job->serial)];
     c->table[slot_of(c, job->serial)] = job;
 }
 
-void tine__caller_unlink(tine__caller *c, tine_job *job)
+void tine__client_unlink(tine__client *c, tine_job *job)
 {
     if (job->prev)
         job->prev->next = job->next;
@@ -285,9 +284,9 @@ void tine__caller_unlink(tine__caller *c, tine_job *job)
         c->last = job->prev;
     if (!--c->load)
         set_idle(c);
-    if (c->service->async) {
+    if (c->config->async) {
         if (c->closed && !c->first)
-            tine__host_post(c->service->host, &c->flush_task);
+            tine__host_post(c->config->host, &c->flush_task);
         tine_job **link = &c->table[slot_of(c, job->serial)];
         while (*link != job)
             link = &(*link)->hash_next;
@@ -297,18 +296,18 @@ void tine__caller_unlink(tine__caller *c, tine_job *job)
     job->next = job->prev = job->hash_next = NULL;
 }
 
-int tine__caller_give(tine__caller *c, tine_job *job)
+int tine__client_give(tine__client *c, tine_job *job)
 {
     int err = table_room(c);
     if (!err && job->fds)
         err = put_fds(c, job->fds, c->handed + 1);
     if (!err)
-        err = tine__caller_put(c, TINE__CALL, c->handed + 1, job->payload, job->len);
+        err = tine__client_put(c, TINE__CALL, c->handed + 1, job->payload, job->len);
     if (err < 0)
         return err;
     job->serial = ++c->handed;
-    if (c->service->async && job->serial > TINE__WINDOW)
-        tine__caller_note_start(c, job->serial - TINE__WINDOW);
+    if (c->config->async && job->serial > TINE__WINDOW)
+        tine__client_note_start(c, job->serial - TINE__WINDOW);
     if (c->ids)
         c->ids[job->serial % TINE__WINDOW] = job->id;
     job->recall_tried = job->innocent = false;
@@ -316,17 +315,17 @@ int tine__caller_give(tine__caller *c, tine_job *job)
     link_job(c, job);
     if (job->timeout_usec > 0) {
         job->handed_usec = tine__now_usec();
-        tine__caller_wake_at(c, job->handed_usec + job->timeout_usec);
+        tine__client_wake_at(c, job->handed_usec + job->timeout_usec);
     }
     return 0;
 }
 
-bool tine__caller_has_room(const tine__caller *c)
+bool tine__client_has_room(const tine__client *c)
 {
-    return c->service->async || c->handed - c->answered < TINE__WINDOW;
+    return c->config->async || c->handed - c->answered < TINE__WINDOW;
 }
 
-tine_job *tine__caller_take_all(tine__caller *c)
+tine_job *tine__client_take_all(tine__client *c)
 {
     tine_job *first = c->first;
     for (tine_job *job = first; job; job = job->next)
@@ -352,7 +351,7 @@ tine_job *tine__caller_take_all(tine__caller *c)
 
 static void on_given(void *arg, tine_proc *p, int fd, const tine_error *err)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     if (fd < 0) {
         if (err && !c->cause)
             c->cause = tine__cause_new(err);
@@ -360,28 +359,28 @@ static void on_given(void *arg, tine_proc *p, int fd, const tine_error *err)
     }
     c->pid = tine_proc_pid(p);
     c->fd = fd;
-    if (tine__io_internal(c->service->host, &c->read_io, fd, TINE_READ,
-                          tine__caller_readable, c) < 0)
-        tine__caller_broken(c, "there is no memory to watch it");
-    tine__caller_flush(c);
+    if (tine__io_internal(c->config->host, &c->read_io, fd, TINE_READ,
+                          tine__client_readable, c) < 0)
+        tine__client_broken(c, "there is no memory to watch it");
+    tine__client_flush(c);
 }
 
 static void on_made(void *arg, tine_proc *p)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     if (p->done >= c->before)
         c->began_usec = tine__now_usec();
 }
 
 static void on_failed(void *arg, tine_proc *p, const tine_error *err)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     (void)p;
     if (!c->cause)
         c->cause = tine__cause_new(err);
 }
 
-void tine__caller_broken(tine__caller *c, const char *what)
+void tine__client_broken(tine__client *c, const char *what)
 {
     char text[300];
     int n = snprintf(text, sizeof text, "worker %d was killed: %s", (int)c->pid, what);
@@ -396,10 +395,10 @@ void tine__caller_broken(tine__caller *c, const char *what)
         return;
     free(c->cause);
     c->cause = tine__cause_new(&err);
-    tine__caller_kill(c);
+    tine__client_kill(c);
 }
 
-void tine__caller_kill(tine__caller *c)
+void tine__client_kill(tine__client *c)
 {
     c->killed = true;
     tine_io_free(c->read_io); /* what has come is read when it has ended */
@@ -410,18 +409,18 @@ void tine__caller_kill(tine__caller *c)
     tine_proc_kill(c->proc, SIGKILL); /* also when it is not made yet */
 }
 
-void tine__caller_close(tine__caller *c)
+void tine__client_close(tine__client *c)
 {
     if (c->closed)
         return;
     c->closed = true;
-    if (c->service->async && c->first)
-        c->said_end = tine__caller_put(c, TINE__END, 0, NULL, 0) == 0;
-    tine__host_post(c->service->host, &c->flush_task);
+    if (c->config->async && c->first)
+        c->said_end = tine__client_put(c, TINE__END, 0, NULL, 0) == 0;
+    tine__host_post(c->config->host, &c->flush_task);
 }
 
 /* What a call gets that ran when the worker ended. */
-static tine_error crash_of(const tine__caller *c, const tine_error *how, char *text,
+static tine_error crash_of(const tine__client *c, const tine_error *how, char *text,
                            size_t size)
 {
     tine_error err = {.code = -1, .pid = c->pid};
@@ -441,24 +440,24 @@ static tine_error crash_of(const tine__caller *c, const tine_error *how, char *t
 }
 
 /* Of the calls handed over: those that ran fail, the others are given back. */
-static void settle_dead(tine__caller *c, const tine_error *how)
+static void settle_dead(tine__client *c, const tine_error *how)
 {
     char text[256];
-    uint64_t started = tine__caller_started(c);
+    uint64_t started = tine__client_started(c);
     tine_error crash = crash_of(c, how, text, sizeof text);
-    bool one = !c->service->async;
+    bool one = !c->config->async;
     /* Async: whose code ran is what it died of. */
     uint64_t guilty = one ? 0 : atomic_load(&c->region.page->running);
-    bool known = guilty && guilty <= started && tine__caller_find(c, guilty);
+    bool known = guilty && guilty <= started && tine__client_find(c, guilty);
     if (c->garbled && c->first) /* it may have been any of those; sync: the first */
         started = one ? c->first->serial : c->handed;
     while (c->first && c->first->serial <= started) {
         static const tine__times none;
         tine_job *job = c->first;
         job->innocent = known && job->serial != guilty;
-        tine__caller_unlink(c, job);
+        tine__client_unlink(c, job);
         if (job->reason != TINE__REASON_NONE)
-            tine__caller_end_stopped(c, job);
+            tine__client_end_stopped(c, job);
         else
             c->ops->ended(c->owner, c, job, &crash, NULL, 0, &none);
         if (one) /* what else the page says is garbage */
@@ -469,18 +468,18 @@ static void settle_dead(tine__caller *c, const tine_error *how)
 static void on_ended(void *arg, tine_proc *p, const tine_error *err,
                      const tine_exit *info, const tine_error *cause)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     c->proc = NULL;
     (void)p;
-    tine__host_now(c->service->host);
+    tine__host_now(c->config->host);
     if (info->pid)
         c->pid = info->pid;
     if (cause && !c->cause)
         c->cause = tine__cause_new(cause);
     tine_timer_free(c->timer);
     c->timer = NULL;
-    tine__caller_drain(c);
-    tine__caller_settle(c);
+    tine__client_drain(c);
+    tine__client_tell_deferred(c);
     settle_dead(c, err);
     static const char text[] = "the worker has ended";
     tine_error closed = {.kind = TINE_KIND_CLOSED,
@@ -488,9 +487,9 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
                          .message_len = sizeof text - 1,
                          .pid = c->pid,
                          .code = -1};
-    tine__caller_fail_traces(c, &closed);
+    tine__client_fail_traces(c, &closed);
     /* Only now: callbacks may have handed over more. */
-    tine_job *unstarted = tine__caller_take_all(c);
+    tine_job *unstarted = tine__client_take_all(c);
     const tine_error *why = c->cause ? &c->cause->error : err;
     tine_error early = {.kind = TINE_KIND_EXIT, .pid = c->pid, .code = 0};
     if (!why && !c->closed) {
@@ -505,69 +504,69 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
 
 /* -------------------------------------------------------------------- memory */
 
-static int serve(tine__caller *c, tine_proc *p)
+static int serve(tine__client *c, tine_proc *p)
 {
     static const tine__observer observer = {.given = on_given,
                                             .ready = on_made,
                                             .failed = on_failed,
                                             .ended = on_ended,
-                                            .figures = tine__caller_figures};
+                                            .figures = tine__client_figures};
     unsigned char offset[8];
     for (int i = 0; i < 8; i++)
         offset[i] = (unsigned char)(c->region.offset >> 8 * i);
-    const tine__buf *body = &c->service->serve;
+    const tine__buf *body = &c->config->serve;
     tine_str parts[] = {{body->data, body->len}, {offset, sizeof offset}};
     c->before = p->sent;
     return tine__proc_serve(p, parts, 2, c->region.fd, &observer, c);
 }
 
-int tine__caller_new(tine_proc *p, const tine__service *s, const tine__caller_ops *ops,
-                     void *owner, tine__caller **out)
+int tine__client_new(tine_proc *p, const tine__rpc_config *s,
+                     const tine__client_ops *ops, void *owner, tine__client **out)
 {
     tine_host *host = s->host;
-    tine__caller *c = calloc(1, sizeof *c);
+    tine__client *c = calloc(1, sizeof *c);
     if (!c)
         return -ENOMEM;
-    c->service = s;
+    c->config = s;
     c->ops = ops;
     c->owner = owner;
     c->fd = -1;
     c->flush_task = (tine__task){.run = flush_task, .arg = c};
-    c->settle_task = (tine__task){.run = tine__caller_settle, .arg = c};
+    c->deferred_task = (tine__task){.run = tine__client_tell_deferred, .arg = c};
     if (s->on_output)
         c->ids = calloc(TINE__WINDOW, sizeof *c->ids);
     int err = s->on_output && !c->ids ? -ENOMEM : 0;
-    if (!err && !host->board)
-        err = tine__board_open(&host->board);
+    if (!err && !host->scoreboard)
+        err = tine__scoreboard_open(&host->scoreboard);
     if (!err)
-        err = tine__caller_open_scratch(host);
+        err = tine__client_open_scratch(host);
     if (!err)
-        err = tine__board_take(host->board, &c->region);
+        err = tine__scoreboard_take(host->scoreboard, &c->region);
     if (!err)
         err = serve(c, p);
     if (err < 0) {
         if (c->region.chunk)
-            tine__board_give_back(host->board, &c->region);
+            tine__scoreboard_give_back(host->scoreboard, &c->region);
         free(c->ids);
         free(c);
         return err;
     }
     c->proc = p;
     p->line_arg = s->on_output ? c : p->line_arg;
-    tine__caller_wake_at(c, tine__now_usec() + s->spawn_timeout_usec);
+    tine__client_wake_at(c, tine__now_usec() + s->spawn_timeout_usec);
     *out = c;
     return 0;
 }
 
-void tine__caller_free(tine__caller *c)
+void tine__client_free(tine__client *c)
 {
-    tine_host *host = c->service->host;
+    tine_host *host = c->config->host;
     if (c->proc) {
         tine__proc_ignore(c->proc);
         c->proc->line_arg = NULL;
     }
     tine__host_unpost(host, &c->flush_task);
-    tine__host_unpost(host, &c->settle_task);
+    tine__host_unpost(host, &c->deferred_task);
     tine_timer_free(c->timer);
     tine_io_free(c->read_io);
     tine_io_free(c->write_io);
@@ -584,41 +583,41 @@ void tine__caller_free(tine__caller *c)
     while (c->traces) {
         tine__trace *t = c->traces;
         c->traces = t->next;
-        tine__loop_count(c->service->host, false);
+        tine__loop_count(c->config->host, false);
         free(t);
     }
-    tine__board_give_back(host->board, &c->region);
+    tine__scoreboard_give_back(host->scoreboard, &c->region);
     free(c);
 }
 
 /* ------------------------------------------------------------------ questions */
 
-pid_t tine__caller_pid(const tine__caller *c)
+pid_t tine__client_pid(const tine__client *c)
 {
     return c->pid ? c->pid : c->proc ? tine_proc_pid(c->proc) : 0;
 }
 
-size_t tine__caller_load(const tine__caller *c)
+size_t tine__client_load(const tine__client *c)
 {
     return c->load;
 }
 
-bool tine__caller_is_ready(const tine__caller *c)
+bool tine__client_is_ready(const tine__client *c)
 {
     return c->ready;
 }
 
-bool tine__caller_is_closed(const tine__caller *c)
+bool tine__client_is_closed(const tine__client *c)
 {
     return c->closed || c->promoted_usec || c->killed || c->eof_usec || !c->proc;
 }
 
-void *tine__caller_tag(const tine__caller *c)
+void *tine__client_tag(const tine__client *c)
 {
     return c->tag;
 }
 
-void tine__caller_set_tag(tine__caller *c, void *tag)
+void tine__client_set_tag(tine__client *c, void *tag)
 {
     c->tag = tag;
 }

@@ -10,9 +10,9 @@ static int64_t get(const _Atomic int64_t *from)
     return value < 0 ? 0 : value;
 }
 
-void tine__caller_figures(void *arg, tine__figures *f)
+void tine__client_figures(void *arg, tine__figures *f)
 {
-    const tine__caller *c = arg;
+    const tine__client *c = arg;
     const tine__page *page = c->region.page;
     uint32_t heap = atomic_load_explicit(&page->heap, memory_order_acquire);
     f->heap = heap <= TINE_HEAP_SEALED ? (tine_heap_kind)heap : TINE_HEAP_UNKNOWN;
@@ -24,8 +24,8 @@ void tine__caller_figures(void *arg, tine__figures *f)
     f->failed[sizeof f->failed - 1] = 0;
 }
 
-void tine__caller_template_figures(tine__caller *c, tine__figures *f)
+void tine__client_template_figures(tine__client *c, tine__figures *f)
 {
-    tine__caller_figures(c, f);
+    tine__client_figures(c, f);
     f->own = get(&c->region.page->template_own);
 }

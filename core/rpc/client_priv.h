@@ -1,7 +1,7 @@
-/* What the files of the caller share: client.c (life), client_read.c (frames in),
+/* What the files of the client share: client.c (life), client_read.c (frames in),
  * deadline.c (deadlines and questions). */
-#ifndef TINE_CALLER_PRIV_H
-#define TINE_CALLER_PRIV_H
+#ifndef TINE_RPC_CLIENT_PRIV_H
+#define TINE_RPC_CLIENT_PRIV_H
 
 #include "client.h"
 
@@ -25,11 +25,11 @@ typedef struct tine__fd_mark {
 
 /* Its life: made -> given (the socket) -> ready -> closed, killed, eof, in any order -> the
  * process has ended: `gone`. */
-struct tine__caller {
-    const tine__service *service;
-    const tine__caller_ops *ops;
+struct tine__client {
+    const tine__rpc_config *config;
+    const tine__client_ops *ops;
     void *owner, *tag;
-    tine__caller *next_busy, *prev_busy; /* while it has calls */
+    tine__client *next_busy, *prev_busy; /* while it has calls */
     tine_proc *proc;                     /* NULL once it has ended */
     pid_t pid;
     tine__region region;
@@ -38,14 +38,14 @@ struct tine__caller {
 
     int fd; /* -1 before it is given */
     tine_io *read_io, *write_io;
-    tine__buf out; /* frames, of which `sent` octets are sent */
+    tine__buf out; /* frames, of which `sent` bytes are sent */
     size_t sent;
     uint64_t nsends;
     tine__fd_mark *fd_marks; /* of out, in order */
     tine__inbox box;
     tine__buf in;      /* the beginning of a frame */
-    uint64_t received; /* octets of the stream so far */
-    size_t ask;        /* octets to read at a time, 0: the most */
+    uint64_t received; /* bytes of the stream so far */
+    size_t ask;        /* bytes to read at a time, 0: the most */
     size_t nframes;    /* no answers, since it was readable last */
     tine_str *strs;    /* results taken apart */
     size_t max_strs;
@@ -62,7 +62,7 @@ struct tine__caller {
     size_t ntable;
     tine_job *doomed; /* recalled to be ended; told in the next turn */
 
-    tine__task flush_task, settle_task;
+    tine__task flush_task, deferred_task;
     tine_timer *timer;
     int64_t timer_at;
     uint64_t timed; /* sync: the serial of the call whose deadline was looked at last */
@@ -83,32 +83,32 @@ struct tine__caller {
 };
 
 /* client_read.c */
-int tine__caller_open_scratch(tine_host *host);
-void tine__caller_readable(void *arg, tine_io *io, int events);
+int tine__client_open_scratch(tine_host *host);
+void tine__client_readable(void *arg, tine_io *io, int events);
 /* Takes what is left in the socket and the ring of a dead worker. */
-void tine__caller_drain(tine__caller *c);
+void tine__client_drain(tine__client *c);
 
 /* client.c */
-void tine__caller_broken(tine__caller *c, const char *what);
-void tine__caller_flush(tine__caller *c);
+void tine__client_broken(tine__client *c, const char *what);
+void tine__client_flush(tine__client *c);
 /* Takes a job out of the lists. */
-void tine__caller_unlink(tine__caller *c, tine_job *job);
-tine_job *tine__caller_find(const tine__caller *c, uint64_t serial);
+void tine__client_unlink(tine__client *c, tine_job *job);
+tine_job *tine__client_find(const tine__client *c, uint64_t serial);
 /* Queues a frame. */
-int tine__caller_put(tine__caller *c, int type, uint64_t serial, const void *body,
+int tine__client_put(tine__client *c, int type, uint64_t serial, const void *body,
                      size_t len);
 
 /* deadline.c */
 /* Sees that the timer fires at that time or before. */
-void tine__caller_wake_at(tine__caller *c, int64_t usec);
-void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text);
+void tine__client_wake_at(tine__client *c, int64_t usec);
+void tine__client_told_trace(tine__client *c, uint64_t number, tine_str text);
 /* The serial of the last call that has started. A page that takes back what it has said, or tells of
  * calls that nobody has handed over, ends its worker. */
-uint64_t tine__caller_started(tine__caller *c);
+uint64_t tine__client_started(tine__client *c);
 /* Async: a call is about to take this one's place in `starts`. */
-void tine__caller_note_start(tine__caller *c, uint64_t serial);
+void tine__client_note_start(tine__client *c, uint64_t serial);
 /* Ends a job for the reason it was stopped for; it is unlinked. */
-void tine__caller_end_stopped(tine__caller *c, tine_job *job);
-void tine__caller_settle(void *arg);
+void tine__client_end_stopped(tine__client *c, tine_job *job);
+void tine__client_tell_deferred(void *arg);
 
 #endif

@@ -1,17 +1,17 @@
 /* A worker that becomes a template: its call stream ends, and its socket takes commands again. */
 #include "client_priv.h"
 
-int tine__caller_promote(tine__caller *c)
+int tine__client_promote(tine__client *c)
 {
-    int err = tine__caller_put(c, TINE__PROMOTE, 0, NULL, 0);
+    int err = tine__client_put(c, TINE__PROMOTE, 0, NULL, 0);
     if (err < 0)
         return err;
     c->promoted_usec = tine__now_usec();
-    tine__caller_wake_at(c, c->promoted_usec + c->service->spawn_timeout_usec);
+    tine__client_wake_at(c, c->promoted_usec + c->config->spawn_timeout_usec);
     return 0;
 }
 
-tine_proc *tine__caller_release(tine__caller *c, const tine__observer *observer,
+tine_proc *tine__client_release(tine__client *c, const tine__observer *observer,
                                 void *arg)
 {
     static const char text[] = "the worker has become a template";
@@ -22,13 +22,13 @@ tine_proc *tine__caller_release(tine__caller *c, const tine__observer *observer,
                          .code = -1};
     tine_proc *p = c->proc;
     int fd = c->fd;
-    tine__caller_fail_traces(c, &closed);
+    tine__client_fail_traces(c, &closed);
     tine_io_free(c->read_io);
     tine_io_free(c->write_io);
     c->read_io = c->write_io = NULL;
     c->fd = -1;
     c->proc = NULL;
     tine__proc_reclaim(p, fd, observer, arg);
-    tine__caller_free(c);
+    tine__client_free(c);
     return p;
 }

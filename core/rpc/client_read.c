@@ -2,8 +2,8 @@
  * it may be garbage, which ends the worker and nothing else.
  *
  * Callbacks get what they are told where it has arrived, each string with a NUL behind it: on the
- * length of the next one, which has been read by then, or on the octet behind the frame, which is
- * put back afterwards. So a buffer always has room for one octet more than it holds. */
+ * length of the next one, which has been read by then, or on the byte behind the frame, which is
+ * put back afterwards. So a buffer always has room for one byte more than it holds. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ typedef struct frame {
 
 /* ------------------------------------------------------------------ one frame */
 
-static tine_error error_in(const tine__caller *c, tine__cursor *cur)
+static tine_error error_in(const tine__client *c, tine__cursor *cur)
 {
     tine_error err = {.code = -1, .pid = c->pid};
     uint32_t kind = tine__get_u32(cur);
@@ -56,10 +56,10 @@ static tine_error error_in(const tine__caller *c, tine__cursor *cur)
 }
 
 /* The payload as callbacks get it. -1: malformed, or no memory. */
-static int values_in(tine__caller *c, tine__cursor *cur, size_t *n)
+static int values_in(tine__client *c, tine__cursor *cur, size_t *n)
 {
     *n = 0;
-    while (c->service->serialiser != TINE_STRINGS ? *n == 0 : cur->at < cur->end) {
+    while (c->config->serialiser != TINE_STRINGS ? *n == 0 : cur->at < cur->end) {
         if (*n == c->max_strs) {
             size_t most = c->max_strs ? c->max_strs * 2 : 8;
             tine_str *strs = realloc(c->strs, most * sizeof *strs);
@@ -68,7 +68,7 @@ static int values_in(tine__caller *c, tine__cursor *cur, size_t *n)
             c->strs = strs;
             c->max_strs = most;
         }
-        if (c->service->serialiser == TINE_STRINGS) {
+        if (c->config->serialiser == TINE_STRINGS) {
             c->strs[*n] = tine__get_str(cur);
         } else {
             c->strs[*n] = (tine_str){cur->at, (size_t)(cur->end - cur->at)};
@@ -97,45 +97,45 @@ static tine__times times_in(const tine_job *job, tine__cursor *cur)
 }
 
 /* Sync: the worker may begin with the next call. */
-static void next_turn(tine__caller *c)
+static void next_turn(tine__client *c)
 {
     c->answered++;
-    c->turn_usec = c->service->host->now;
+    c->turn_usec = c->config->host->now;
 }
 
 /* The call that a frame answers, taken out; NULL after an error. */
-static tine_job *answered_job(tine__caller *c, uint64_t serial)
+static tine_job *answered_job(tine__client *c, uint64_t serial)
 {
-    if (c->service->async) {
-        tine_job *job = tine__caller_find(c, serial);
+    if (c->config->async) {
+        tine_job *job = tine__client_find(c, serial);
         if (!job)
-            tine__caller_broken(c, "it answered a call that is not open");
+            tine__client_broken(c, "it answered a call that is not open");
         else
-            tine__caller_unlink(c, job);
+            tine__client_unlink(c, job);
         return job;
     }
     tine_job *job = c->first;
     if (serial != c->answered + 1 || !job || job->serial != serial) {
-        tine__caller_broken(c, serial <= c->answered
+        tine__client_broken(c, serial <= c->answered
                                    ? "it answered a call twice"
                                    : "it answered a call that is not open");
         return NULL;
     }
     next_turn(c);
-    tine__caller_unlink(c, job);
+    tine__client_unlink(c, job);
     return job;
 }
 
 /* The descriptors that come with a frame are the callback's to take. */
-static void on_fds(tine__caller *c, const frame *f)
+static void on_fds(tine__client *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
     uint32_t n = tine__get_u32(&cur), first = tine__get_u32(&cur);
     if (!tine__get_done(&cur) || !tine__inbox_claim(&c->box, n, first, f->head.serial))
-        tine__caller_broken(c, "it sent garbage with descriptors");
+        tine__client_broken(c, "it sent garbage with descriptors");
 }
 
-static void on_answer(tine__caller *c, const frame *f)
+static void on_answer(tine__client *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
     tine_error err;
@@ -152,7 +152,7 @@ static void on_answer(tine__caller *c, const frame *f)
         cur.bad = cur.bad || cur.at != cur.end;
     }
     if (cur.bad) {
-        tine__caller_broken(c, "it sent garbage in an answer");
+        tine__client_broken(c, "it sent garbage in an answer");
         err = c->cause ? c->cause->error
                        : (tine_error){.kind = TINE_KIND_SYSTEM,
                                       .message = "out of memory",
@@ -166,12 +166,12 @@ static void on_answer(tine__caller *c, const frame *f)
 }
 
 /* A job that was taken back; or one that we took for started when it was not. */
-static void on_skipped(tine__caller *c, uint64_t serial)
+static void on_skipped(tine__client *c, uint64_t serial)
 {
     uint64_t bit = UINT64_C(1) << serial % 64;
     uint64_t *word = &c->recalled[serial % TINE__WINDOW / 64];
-    if (c->service->async || serial != c->answered + 1) {
-        tine__caller_broken(c, "it skipped a call that was not to be");
+    if (c->config->async || serial != c->answered + 1) {
+        tine__client_broken(c, "it skipped a call that was not to be");
         return;
     }
     if (c->nrecalled && *word & bit && !(c->first && c->first->serial == serial)) {
@@ -182,14 +182,14 @@ static void on_skipped(tine__caller *c, uint64_t serial)
     }
     tine_job *job = c->first;
     if (!job || job->serial != serial || !job->recall_tried) {
-        tine__caller_broken(c, "it skipped a call that was not to be");
+        tine__client_broken(c, "it skipped a call that was not to be");
         return;
     }
     next_turn(c);
-    tine__caller_unlink(c, job);
+    tine__client_unlink(c, job);
     if (job->reason != TINE__REASON_NONE) {
-        tine__caller_end_stopped(c, job);
-    } else if (tine__caller_give(c, job) < 0) {
+        tine__client_end_stopped(c, job);
+    } else if (tine__client_give(c, job) < 0) {
         static const tine__times none;
         tine_error err = {.kind = TINE_KIND_SYSTEM, .code = -1, .sys_errno = ENOMEM};
         err.message = "out of memory";
@@ -198,23 +198,23 @@ static void on_skipped(tine__caller *c, uint64_t serial)
     }
 }
 
-static void on_event(tine__caller *c, const frame *f)
+static void on_event(tine__client *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
     size_t n;
-    tine_job *job = f->head.serial ? tine__caller_find(c, f->head.serial) : NULL;
+    tine_job *job = f->head.serial ? tine__client_find(c, f->head.serial) : NULL;
     if (values_in(c, &cur, &n) < 0)
-        tine__caller_broken(c, "it sent garbage in an event");
+        tine__client_broken(c, "it sent garbage in an event");
     else
         c->ops->event(c->owner, c, job, c->strs, n);
 }
 
-static void on_fatal(tine__caller *c, const frame *f)
+static void on_fatal(tine__client *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
     tine_error err = error_in(c, &cur);
     if (cur.bad) {
-        tine__caller_broken(c, "it sent garbage as its last words");
+        tine__client_broken(c, "it sent garbage as its last words");
         return;
     }
     if (c->cause)
@@ -222,36 +222,36 @@ static void on_fatal(tine__caller *c, const frame *f)
     c->cause = tine__cause_new(&err);
 }
 
-static void on_fault(tine__caller *c, const frame *f)
+static void on_fault(tine__client *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
     tine_error err = error_in(c, &cur);
     if (!tine__get_done(&cur)) {
-        tine__caller_broken(c, "it sent garbage in place of an error");
+        tine__client_broken(c, "it sent garbage in place of an error");
         return;
     }
-    err.pid = tine__caller_pid(c);
+    err.pid = tine__client_pid(c);
     tine__cause *cause = tine__cause_new(&err);
     c->ops->fault(c->owner, c, cause ? &cause->error : &err);
     free(cause);
 }
 
-static void on_ready(tine__caller *c)
+static void on_ready(tine__client *c)
 {
     if (c->ready) {
-        tine__caller_broken(c, "it said twice that it is ready");
+        tine__client_broken(c, "it said twice that it is ready");
         return;
     }
     c->ready = true;
-    c->turn_usec = c->service->host->now;
+    c->turn_usec = c->config->host->now;
     c->ops->ready(c->owner, c);
 }
 
 /* What a traceback says of one call; calls that have ended meanwhile are left out. */
-static void put_call(const tine__caller *c, tine__buf *b, uint64_t serial,
+static void put_call(const tine__client *c, tine__buf *b, uint64_t serial,
                      tine_str text)
 {
-    const tine_job *job = tine__caller_find(c, serial);
+    const tine_job *job = tine__client_find(c, serial);
     char name[40];
     if (!job)
         return;
@@ -261,13 +261,13 @@ static void put_call(const tine__caller *c, tine__buf *b, uint64_t serial,
     tine__buf_put(b, text.data, text.len);
 }
 
-static void on_trace(tine__caller *c, const frame *f)
+static void on_trace(tine__client *c, const frame *f)
 {
     tine__cursor cur = {f->body, f->body + f->head.len, false};
     tine__buf b = {0};
     tine_str text = tine__get_str(&cur);
     tine__buf_put(&b, text.data, text.len);
-    while (c->service->async && !cur.bad && cur.at < cur.end) {
+    while (c->config->async && !cur.bad && cur.at < cur.end) {
         uint64_t serial = tine__get_u64(&cur);
         tine_str one = tine__get_str(&cur);
         if (!cur.bad)
@@ -275,35 +275,35 @@ static void on_trace(tine__caller *c, const frame *f)
     }
     tine__buf_put(&b, "", 1);
     if (!tine__get_done(&cur)) {
-        tine__caller_broken(c, "it sent garbage as a traceback");
+        tine__client_broken(c, "it sent garbage as a traceback");
     } else if (b.failed) {
         tine__end_str(text);
-        tine__caller_told_trace(c, f->head.serial, text);
+        tine__client_told_trace(c, f->head.serial, text);
     } else {
-        tine__caller_told_trace(c, f->head.serial, (tine_str){b.data, b.len - 1});
+        tine__client_told_trace(c, f->head.serial, (tine_str){b.data, b.len - 1});
     }
     tine__buf_free(&b);
 }
 
-static void on_retire(tine__caller *c)
+static void on_retire(tine__client *c)
 {
     if (c->retired) {
-        tine__caller_broken(c, "it said twice that it wants no more calls");
+        tine__client_broken(c, "it said twice that it wants no more calls");
         return;
     }
     c->retired = true;
     c->ops->retire(c->owner, c);
 }
 
-static void take_frame(tine__caller *c, const frame *f)
+static void take_frame(tine__client *c, const frame *f)
 {
     int type = f->head.type;
     if (!c->ready && type != TINE__READY && type != TINE__FATAL) {
-        tine__caller_broken(c, "it sent something else before it was ready");
+        tine__client_broken(c, "it sent something else before it was ready");
         return;
     }
     if (c->promoted) {
-        tine__caller_broken(c, "it sent something after its last word");
+        tine__client_broken(c, "it sent something after its last word");
         return;
     }
     switch (type) {
@@ -339,17 +339,17 @@ static void take_frame(tine__caller *c, const frame *f)
         if (c->promoted_usec && !c->first)
             c->promoted = true;
         else
-            tine__caller_broken(c, "it became a template without being asked");
+            tine__client_broken(c, "it became a template without being asked");
         break;
     default:
-        tine__caller_broken(c, "it sent garbage on its socket");
+        tine__client_broken(c, "it sent garbage on its socket");
         break;
     }
 }
 
-static void on_frame(tine__caller *c, const frame *f)
+static void on_frame(tine__client *c, const frame *f)
 {
-    tine_host *host = c->service->host;
+    tine_host *host = c->config->host;
     tine__inbox *before = host->came;
     host->came = &c->box;
     take_frame(c, f);
@@ -365,7 +365,7 @@ size_t tine_host_fds(tine_host *host, int **fds)
 }
 
 /* Whether descriptors came that no frame speaks of, nor the one whose beginning is there. */
-static bool is_loaded(const tine__caller *c)
+static bool is_loaded(const tine__client *c)
 {
     tine__call_head head;
     const tine__batch *b = c->box.first;
@@ -377,19 +377,19 @@ static bool is_loaded(const tine__caller *c)
 
 /* -------------------------------------------------------------------- streams */
 
-static bool is_broken(const tine__caller *c)
+static bool is_broken(const tine__client *c)
 {
     return c->cause && c->cause->error.kind == TINE_KIND_PROTOCOL;
 }
 
-/* Carries out all whole frames; returns how many octets they are. */
-static size_t take_frames(tine__caller *c, unsigned char *data, size_t len)
+/* Carries out all whole frames; returns how many bytes they are. */
+static size_t take_frames(tine__client *c, unsigned char *data, size_t len)
 {
     size_t at = 0;
     while (len - at >= TINE__CALL_HEAD && !is_broken(c)) {
         frame f;
         if (!tine__call_head_get(&f.head, data + at)) {
-            tine__caller_broken(c, "it sent garbage on its socket");
+            tine__client_broken(c, "it sent garbage on its socket");
             break;
         }
         if (len - at - TINE__CALL_HEAD < f.head.len)
@@ -405,19 +405,19 @@ static size_t take_frames(tine__caller *c, unsigned char *data, size_t len)
     return at;
 }
 
-static bool keep(tine__caller *c, const unsigned char *data, size_t len)
+static bool keep(tine__client *c, const unsigned char *data, size_t len)
 {
     if (tine__buf_room(&c->in, len + 1)) {
         tine__buf_put(&c->in, data, len);
         return true;
     }
     tine__buf_free(&c->in);
-    tine__caller_broken(c, "there is no memory for what it sent");
+    tine__client_broken(c, "there is no memory for what it sent");
     return false;
 }
 
-/* n octets came; there is room for one more behind them. */
-static void feed(tine__caller *c, unsigned char *data, size_t n)
+/* n bytes came; there is room for one more behind them. */
+static void feed(tine__client *c, unsigned char *data, size_t n)
 {
     c->received += n;
     if (is_broken(c))
@@ -438,8 +438,8 @@ static void feed(tine__caller *c, unsigned char *data, size_t n)
         tine__buf_free(&c->in);
 }
 
-/* Octets that a large frame lacks, to be received where they belong; else 0. */
-static size_t missing(const tine__caller *c)
+/* Bytes that a large frame lacks, to be received where they belong; else 0. */
+static size_t missing(const tine__client *c)
 {
     tine__call_head head;
     if (c->in.len < TINE__CALL_HEAD || !tine__call_head_get(&head, c->in.data))
@@ -449,9 +449,9 @@ static size_t missing(const tine__caller *c)
 }
 
 /* Returns as recv. *asked: how much there was room for. */
-static ssize_t read_some(tine__caller *c, size_t *asked)
+static ssize_t read_some(tine__client *c, size_t *asked)
 {
-    tine_host *host = c->service->host;
+    tine_host *host = c->config->host;
     size_t direct = missing(c);
     unsigned char *to = host->scratch;
     *asked = c->ask ? c->ask : SCRATCH;
@@ -460,7 +460,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
         to = tine__buf_room(&c->in, *asked + 1);
         if (!to) {
             tine__buf_free(&c->in);
-            tine__caller_broken(c, "there is no memory for what it sent");
+            tine__client_broken(c, "there is no memory for what it sent");
             errno = ENOMEM;
             return -1;
         }
@@ -473,7 +473,7 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
         tine__host_now(host);
         host->happened++;
         /* What a job has written comes before its end. */
-        if (c->service->on_output && c->proc)
+        if (c->config->on_output && c->proc)
             tine__captures_read(c->proc);
     }
     if (n > 0 && direct) {
@@ -487,30 +487,30 @@ static ssize_t read_some(tine__caller *c, size_t *asked)
         feed(c, to, (size_t)n);
     }
     if (c->box.first && !is_broken(c) && is_loaded(c))
-        tine__caller_broken(c, "it sent descriptors that it does not speak of");
+        tine__client_broken(c, "it sent descriptors that it does not speak of");
     return n;
 }
 
-int tine__caller_open_scratch(tine_host *host)
+int tine__client_open_scratch(tine_host *host)
 {
     if (!host->scratch)
         host->scratch = malloc(SCRATCH + 1);
     return host->scratch ? 0 : -ENOMEM;
 }
 
-static void at_eof(tine__caller *c)
+static void at_eof(tine__client *c)
 {
     tine_io_free(c->read_io);
     c->read_io = NULL;
     if (!c->eof_usec) {
         c->eof_usec = tine__now_usec();
-        tine__caller_wake_at(c, c->eof_usec);
+        tine__client_wake_at(c, c->eof_usec);
     }
 }
 
-/* n octets were nframes frames: of small ones less is read at a time, since what has been read must
+/* n bytes were nframes frames: of small ones less is read at a time, since what has been read must
  * be carried out. What comes next may be of another size. */
-static void set_pace(tine__caller *c, size_t n, size_t nframes, size_t budget)
+static void set_pace(tine__client *c, size_t n, size_t nframes, size_t budget)
 {
     size_t most = c->ask ? c->ask * 2 : SCRATCH;
     size_t ask = nframes ? n * budget / nframes : SCRATCH;
@@ -521,15 +521,15 @@ static void set_pace(tine__caller *c, size_t n, size_t nframes, size_t budget)
         c->ask = budget * TINE__CALL_HEAD;
 }
 
-static size_t budget_of(const tine__caller *c)
+static size_t budget_of(const tine__client *c)
 {
     size_t mine = c->first ? 1 : 0;
-    return c->service->host->nbusy > mine ? FEW_FRAMES : FRAMES_PER_WAKE;
+    return c->config->host->nbusy > mine ? FEW_FRAMES : FRAMES_PER_WAKE;
 }
 
-void tine__caller_readable(void *arg, tine_io *io, int events)
+void tine__client_readable(void *arg, tine_io *io, int events)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     tine_proc *p = c->proc;
     size_t asked;
     (void)io;
@@ -555,7 +555,7 @@ void tine__caller_readable(void *arg, tine_io *io, int events)
     p->refs--;
     c->reading = false;
     if (c->out.len > c->sent)
-        tine__caller_flush(c);
+        tine__client_flush(c);
     if (c->promoted && !c->killed && !c->eof_usec)
         c->ops->promoted(c->owner, c);
 }
@@ -568,9 +568,9 @@ static bool is_worth_hearing(const tine_host *host)
 /* Reads what workers say that they have sent, of HEARD at most. */
 static bool hear(tine_host *host)
 {
-    tine__caller *heard[HEARD];
+    tine__client *heard[HEARD];
     size_t n = 0;
-    for (tine__caller *c = host->busy; c && n < HEARD; c = c->next_busy)
+    for (tine__client *c = host->busy; c && n < HEARD; c = c->next_busy)
         if (c->read_io && atomic_load_explicit(&c->region.page->flushed,
                                                memory_order_acquire) != c->received)
             heard[n++] = c;
@@ -582,28 +582,28 @@ static bool hear(tine_host *host)
     }
     for (size_t i = 0; i < n && !host->stopped && !tine__stale(host); i++)
         if (heard[i]->read_io)
-            tine__caller_readable(heard[i], heard[i]->read_io, TINE_READ);
+            tine__client_readable(heard[i], heard[i]->read_io, TINE_READ);
     for (size_t i = 0; i < n; i++)
         procs[i]->refs--;
     return n > 0;
 }
 
-void tine__callers_open(tine_host *host)
+void tine__clients_open(tine_host *host)
 {
     static const tine__look look = {is_worth_hearing, hear};
     host->look = &look;
 }
 
-void tine__callers_close(tine_host *host)
+void tine__clients_close(tine_host *host)
 {
-    tine__board_free(host->board);
+    tine__scoreboard_free(host->scoreboard);
     free(host->scratch);
-    host->board = NULL;
+    host->scoreboard = NULL;
     host->scratch = NULL;
 }
 
 /* What is there now: a process that it has left behind may write for ever. */
-static void drain_socket(tine__caller *c)
+static void drain_socket(tine__client *c)
 {
     size_t asked;
     int left = 0;
@@ -617,9 +617,9 @@ static void drain_socket(tine__caller *c)
     }
 }
 
-static void drain_ring(tine__caller *c)
+static void drain_ring(tine__client *c)
 {
-    unsigned char *scratch = c->service->host->scratch;
+    unsigned char *scratch = c->config->host->scratch;
     const unsigned char *ring =
         (const unsigned char *)c->region.page + TINE__PAGE_STATUS;
     uint64_t tail = atomic_load(&c->region.page->tail);
@@ -635,7 +635,7 @@ static void drain_ring(tine__caller *c)
     }
 }
 
-void tine__caller_drain(tine__caller *c)
+void tine__client_drain(tine__client *c)
 {
     c->reading = true;
     drain_socket(c);

@@ -21,29 +21,29 @@ enum {
 
 /* --------------------------------------------------------------------- recall */
 
-uint64_t tine__caller_started(tine__caller *c)
+uint64_t tine__client_started(tine__client *c)
 {
     uint64_t started = atomic_load(&c->region.page->started);
     if (started >= c->seen && started <= c->handed)
         return c->seen = started;
     c->garbled = true;
-    tine__caller_broken(c, "it wrote garbage to its status page");
+    tine__client_broken(c, "it wrote garbage to its status page");
     return c->seen;
 }
 
-static bool has_started(tine__caller *c, uint64_t serial)
+static bool has_started(tine__client *c, uint64_t serial)
 {
-    return tine__caller_started(c) >= serial;
+    return tine__client_started(c) >= serial;
 }
 
-bool tine__caller_has_started(tine__caller *c, const tine_job *job)
+bool tine__client_has_started(tine__client *c, const tine_job *job)
 {
     return has_started(c, job->serial);
 }
 
 /* What the page says is asked once: a worker that says something else later puts no deadline
  * off. Where another call has taken the job's place, that one started later. */
-static int64_t async_start_of(tine__caller *c, tine_job *job)
+static int64_t async_start_of(tine__client *c, tine_job *job)
 {
     const tine__page *page = c->region.page;
     if (job->started_usec)
@@ -58,24 +58,24 @@ static int64_t async_start_of(tine__caller *c, tine_job *job)
     return job->started_usec;
 }
 
-void tine__caller_note_start(tine__caller *c, uint64_t serial)
+void tine__client_note_start(tine__client *c, uint64_t serial)
 {
-    tine_job *job = tine__caller_find(c, serial);
+    tine_job *job = tine__client_find(c, serial);
     if (job)
         async_start_of(c, job);
 }
 
 /* A worker that has nothing else to do gives a call back in this time. */
-static int64_t patience_of(const tine__caller *c)
+static int64_t patience_of(const tine__client *c)
 {
     enum { LEAST = 1000000 };
-    return c->service->grace_usec > LEAST ? c->service->grace_usec : LEAST;
+    return c->config->grace_usec > LEAST ? c->config->grace_usec : LEAST;
 }
 
-bool tine__caller_recall(tine__caller *c, tine_job *job)
+bool tine__client_recall(tine__client *c, tine_job *job)
 {
     uint64_t serial = job->serial, bit = UINT64_C(1) << serial % 64;
-    if (c->service->async)
+    if (c->config->async)
         return false;
     _Atomic uint64_t *word = &c->region.page->recall[serial % TINE__WINDOW / 64];
     atomic_fetch_or(word, bit);
@@ -87,18 +87,18 @@ bool tine__caller_recall(tine__caller *c, tine_job *job)
     }
     c->recalled[serial % TINE__WINDOW / 64] |= bit;
     c->nrecalled++;
-    tine__caller_unlink(c, job);
+    tine__client_unlink(c, job);
     c->turn_usec = tine__now_usec();
-    tine__caller_wake_at(c, c->turn_usec + patience_of(c));
+    tine__client_wake_at(c, c->turn_usec + patience_of(c));
     return true;
 }
 
-tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec)
+tine_job *tine__client_running(tine__client *c, int64_t *since_usec)
 {
     tine_job *job = c->first;
     if (!job || !has_started(c, job->serial))
         return NULL;
-    if (since_usec && c->service->async) {
+    if (since_usec && c->config->async) {
         *since_usec = async_start_of(c, job);
     } else if (since_usec) {
         int64_t now = tine__now_usec(), least = job->handed_usec;
@@ -111,7 +111,7 @@ tine_job *tine__caller_running(tine__caller *c, int64_t *since_usec)
 
 /* ----------------------------------------------------------------------- stop */
 
-void tine__caller_end_stopped(tine__caller *c, tine_job *job)
+void tine__client_end_stopped(tine__client *c, tine_job *job)
 {
     static const tine__times none;
     char text[200];
@@ -125,7 +125,7 @@ void tine__caller_end_stopped(tine__caller *c, tine_job *job)
                      "the job took longer than %g s, and its worker (process %d) was "
                      "killed, since it did not end within %g s more",
                      (double)job->timeout_usec / 1e6, (int)c->pid,
-                     (double)c->service->grace_usec / 1e6);
+                     (double)c->config->grace_usec / 1e6);
     else if (timeout)
         n = snprintf(text, sizeof text, "the job took longer than %g s",
                      (double)job->timeout_usec / 1e6);
@@ -138,7 +138,7 @@ void tine__caller_end_stopped(tine__caller *c, tine_job *job)
     c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
 }
 
-static void wake_worker(tine__caller *c)
+static void wake_worker(tine__client *c)
 {
     if (c->proc && c->proc->pidfd >= 0)
         tine__pidfd_signal(c->proc, TINE__SIGNAL);
@@ -146,38 +146,38 @@ static void wake_worker(tine__caller *c)
 
 /* Has the error raised in the job's code; async: if that runs. Until it has ended: a first signal
  * may come before it sleeps, and would not wake it everywhere. */
-static void point_at(tine__caller *c, const tine_job *job)
+static void point_at(tine__client *c, const tine_job *job)
 {
     tine__page *page = c->region.page;
     uint64_t stop = job->serial * 2 + (job->reason == TINE__REASON_CANCEL);
-    if (c->service->async && atomic_load(&page->running) != job->serial)
+    if (c->config->async && atomic_load(&page->running) != job->serial)
         return;
     atomic_store(&page->stop, stop);
     wake_worker(c);
 }
 
 /* When to point at it again. */
-static int64_t look_at(const tine__caller *c, const tine_job *job, int64_t now)
+static int64_t look_at(const tine__client *c, const tine_job *job, int64_t now)
 {
-    int64_t end = job->stop_usec + c->service->grace_usec;
+    int64_t end = job->stop_usec + c->config->grace_usec;
     int64_t wait = now - job->stop_usec;
     wait = wait < SIGNAL_AGAIN ? SIGNAL_AGAIN : wait;
     wait = wait > LOOK_AGAIN ? LOOK_AGAIN : wait;
     return now + wait < end ? now + wait : end;
 }
 
-static void ask_to_stop(tine__caller *c, tine_job *job)
+static void ask_to_stop(tine__client *c, tine_job *job)
 {
-    if (c->service->async) {
+    if (c->config->async) {
         unsigned char reason[4] = {(unsigned char)job->reason};
-        tine__caller_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
+        tine__client_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
     }
     point_at(c, job);
-    tine__caller_wake_at(c, look_at(c, job, job->stop_usec));
+    tine__client_wake_at(c, look_at(c, job, job->stop_usec));
 }
 
 /* It was taken back: its end is told in the next turn. */
-static void doom(tine__caller *c, tine_job *job)
+static void doom(tine__client *c, tine_job *job)
 {
     job->next = NULL;
     tine_job **link = &c->doomed;
@@ -185,25 +185,25 @@ static void doom(tine__caller *c, tine_job *job)
         link = &(*link)->next;
     *link = job;
     job->at = c;
-    tine__host_post(c->service->host, &c->settle_task);
+    tine__host_post(c->config->host, &c->deferred_task);
 }
 
-void tine__caller_stop(tine__caller *c, tine_job *job, enum tine__reason reason)
+void tine__client_stop(tine__client *c, tine_job *job, enum tine__reason reason)
 {
     if (job->reason != TINE__REASON_NONE)
         return;
     job->reason = reason;
     job->last_look = false;
     job->stop_usec = tine__now_usec();
-    if (tine__caller_recall(c, job))
+    if (tine__client_recall(c, job))
         doom(c, job);
     else
         ask_to_stop(c, job);
 }
 
-bool tine__caller_withdraw(tine__caller *c, tine_job *job)
+bool tine__client_withdraw(tine__client *c, tine_job *job)
 {
-    if (job->reason != TINE__REASON_NONE || !tine__caller_recall(c, job))
+    if (job->reason != TINE__REASON_NONE || !tine__client_recall(c, job))
         return false;
     job->reason = TINE__REASON_CANCEL;
     job->stop_usec = tine__now_usec();
@@ -212,21 +212,21 @@ bool tine__caller_withdraw(tine__caller *c, tine_job *job)
 }
 
 /* Answers a question; the loop runs on for those that are open. */
-static void end_trace(tine__caller *c, tine__trace **link, const tine_error *err,
+static void end_trace(tine__client *c, tine__trace **link, const tine_error *err,
                       tine_str text)
 {
     tine__trace *t = *link;
     *link = t->next;
-    tine__loop_count(c->service->host, false);
+    tine__loop_count(c->config->host, false);
     t->cb(t->arg, err, text.data, text.len);
     free(t);
 }
 
 /* Tells of jobs that were taken back to be ended, and of answered questions. */
-void tine__caller_settle(void *arg)
+void tine__client_tell_deferred(void *arg)
 {
-    tine__caller *c = arg;
-    tine__host_now(c->service->host);
+    tine__client *c = arg;
+    tine__host_now(c->config->host);
     uint64_t last = c->ntraces; /* what callbacks ask for has its turn later */
     tine_job *doomed = c->doomed;
     c->doomed = NULL;
@@ -235,7 +235,7 @@ void tine__caller_settle(void *arg)
         doomed = job->next;
         job->next = NULL;
         job->at = NULL;
-        tine__caller_end_stopped(c, job);
+        tine__client_end_stopped(c, job);
     }
     tine__trace **link = &c->traces;
     while (*link) {
@@ -252,7 +252,7 @@ void tine__caller_settle(void *arg)
 
 /* ------------------------------------------------------------------- traceback */
 
-int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
+int tine__client_traceback(tine__client *c, tine_text_cb cb, void *arg)
 {
     if (!c->proc)
         return -TINE_ECLOSED;
@@ -266,20 +266,20 @@ int tine__caller_traceback(tine__caller *c, tine_text_cb cb, void *arg)
     t->idle = !c->first || atomic_load(&c->region.page->idle);
     t->next = c->traces;
     c->traces = t;
-    tine__loop_count(c->service->host, true);
+    tine__loop_count(c->config->host, true);
     if (t->idle) {
-        tine__host_post(c->service->host, &c->settle_task);
+        tine__host_post(c->config->host, &c->deferred_task);
         return 0;
     }
     atomic_store(&c->region.page->trace_asked, t->number);
     wake_worker(c);
-    if (c->service->async)
-        tine__caller_put(c, TINE__LOOK, 0, NULL, 0);
-    tine__caller_wake_at(c, t->asked_usec + TRACE_PATIENCE);
+    if (c->config->async)
+        tine__client_put(c, TINE__LOOK, 0, NULL, 0);
+    tine__client_wake_at(c, t->asked_usec + TRACE_PATIENCE);
     return 0;
 }
 
-void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text)
+void tine__client_told_trace(tine__client *c, uint64_t number, tine_str text)
 {
     tine__trace **link = &c->traces;
     if (number > c->ntraces) /* what callbacks ask for is not answered yet */
@@ -295,13 +295,13 @@ void tine__caller_told_trace(tine__caller *c, uint64_t number, tine_str text)
     }
 }
 
-void tine__caller_fail_traces(tine__caller *c, const tine_error *err)
+void tine__client_fail_traces(tine__client *c, const tine_error *err)
 {
     while (c->traces)
         end_trace(c, &c->traces, err, (tine_str){NULL, 0});
 }
 
-static void give_traces_up(tine__caller *c, int64_t now)
+static void give_traces_up(tine__client *c, int64_t now)
 {
     static const char text[] = "the worker did not answer within 1 s: it runs a C "
                                "function, or waits in one";
@@ -331,12 +331,12 @@ static void earlier(int64_t *next, int64_t at)
 }
 
 /* A page that says that it has just started puts its deadline off once at most. */
-static int64_t start_of(tine__caller *c, tine_job *job)
+static int64_t start_of(tine__client *c, tine_job *job)
 {
     int64_t since;
-    if (c->service->async)
+    if (c->config->async)
         return async_start_of(c, job);
-    if (tine__caller_running(c, &since) != job)
+    if (tine__client_running(c, &since) != job)
         return -1;
     if (c->timed != job->serial || since < c->timed_usec) {
         c->timed = job->serial;
@@ -346,14 +346,14 @@ static int64_t start_of(tine__caller *c, tine_job *job)
 }
 
 /* It was told to end. */
-static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
+static int64_t check_stopped(tine__client *c, tine_job *job, int64_t now)
 {
-    int64_t end = job->stop_usec + c->service->grace_usec;
+    int64_t end = job->stop_usec + c->config->grace_usec;
     if (c->killed)
         return -1;
     if (end <= now && job->last_look) {
         job->killed = true;
-        tine__caller_kill(c);
+        tine__client_kill(c);
         return -1;
     }
     point_at(c, job);
@@ -362,7 +362,7 @@ static int64_t check_stopped(tine__caller *c, tine_job *job, int64_t now)
 }
 
 /* Whether the worker has nothing to do but to begin with this job. */
-static bool is_its_turn(const tine__caller *c, const tine_job *job)
+static bool is_its_turn(const tine__client *c, const tine_job *job)
 {
     bool sent = c->ready && c->sent == c->out.len;
     return sent && job == c->first && !c->nrecalled && c->seen < job->serial;
@@ -371,22 +371,22 @@ static bool is_its_turn(const tine__caller *c, const tine_job *job)
 /* A job that has not started: at the earliest it can be late when it has had its time from now;
  * sooner where others may take its place in the page. One that the worker could have begun with
  * for so long, and the grace, is not going to. */
-static int64_t check_waiting(tine__caller *c, const tine_job *job, int64_t now)
+static int64_t check_waiting(tine__client *c, const tine_job *job, int64_t now)
 {
-    int64_t least = job->timeout_usec + c->service->grace_usec;
+    int64_t least = job->timeout_usec + c->config->grace_usec;
     int64_t from = c->turn_usec > job->handed_usec ? c->turn_usec : job->handed_usec;
     int64_t next = now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
     if (!is_its_turn(c, job))
         return next;
     if (from + least <= now) {
-        tine__caller_broken(c, "it did not begin with a call in time");
+        tine__client_broken(c, "it did not begin with a call in time");
         return -1;
     }
     return next < from + least ? next : from + least;
 }
 
 /* The job's next deadline, or what was due is done and -1 or later returned. */
-static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
+static int64_t check_job(tine__client *c, tine_job *job, int64_t now)
 {
     if (job->reason != TINE__REASON_NONE)
         return check_stopped(c, job, now);
@@ -397,13 +397,13 @@ static int64_t check_job(tine__caller *c, tine_job *job, int64_t now)
         return check_waiting(c, job, now);
     if (start + job->timeout_usec > now)
         return start + job->timeout_usec;
-    tine__caller_stop(c, job, TINE__REASON_TIMEOUT);
+    tine__client_stop(c, job, TINE__REASON_TIMEOUT);
     return look_at(c, job, job->stop_usec);
 }
 
 /* What a process loads before it serves takes as long as it takes. Where it has nothing more to
  * load, and does not come to it, that counts. */
-static int64_t began(tine__caller *c, int64_t now)
+static int64_t began(tine__client *c, int64_t now)
 {
     uint64_t said = atomic_load(&c->region.page->began_ns) / 1000;
     if (!c->began_usec && said)
@@ -415,7 +415,7 @@ static int64_t began(tine__caller *c, int64_t now)
 
 /* When a call that was taken back, and is the next to be answered, must have been skipped; -1: it
  * need not. */
-static int64_t skip_due(const tine__caller *c, int64_t now)
+static int64_t skip_due(const tine__client *c, int64_t now)
 {
     uint64_t next = c->answered + 1;
     if (!c->nrecalled || c->killed)
@@ -426,9 +426,9 @@ static int64_t skip_due(const tine__caller *c, int64_t now)
 }
 
 /* When it must be ready, or must have become a template; -1: it need not. */
-static int64_t change_due(tine__caller *c, int64_t now)
+static int64_t change_due(tine__client *c, int64_t now)
 {
-    int64_t patience = c->service->spawn_timeout_usec;
+    int64_t patience = c->config->spawn_timeout_usec;
     if (c->killed || (c->ready && !c->promoted_usec))
         return -1;
     if (c->ready)
@@ -437,26 +437,26 @@ static int64_t change_due(tine__caller *c, int64_t now)
     return (since ? since : now) + patience;
 }
 
-static void give_change_up(tine__caller *c)
+static void give_change_up(tine__client *c)
 {
     char text[100];
     if (c->ready) {
-        tine__caller_broken(c, "it did not become a template in time");
+        tine__client_broken(c, "it did not become a template in time");
         return;
     }
     int n = snprintf(text, sizeof text, "the worker was not ready within %g s",
-                     (double)c->service->spawn_timeout_usec / 1e6);
+                     (double)c->config->spawn_timeout_usec / 1e6);
     tine_error err = {.kind = TINE_KIND_TIMEOUT,
                       .message = text,
                       .message_len = (size_t)n,
-                      .pid = tine__caller_pid(c),
+                      .pid = tine__client_pid(c),
                       .code = -1};
     if (!c->cause)
         c->cause = tine__cause_new(&err);
-    tine__caller_kill(c);
+    tine__client_kill(c);
 }
 
-static int64_t eof_due(const tine__caller *c)
+static int64_t eof_due(const tine__client *c)
 {
     if (!c->eof_usec || c->killed)
         return -1;
@@ -465,24 +465,24 @@ static int64_t eof_due(const tine__caller *c)
 
 /* A host that was busy has yet to hear what its worker has said in time. Returns 0, or how long
  * it has to wait until it has heard all, in microseconds. c may be gone. */
-static int64_t hear(tine__caller *c)
+static int64_t hear(tine__client *c)
 {
     struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
     if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
         return END_PATIENCE; /* how it has ended will be told */
-    bool all = tine__host_reports(c->service->host, TINE__REPORTS_ALL);
+    bool all = tine__host_reports(c->config->host, TINE__REPORTS_ALL);
     if (c->read_io)
-        tine__caller_readable(c, c->read_io, TINE_READ);
+        tine__client_readable(c, c->read_io, TINE_READ);
     return all ? 0 : HEAR_AGAIN;
 }
 
 /* What was due is done, and -1 or later returned; wait: not before. */
-static int64_t check_worker(tine__caller *c, int64_t now, int64_t wait)
+static int64_t check_worker(tine__client *c, int64_t now, int64_t wait)
 {
     int64_t next = -1, change = change_due(c, now), eof = eof_due(c);
     int64_t skip = skip_due(c, now);
     if (skip >= 0 && skip <= now && !wait)
-        tine__caller_broken(c, "it did not give a call back in time");
+        tine__client_broken(c, "it did not give a call back in time");
     else if (skip >= 0)
         earlier(&next, skip > now ? skip : now + wait);
     if (change >= 0 && change <= now && !wait)
@@ -490,13 +490,13 @@ static int64_t check_worker(tine__caller *c, int64_t now, int64_t wait)
     else if (change >= 0)
         earlier(&next, change > now ? change : now + wait);
     if (eof >= 0 && eof <= now && !wait)
-        tine__caller_broken(c, "it closed its socket");
+        tine__client_broken(c, "it closed its socket");
     else if (eof >= 0)
         earlier(&next, eof > now ? eof : now + wait);
     return next;
 }
 
-static bool is_due(tine__caller *c, int64_t now)
+static bool is_due(tine__client *c, int64_t now)
 {
     int64_t change = change_due(c, now), eof = eof_due(c), skip = skip_due(c, now);
     return (skip >= 0 && skip <= now) || (change >= 0 && change <= now) ||
@@ -505,7 +505,7 @@ static bool is_due(tine__caller *c, int64_t now)
 
 static void on_timer(void *arg, tine_timer *timer)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     tine_proc *p = c->proc;
     int64_t now = tine__now_usec(), wait = 0, next;
     (void)timer;
@@ -529,12 +529,12 @@ static void on_timer(void *arg, tine_timer *timer)
         if (!t->idle && t->asked_usec + TRACE_PATIENCE > now)
             earlier(&next, t->asked_usec + TRACE_PATIENCE);
     if (next >= 0)
-        tine__caller_wake_at(c, next);
+        tine__client_wake_at(c, next);
     give_traces_up(c, now);
 }
 
 /* The timer is not moved when what it was for is over: it finds nothing then. */
-void tine__caller_wake_at(tine__caller *c, int64_t usec)
+void tine__client_wake_at(tine__client *c, int64_t usec)
 {
     if (c->timer && c->timer_at <= usec)
         return;
@@ -542,7 +542,7 @@ void tine__caller_wake_at(tine__caller *c, int64_t usec)
     c->timer = NULL;
     int64_t after = usec - tine__now_usec();
     c->timer_at = usec;
-    if (tine__timer_internal(c->service->host, &c->timer, after > 0 ? after : 0,
+    if (tine__timer_internal(c->config->host, &c->timer, after > 0 ? after : 0,
                              on_timer, c) < 0)
         c->timer = NULL; /* no memory; the next call asks again */
 }

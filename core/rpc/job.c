@@ -1,5 +1,5 @@
 /* What all workers of an rpc or a pool have in common, and the calls for them, made but not
- * handed over: octets in memory. Knows nothing of processes and sockets. */
+ * handed over: bytes in memory. Knows nothing of processes and sockets. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +15,8 @@ static void put_func(tine__buf *b, const tine_func *func)
     tine__buf_str(b, func->data ? func->data : "", func->data ? func->len : 0);
 }
 
-int tine__service_init(tine__service *s, tine_host *host, const tine_func *func,
-                       const tine_rpc_options *options)
+int tine__rpc_config_init(tine__rpc_config *s, tine_host *host, const tine_func *func,
+                          const tine_rpc_options *options)
 {
     static const tine_rpc_options defaults;
     const tine_rpc_options *o = options ? options : &defaults;
@@ -41,11 +41,11 @@ int tine__service_init(tine__service *s, tine_host *host, const tine_func *func,
     put_func(&s->serve, &o->done);
     if (!s->serve.failed)
         return 0;
-    tine__service_free(s);
+    tine__rpc_config_free(s);
     return -ENOMEM;
 }
 
-void tine__service_free(tine__service *s)
+void tine__rpc_config_free(tine__rpc_config *s)
 {
     tine__buf_free(&s->serve);
 }
@@ -53,7 +53,7 @@ void tine__service_free(tine__service *s)
 /* ------------------------------------------------------------------- jobs */
 
 /* The size of the payload, or 0 with *err set. */
-static size_t payload_size(const tine__service *s, const tine_str *args, size_t n,
+static size_t payload_size(const tine__rpc_config *s, const tine_str *args, size_t n,
                            int *err)
 {
     size_t size = 0, each = s->serialiser == TINE_STRINGS ? 4 : 0;
@@ -93,7 +93,7 @@ static int job_alloc(tine_job **out, size_t size, size_t extra)
     return 0;
 }
 
-int tine__job_new_bare(tine_job **out, const tine__service *s, const tine_str *args,
+int tine__job_new_bare(tine_job **out, const tine__rpc_config *s, const tine_str *args,
                        size_t n, size_t extra)
 {
     int err;
@@ -101,7 +101,7 @@ int tine__job_new_bare(tine_job **out, const tine__service *s, const tine_str *a
     return err < 0 ? err : job_alloc(out, 0, extra);
 }
 
-int tine__job_new(tine_job **out, const tine__service *s, const tine_str *args,
+int tine__job_new(tine_job **out, const tine__rpc_config *s, const tine_str *args,
                   size_t n, size_t extra)
 {
     int err;

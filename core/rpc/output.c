@@ -23,10 +23,10 @@ static size_t find_mark(const char *line, size_t len, uint64_t *serial)
 }
 
 /* The job may have ended: its answer may overtake what it has written. */
-static uint64_t job_of(const tine__caller *c, uint64_t serial)
+static uint64_t job_of(const tine__client *c, uint64_t serial)
 {
     const tine_job *open =
-        c->service->async && serial ? tine__caller_find(c, serial) : NULL;
+        c->config->async && serial ? tine__client_find(c, serial) : NULL;
     if (open)
         return open->id;
     bool known =
@@ -36,7 +36,7 @@ static uint64_t job_of(const tine__caller *c, uint64_t serial)
 
 static void out_line(void *arg, int stream, const char *line, size_t len)
 {
-    tine__caller *c = arg;
+    tine__client *c = arg;
     uint64_t serial;
     if (!c)
         return;
@@ -61,7 +61,7 @@ static void on_stderr(void *arg, tine_proc *p, const char *line, size_t len)
     out_line(arg, 2, line, len);
 }
 
-void tine__caller_stdio(tine_proc_options *options, const tine__service *s)
+void tine__client_stdio(tine_proc_options *options, const tine__rpc_config *s)
 {
     if (!s->on_output)
         return;

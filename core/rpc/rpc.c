@@ -1,4 +1,4 @@
-/* Calls to one worker: a queue, and a caller. The public functions of tine_rpc. */
+/* Calls to one worker: a queue, and a client. The public functions of tine_rpc. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,8 +8,8 @@
 
 struct tine_rpc {
     tine_rpc *next, *prev; /* of the host's */
-    tine__service service;
-    tine__caller *caller; /* NULL when the worker has ended */
+    tine__rpc_config config;
+    tine__client *client; /* NULL when the worker has ended */
     pid_t pid;
     tine_job *first, *last; /* made and not handed over */
     tine_job *ended;        /* to be told so in the next turn */
@@ -34,16 +34,16 @@ static const tine_error closed_error = {.kind = TINE_KIND_CLOSED,
 
 static void count(tine_rpc *rpc)
 {
-    bool on = rpc->pending > 0 || (rpc->closed && (rpc->caller || rpc->gone));
+    bool on = rpc->pending > 0 || (rpc->closed && (rpc->client || rpc->gone));
     if (on == rpc->counted)
         return;
     rpc->counted = on;
-    tine__loop_count(rpc->service.host, on);
+    tine__loop_count(rpc->config.host, on);
 }
 
 static void rpc_free(tine_rpc *rpc)
 {
-    tine_host *host = rpc->service.host;
+    tine_host *host = rpc->config.host;
     rpc->pending = 0;
     rpc->closed = false;
     count(rpc);
@@ -54,7 +54,7 @@ static void rpc_free(tine_rpc *rpc)
     if (rpc->next)
         rpc->next->prev = rpc->prev;
     tine__host_unpost(host, &rpc->task);
-    tine__service_free(&rpc->service);
+    tine__rpc_config_free(&rpc->config);
     free(rpc->cause);
     free(rpc);
 }
@@ -101,16 +101,16 @@ static void end_later(tine_rpc *rpc, tine_job *job)
     job->ending = true;
     job->next = rpc->ended;
     rpc->ended = job;
-    tine__host_post(rpc->service.host, &rpc->task);
+    tine__host_post(rpc->config.host, &rpc->task);
 }
 
 /* Hands over what fits; the timer of a call counts from its start there. */
 static void hand_over(tine_rpc *rpc)
 {
-    while (rpc->first && rpc->caller && tine__caller_has_room(rpc->caller)) {
+    while (rpc->first && rpc->client && tine__client_has_room(rpc->client)) {
         tine_job *job = rpc->first;
         take_out(rpc, job);
-        if (tine__caller_give(rpc->caller, job) < 0) {
+        if (tine__client_give(rpc->client, job) < 0) {
             job->reason = TINE__REASON_NONE;
             end_later(rpc, job);
         }
@@ -119,7 +119,7 @@ static void hand_over(tine_rpc *rpc)
 
 static void tell_fault(tine_rpc *rpc, const tine_error *err)
 {
-    tine_host *host = rpc->service.host;
+    tine_host *host = rpc->config.host;
     if (rpc->on_error)
         rpc->on_error(rpc->arg, err);
     else
@@ -165,16 +165,16 @@ static void fail_list(tine_rpc *rpc, tine_job *job, const tine_error *err)
     }
 }
 
-/* The caller is closed when all is handed over. */
+/* The client is closed when all is handed over. */
 static void close_when_drained(tine_rpc *rpc)
 {
-    if (rpc->caller && !rpc->first)
-        tine__caller_close(rpc->caller);
+    if (rpc->client && !rpc->first)
+        tine__client_close(rpc->client);
 }
 
-/* --------------------------------------------------------------- from the caller */
+/* --------------------------------------------------------------- from the client */
 
-static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_error *err,
+static void on_ended(void *owner, tine__client *c, tine_job *job, const tine_error *err,
                      const tine_str *results, size_t n, const tine__times *times)
 {
     tine_rpc *rpc = owner;
@@ -187,22 +187,22 @@ static void on_ended(void *owner, tine__caller *c, tine_job *job, const tine_err
     count(rpc);
 }
 
-static void on_event(void *owner, tine__caller *c, tine_job *job,
+static void on_event(void *owner, tine__client *c, tine_job *job,
                      const tine_str *values, size_t n)
 {
     tine_rpc *rpc = owner;
     if (rpc->on_event)
-        rpc->on_event(rpc->arg, tine__caller_pid(c), job, values, n);
+        rpc->on_event(rpc->arg, tine__client_pid(c), job, values, n);
 }
 
 /* Nothing is to be replaced here: calls go on as long as they come. */
-static void on_retire(void *owner, tine__caller *c)
+static void on_retire(void *owner, tine__client *c)
 {
     (void)owner;
     (void)c;
 }
 
-static void on_ready(void *owner, tine__caller *c)
+static void on_ready(void *owner, tine__client *c)
 {
     (void)owner;
     (void)c;
@@ -235,28 +235,28 @@ static void run_task(void *arg)
         tine_error err = never_started(rpc, text, sizeof text);
         if (list->reason == TINE__REASON_CANCEL)
             err = tine__error_cancelled();
-        else if (rpc->caller)
+        else if (rpc->client)
             err = tine__error_system(-ENOMEM, text, sizeof text, "call");
         end_job(rpc, list, &err, NULL, 0);
         list = next;
     }
     count(rpc);
-    if (rpc->closed && !rpc->caller && !rpc->ended && !rpc->first && !rpc->busy)
+    if (rpc->closed && !rpc->client && !rpc->ended && !rpc->first && !rpc->busy)
         finish(rpc);
 }
 
-static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
+static void on_gone(void *owner, tine__client *c, tine_job *unstarted,
                     const tine_error *why)
 {
     tine_rpc *rpc = owner;
     char text[400];
-    rpc->pid = tine__caller_pid(c);
+    rpc->pid = tine__client_pid(c);
     rpc->cause = why ? tine__cause_new(why) : NULL;
     bool expected = rpc->closed && !why;
     bool carried = unstarted || rpc->first;
     rpc->busy = true;
-    rpc->caller = NULL;
-    tine__caller_free(c);
+    rpc->client = NULL;
+    tine__client_free(c);
     tine_job *queued = rpc->first;
     rpc->first = rpc->last = NULL;
     tine_error err = never_started(rpc, text, sizeof text);
@@ -269,16 +269,16 @@ static void on_gone(void *owner, tine__caller *c, tine_job *unstarted,
     rpc->busy = false;
     count(rpc);
     if (rpc->closed)
-        tine__host_post(rpc->service.host, &rpc->task);
+        tine__host_post(rpc->config.host, &rpc->task);
 }
 
-static void on_fault(void *owner, tine__caller *c, const tine_error *err)
+static void on_fault(void *owner, tine__client *c, const tine_error *err)
 {
     (void)c;
     tell_fault(owner, err);
 }
 
-static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
+static void on_output(void *owner, tine__client *c, uint64_t job_id, int stream,
                       const char *line, size_t len)
 {
     (void)owner;
@@ -294,18 +294,18 @@ static void on_output(void *owner, tine__caller *c, uint64_t job_id, int stream,
 int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *options,
                  tine_rpc **out)
 {
-    static const tine__caller_ops ops = {on_ready, on_ended, on_event,  on_retire,
+    static const tine__client_ops ops = {on_ready, on_ended, on_event,  on_retire,
                                          NULL,     on_gone,  on_output, on_fault};
     tine_rpc *rpc = calloc(1, sizeof *rpc);
     if (!rpc)
         return -ENOMEM;
     tine__rpc_open(p->host);
-    int err = tine__service_init(&rpc->service, p->host, func, options);
+    int err = tine__rpc_config_init(&rpc->config, p->host, func, options);
     if (err < 0) {
         free(rpc);
         return err;
     }
-    rpc->service.on_output = NULL;
+    rpc->config.on_output = NULL;
     if (options) {
         rpc->timeout_usec = options->timeout_usec;
         rpc->on_event = options->on_event;
@@ -313,9 +313,9 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
         rpc->arg = options->arg;
     }
     rpc->task = (tine__task){.run = run_task, .arg = rpc};
-    err = tine__caller_new(p, &rpc->service, &ops, rpc, &rpc->caller);
+    err = tine__client_new(p, &rpc->config, &ops, rpc, &rpc->client);
     if (err < 0) {
-        tine__service_free(&rpc->service);
+        tine__rpc_config_free(&rpc->config);
         free(rpc);
         return err;
     }
@@ -330,11 +330,11 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
 static void cancel(tine_job *job)
 {
     tine_rpc *rpc = job->owner;
-    if (tine__stale(rpc->service.host) || job->ending ||
+    if (tine__stale(rpc->config.host) || job->ending ||
         job->reason != TINE__REASON_NONE)
         return;
     if (job->at) {
-        tine__caller_stop(job->at, job, TINE__REASON_CANCEL);
+        tine__client_stop(job->at, job, TINE__REASON_CANCEL);
         return;
     }
     job->reason = TINE__REASON_CANCEL;
@@ -352,11 +352,11 @@ int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n, const int *
                       size_t nfds, tine_call_cb cb, void *arg, tine_job **out)
 {
     tine_job *job;
-    if (tine__stale(rpc->service.host))
+    if (tine__stale(rpc->config.host))
         return -TINE_ESTALE;
     if (!tine_rpc_open(rpc))
         return -TINE_ECLOSED;
-    int err = tine__job_new(&job, &rpc->service, args, n, 0);
+    int err = tine__job_new(&job, &rpc->config, args, n, 0);
     if (err < 0)
         return err;
     err = nfds ? tine__job_fds(job, fds, nfds) : 0;
@@ -386,27 +386,27 @@ void tine_job_cancel(tine_job *job)
 
 int tine_job_running(const tine_job *job)
 {
-    return job->at && tine__caller_has_started(job->at, job);
+    return job->at && tine__client_has_started(job->at, job);
 }
 
 int tine_job_withdraw(tine_job *job)
 {
     if (job->at)
-        return tine__caller_withdraw(job->at, job);
+        return tine__client_withdraw(job->at, job);
     tine_job_cancel(job);
     return 1;
 }
 
 int tine_rpc_traceback(tine_rpc *rpc, tine_text_cb cb, void *arg)
 {
-    if (!rpc->caller)
+    if (!rpc->client)
         return -TINE_ECLOSED;
-    return tine__caller_traceback(rpc->caller, cb, arg);
+    return tine__client_traceback(rpc->client, cb, arg);
 }
 
 pid_t tine_rpc_pid(const tine_rpc *rpc)
 {
-    return rpc->caller ? tine__caller_pid(rpc->caller) : rpc->pid;
+    return rpc->client ? tine__client_pid(rpc->client) : rpc->pid;
 }
 
 size_t tine_rpc_pending(const tine_rpc *rpc)
@@ -416,33 +416,33 @@ size_t tine_rpc_pending(const tine_rpc *rpc)
 
 int tine_rpc_open(const tine_rpc *rpc)
 {
-    return !rpc->closed && rpc->caller != NULL;
+    return !rpc->closed && rpc->client != NULL;
 }
 
 void tine_rpc_close(tine_rpc *rpc, tine_gone_cb gone, void *arg)
 {
-    if (!rpc || rpc->closed || tine__stale(rpc->service.host))
+    if (!rpc || rpc->closed || tine__stale(rpc->config.host))
         return;
     rpc->closed = true;
     rpc->gone = gone;
     rpc->gone_arg = arg;
     close_when_drained(rpc);
     count(rpc);
-    if (!rpc->caller)
-        tine__host_post(rpc->service.host, &rpc->task);
+    if (!rpc->client)
+        tine__host_post(rpc->config.host, &rpc->task);
 }
 
 static void teardown(tine_rpc *rpc)
 {
     tine_job *handed = NULL, *queued = rpc->first, *ended = rpc->ended;
-    tine__caller *c = rpc->caller;
-    rpc->caller = NULL; /* what callbacks ask for now is refused */
+    tine__client *c = rpc->client;
+    rpc->client = NULL; /* what callbacks ask for now is refused */
     seize(queued);
     if (c) {
-        handed = tine__caller_take_all(c);
+        handed = tine__client_take_all(c);
         seize(handed);
-        tine__caller_fail_traces(c, &closed_error);
-        tine__caller_free(c);
+        tine__client_fail_traces(c, &closed_error);
+        tine__client_free(c);
     }
     rpc->first = rpc->last = rpc->ended = NULL;
     fail_list(rpc, handed, &closed_error);
@@ -455,11 +455,11 @@ static void close_all(tine_host *host)
 {
     while (host->rpcs)
         teardown(host->rpcs); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
-    tine__callers_close(host);
+    tine__clients_close(host);
 }
 
 void tine__rpc_open(tine_host *host)
 {
-    tine__callers_open(host);
+    tine__clients_open(host);
     tine__host_at_close(host, close_all);
 }

@@ -16,9 +16,9 @@
 
 enum { FIRST_CAPACITY = 256, MAX_STRING = 0xffffffff };
 
-/* --------------------------------------------------------------------- octets */
+/* --------------------------------------------------------------------- bytes */
 
-unsigned char *bind_octets_room(bind_octets *o, size_t n)
+unsigned char *tine__bytes_room(tine__bytes *o, size_t n)
 {
     if (o->cap - o->len < n) {
         size_t cap = o->cap ? o->cap : FIRST_CAPACITY;
@@ -33,15 +33,15 @@ unsigned char *bind_octets_room(bind_octets *o, size_t n)
     return o->data + o->len;
 }
 
-void bind_octets_free(bind_octets *o)
+void tine__bytes_free(tine__bytes *o)
 {
     free(o->data);
     memset(o, 0, sizeof *o);
 }
 
-unsigned char *bind_codec_room(lua_State *L, bind_octets *o, size_t n)
+unsigned char *tine__codec_room(lua_State *L, tine__bytes *o, size_t n)
 {
-    unsigned char *to = bind_octets_room(o, n ? n : 1); /* of nothing there is none */
+    unsigned char *to = tine__bytes_room(o, n ? n : 1); /* of nothing there is none */
     if (!to)
         luaL_error(L, "not enough memory");
     return to;
@@ -59,7 +59,7 @@ static int refuse_string(lua_State *L, int idx, int i, const char *what)
     return 0;
 }
 
-const char *bind_codec_text(lua_State *L, int idx, size_t *len)
+const char *tine__codec_text(lua_State *L, int idx, size_t *len)
 {
     bool fraction = lua_type(L, idx) == LUA_TNUMBER && !lua_isinteger(L, idx);
     const char *text = lua_tolstring(L, idx, len);
@@ -72,7 +72,7 @@ const char *bind_codec_text(lua_State *L, int idx, size_t *len)
 }
 
 static int encode_strings(lua_State *L, int first, int n, const char *what,
-                          bind_octets *out)
+                          tine__bytes *out)
 {
     for (int i = 0; i < n; i++) {
         size_t len;
@@ -80,12 +80,12 @@ static int encode_strings(lua_State *L, int first, int n, const char *what,
         int type = lua_type(L, first + i);
         if (type != LUA_TSTRING && type != LUA_TNUMBER)
             return refuse_string(L, first + i, i + 1, what);
-        s = bind_codec_text(L, first + i, &len);
+        s = tine__codec_text(L, first + i, &len);
         if (len > MAX_STRING) {
             lua_pushfstring(L, "%s[%d]: a string of more than 4 GiB", what, i + 1);
             return 0;
         }
-        unsigned char *to = bind_codec_room(L, out, 4 + len);
+        unsigned char *to = tine__codec_room(L, out, 4 + len);
         to[0] = (unsigned char)len;
         to[1] = (unsigned char)(len >> 8);
         to[2] = (unsigned char)(len >> 16);
@@ -120,7 +120,7 @@ static int decode_strings(lua_State *L, const unsigned char *at, size_t len)
 /* ----------------------------------------------------------------- plain data */
 
 /* "args[2].x: a userdata" is what the plain encoder says. */
-int bind_codec_rename(lua_State *L, const char *what)
+int tine__codec_rename(lua_State *L, const char *what)
 {
     const char *message = lua_tostring(L, -1);
     if (strncmp(message, "args[", 5) == 0) {
@@ -130,27 +130,27 @@ int bind_codec_rename(lua_State *L, const char *what)
     return 0;
 }
 
-void bind_codec_send_functions(bind_codec *c)
+void tine__codec_send_functions(tine__codec *c)
 {
     c->sends_functions = 1;
 }
 
-void bind_codec_take_functions(bind_codec *c)
+void tine__codec_take_functions(tine__codec *c)
 {
     c->takes_functions = 1;
 }
 
-static int encode_plain(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                        bind_octets *out)
+static int encode_plain(tine__codec *c, lua_State *L, int first, int n,
+                        const char *what, tine__bytes *out)
 {
     size_t len;
     luaL_checkstack(L, 8, "too many values");
-    if (!bind_plain_encode_fds(L, first, n,
-                               c->sends_functions ? BIND_FUNCTIONS : BIND_NO_FUNCTIONS,
-                               bind_codec_out(c)))
-        return bind_codec_rename(L, what);
-    const char *octets = lua_tolstring(L, -1, &len);
-    memcpy(bind_codec_room(L, out, len), octets, len);
+    if (!tine__lua_encode_fds(L, first, n,
+                              c->sends_functions ? BIND_FUNCTIONS : BIND_NO_FUNCTIONS,
+                              tine__codec_out(c)))
+        return tine__codec_rename(L, what);
+    const char *bytes = lua_tolstring(L, -1, &len);
+    memcpy(tine__codec_room(L, out, len), bytes, len);
     out->len += len;
     lua_pop(L, 1);
     return 1;
@@ -160,17 +160,17 @@ static int encode_plain(bind_codec *c, lua_State *L, int first, int n, const cha
 
 static int codec_gc(lua_State *L)
 {
-    bind_codec *c = lua_touserdata(L, 1);
-    bind_msgpack_close(c);
+    tine__codec *c = lua_touserdata(L, 1);
+    tine__msgpack_close(c);
     free(c->out.fd);
     luaL_unref(L, LUA_REGISTRYINDEX, c->encode);
     luaL_unref(L, LUA_REGISTRYINDEX, c->decode);
     return 0;
 }
 
-bind_codec *bind_codec_push(lua_State *L, int kind, const char *source, size_t len)
+tine__codec *tine__codec_push(lua_State *L, int kind, const char *source, size_t len)
 {
-    bind_codec *c = lua_newuserdatauv(L, sizeof *c, 2);
+    tine__codec *c = lua_newuserdatauv(L, sizeof *c, 2);
     memset(c, 0, sizeof *c);
     c->kind = kind;
     c->encode = c->decode = LUA_NOREF;
@@ -179,49 +179,49 @@ bind_codec *bind_codec_push(lua_State *L, int kind, const char *source, size_t l
         lua_setfield(L, -2, "__gc");
     }
     lua_setmetatable(L, -2);
-    if (kind == BIND_JSON)
-        bind_json_open(L, c);
-    else if (kind == BIND_SOURCE)
-        bind_source_open(L, c, source, len);
+    if (kind == TINE__CODEC_JSON)
+        tine__json_open(L, c);
+    else if (kind == TINE__CODEC_SOURCE)
+        tine__source_codec_open(L, c, source, len);
     return c;
 }
 
 /* Pushes a function of the codec's Lua side. */
-void bind_codec_function(lua_State *L, const bind_codec *c, int which)
+void tine__codec_function(lua_State *L, const tine__codec *c, int which)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, which == CODEC_ENCODE ? c->encode : c->decode);
 }
 
-int bind_codec_refuse_count(lua_State *L, const char *what, size_t n)
+int tine__codec_refuse_count(lua_State *L, const char *what, size_t n)
 {
     lua_pushfstring(L, "%s: %I values, too many for a call (%d): put them into a table",
-                    what, (LUAI_UACINT)n, BIND_MOST_VALUES);
+                    what, (LUAI_UACINT)n, TINE__MOST_VALUES);
     return 0;
 }
 
-int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                      bind_octets *out)
+int tine__codec_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
+                       tine__bytes *out)
 {
     size_t before = out->len;
     int ok;
     c->out.n = 0;
-    if (n > BIND_MOST_VALUES)
-        return bind_codec_refuse_count(L, what, (size_t)n);
+    if (n > TINE__MOST_VALUES)
+        return tine__codec_refuse_count(L, what, (size_t)n);
     switch (c->kind) {
-    case BIND_STRINGS:
+    case TINE__CODEC_STRINGS:
         ok = encode_strings(L, first, n, what, out);
         break;
-    case BIND_MSGPACK:
-        ok = bind_msgpack_encode(c, L, first, n, what, out);
+    case TINE__CODEC_MSGPACK:
+        ok = tine__msgpack_encode(c, L, first, n, what, out);
         break;
-    case BIND_LUA:
+    case TINE__CODEC_LUA:
         ok = encode_plain(c, L, first, n, what, out);
         break;
-    case BIND_JSON:
-        ok = bind_json_encode(c, L, first, n, what, out);
+    case TINE__CODEC_JSON:
+        ok = tine__json_encode(c, L, first, n, what, out);
         break;
     default:
-        ok = bind_source_encode(c, L, first, n, what, out);
+        ok = tine__source_codec_encode(c, L, first, n, what, out);
         break;
     }
     if (!ok)
@@ -229,38 +229,38 @@ int bind_codec_encode(bind_codec *c, lua_State *L, int first, int n, const char 
     return ok;
 }
 
-static int decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+static int decode(tine__codec *c, lua_State *L, const void *data, size_t len)
 {
     switch (c->kind) {
-    case BIND_STRINGS:
+    case TINE__CODEC_STRINGS:
         return decode_strings(L, data, len);
-    case BIND_MSGPACK:
-        return bind_msgpack_decode(c, L, data, len);
-    case BIND_LUA:
-        return bind_plain_decode_fds(L, data, len, c->takes_functions, c->came);
-    case BIND_JSON:
-        return bind_json_decode(c, L, data, len);
+    case TINE__CODEC_MSGPACK:
+        return tine__msgpack_decode(c, L, data, len);
+    case TINE__CODEC_LUA:
+        return tine__lua_decode_fds(L, data, len, c->takes_functions, c->came);
+    case TINE__CODEC_JSON:
+        return tine__json_decode(c, L, data, len);
     default:
-        return bind_source_decode(c, L, data, len);
+        return tine__source_codec_decode(c, L, data, len);
     }
 }
 
-int bind_codec_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+int tine__codec_decode(tine__codec *c, lua_State *L, const void *data, size_t len)
 {
     int top = lua_gettop(L), n = decode(c, L, data, len);
-    if (n <= BIND_MOST_VALUES)
+    if (n <= TINE__MOST_VALUES)
         return n;
     lua_settop(L, top);
-    bind_codec_refuse_count(L, "values", (size_t)n);
+    tine__codec_refuse_count(L, "values", (size_t)n);
     return -1;
 }
 
-int bind_codec_decode_fds(bind_codec *c, lua_State *L, const void *data, size_t len,
-                          int *fds, size_t n)
+int tine__codec_decode_fds(tine__codec *c, lua_State *L, const void *data, size_t len,
+                           int *fds, size_t n)
 {
     bind_fds came = {fds, n, n};
     c->came = &came;
-    int result = bind_codec_decode(c, L, data, len);
+    int result = tine__codec_decode(c, L, data, len);
     c->came = NULL;
     return result;
 }
@@ -269,25 +269,25 @@ int bind_codec_decode_fds(bind_codec *c, lua_State *L, const void *data, size_t 
 
 static int codec_encode(lua_State *L)
 {
-    bind_codec *c = luaL_checkudata(L, 1, TYPE_NAME);
-    bind_octets out = {0};
-    if (!bind_codec_encode(c, L, 2, lua_gettop(L) - 1, "args", &out)) {
-        bind_octets_free(&out);
+    tine__codec *c = luaL_checkudata(L, 1, TYPE_NAME);
+    tine__bytes out = {0};
+    if (!tine__codec_encode(c, L, 2, lua_gettop(L) - 1, "args", &out)) {
+        tine__bytes_free(&out);
         lua_pushnil(L);
         lua_insert(L, -2);
         return 2;
     }
     lua_pushlstring(L, (const char *)out.data, out.len);
-    bind_octets_free(&out);
+    tine__bytes_free(&out);
     return 1;
 }
 
 static int codec_decode(lua_State *L)
 {
-    bind_codec *c = luaL_checkudata(L, 1, TYPE_NAME);
+    tine__codec *c = luaL_checkudata(L, 1, TYPE_NAME);
     size_t len;
     const char *data = luaL_checklstring(L, 2, &len);
-    int n = bind_codec_decode(c, L, data, len);
+    int n = tine__codec_decode(c, L, data, len);
     if (n >= 0)
         return n;
     lua_pushnil(L);
@@ -295,7 +295,7 @@ static int codec_decode(lua_State *L)
     return 2;
 }
 
-/* codec(kind[, source]): an object with encode(...) and decode(octets). */
+/* codec(kind[, source]): an object with encode(...) and decode(bytes). */
 static int codec_new(lua_State *L)
 {
     static const char *const kinds[] = {"string", "msgpack", "lua",
@@ -303,7 +303,7 @@ static int codec_new(lua_State *L)
     size_t len;
     int kind = luaL_checkoption(L, 1, NULL, kinds);
     const char *source = luaL_optlstring(L, 2, "", &len);
-    bind_codec_push(L, kind, source, len);
+    tine__codec_push(L, kind, source, len);
     if (luaL_getmetafield(L, -1, "__index") == LUA_TNIL) {
         static const luaL_Reg methods[] = {
             {"encode", codec_encode}, {"decode", codec_decode}, {NULL, NULL}};
@@ -317,7 +317,7 @@ static int codec_new(lua_State *L)
     return 1;
 }
 
-void bind_codec_open(lua_State *L)
+void tine__codec_open(lua_State *L)
 {
     lua_pushcfunction(L, codec_new);
     lua_setfield(L, -2, "codec");

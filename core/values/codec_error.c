@@ -26,16 +26,16 @@ static void push_fields(lua_State *L, int idx, int n)
     }
 }
 
-static int encode(bind_codec *c, lua_State *L, int idx, int n, bind_octets *out)
+static int encode(tine__codec *c, lua_State *L, int idx, int n, tine__bytes *out)
 {
     int top = lua_gettop(L);
-    int ok = bind_codec_encode(c, L, idx, n, "value", out);
+    int ok = tine__codec_encode(c, L, idx, n, "value", out);
     lua_settop(L, top);
     return ok;
 }
 
 /* Without the value that it has itself if need be. */
-static int encode_err(bind_codec *c, lua_State *L, int idx, bind_octets *out)
+static int encode_err(tine__codec *c, lua_State *L, int idx, tine__bytes *out)
 {
     int ok = 0, base = lua_gettop(L);
     for (int n = NFIELDS; !ok && n >= NFIELDS - 1; n--) {
@@ -48,26 +48,26 @@ static int encode_err(bind_codec *c, lua_State *L, int idx, bind_octets *out)
     return ok;
 }
 
-static int encode_number(lua_State *L, int idx, bind_octets *out)
+static int encode_number(lua_State *L, int idx, tine__bytes *out)
 {
     size_t len;
     const char *text;
     if (lua_type(L, idx) != LUA_TNUMBER)
         return 0;
     lua_pushvalue(L, idx);
-    text = bind_codec_text(L, lua_gettop(L), &len);
-    memcpy(bind_codec_room(L, out, len), text, len);
+    text = tine__codec_text(L, lua_gettop(L), &len);
+    memcpy(tine__codec_room(L, out, len), text, len);
     out->len += len;
     lua_pop(L, 1);
     return 1;
 }
 
-int bind_codec_encode_error(bind_codec *c, lua_State *L, int idx, bind_octets *out)
+int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__bytes *out)
 {
     size_t before = out->len;
     int ok;
     luaL_checkstack(L, LUA_MINSTACK, "an error");
-    if (c->kind == BIND_STRINGS)
+    if (c->kind == TINE__CODEC_STRINGS)
         ok = encode_number(L, idx, out);
     else if (lua_isnil(L, idx))
         return 0;
@@ -82,15 +82,16 @@ int bind_codec_encode_error(bind_codec *c, lua_State *L, int idx, bind_octets *o
     return ok;
 }
 
-void bind_codec_decode_error(bind_codec *c, lua_State *L, const void *data, size_t len)
+void tine__codec_decode_error(tine__codec *c, lua_State *L, const void *data,
+                              size_t len)
 {
     int base = lua_gettop(L);
     luaL_checkstack(L, LUA_MINSTACK, "an error");
-    if (c->kind == BIND_STRINGS) {
+    if (c->kind == TINE__CODEC_STRINGS) {
         lua_pushlstring(L, data, len);
         return;
     }
-    int n = bind_codec_decode(c, L, data, len);
+    int n = tine__codec_decode(c, L, data, len);
     if (n == 2 && lua_istable(L, base + 1) && lua_toboolean(L, base + 2)) {
         lua_settop(L, base + 1);
         luaL_setmetatable(L, BIND_ERROR_TYPE);

@@ -10,17 +10,18 @@
 
 enum { MOST = 1024 };
 
-void bind_codec_pass_fds(bind_codec *c, int on)
+void tine__codec_pass_fds(tine__codec *c, int on)
 {
-    c->passes_fds = on && c->kind != BIND_STRINGS && c->kind != BIND_SOURCE;
+    c->passes_fds =
+        on && c->kind != TINE__CODEC_STRINGS && c->kind != TINE__CODEC_SOURCE;
 }
 
-bind_fds *bind_codec_out(bind_codec *c)
+bind_fds *tine__codec_out(tine__codec *c)
 {
     return c->passes_fds ? &c->out : NULL;
 }
 
-const int *bind_codec_fds(const bind_codec *c, size_t *n)
+const int *tine__codec_fds(const tine__codec *c, size_t *n)
 {
     *n = c->out.n;
     return c->out.fd;

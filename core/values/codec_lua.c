@@ -7,14 +7,14 @@
 #include "fd/fd.h"
 
 /* Keeps the functions encode and decode on top. */
-static void keep(lua_State *L, bind_codec *c)
+static void keep(lua_State *L, tine__codec *c)
 {
     c->decode = luaL_ref(L, LUA_REGISTRYINDEX);
     c->encode = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* The string on top is the encoding. */
-static int append(lua_State *L, const char *what, bind_octets *out)
+static int append(lua_State *L, const char *what, tine__bytes *out)
 {
     size_t len;
     if (lua_type(L, -1) != LUA_TSTRING) {
@@ -22,8 +22,8 @@ static int append(lua_State *L, const char *what, bind_octets *out)
                         luaL_typename(L, -1));
         return 0;
     }
-    const char *octets = lua_tolstring(L, -1, &len);
-    memcpy(bind_codec_room(L, out, len), octets, len);
+    const char *bytes = lua_tolstring(L, -1, &len);
+    memcpy(tine__codec_room(L, out, len), bytes, len);
     out->len += len;
     lua_pop(L, 1);
     return 1;
@@ -65,11 +65,11 @@ static int call(lua_State *L, int base, int nresults, const char *prefix)
     return -1;
 }
 
-static int decode(bind_codec *c, lua_State *L, const void *data, size_t len,
+static int decode(tine__codec *c, lua_State *L, const void *data, size_t len,
                   const char *prefix)
 {
     luaL_checkstack(L, 4, "too many values");
-    bind_codec_function(L, c, CODEC_DECODE);
+    tine__codec_function(L, c, CODEC_DECODE);
     int base = lua_gettop(L);
     lua_pushlstring(L, data, len);
     return call(L, base, LUA_MULTRET, prefix);
@@ -77,7 +77,7 @@ static int decode(bind_codec *c, lua_State *L, const void *data, size_t len,
 
 /* ----------------------------------------------------------------------- JSON */
 
-void bind_json_open(lua_State *L, bind_codec *c)
+void tine__json_open(lua_State *L, tine__codec *c)
 {
     lua_getglobal(L, "require");
     lua_pushliteral(L, "tine.codec_json");
@@ -91,7 +91,7 @@ void bind_json_open(lua_State *L, bind_codec *c)
 /* put(value): its index; nil, and a message where it cannot be sent. */
 static int json_put(lua_State *L)
 {
-    bind_codec *c = lua_touserdata(L, lua_upvalueindex(1));
+    tine__codec *c = lua_touserdata(L, lua_upvalueindex(1));
     lua_settop(L, 1);
     int index = bind_fds_put(L, &c->out, 1);
     if (index >= 0) {
@@ -106,14 +106,14 @@ static int json_put(lua_State *L)
 /* take(index): the descriptor. */
 static int json_take(lua_State *L)
 {
-    bind_codec *c = lua_touserdata(L, lua_upvalueindex(1));
+    tine__codec *c = lua_touserdata(L, lua_upvalueindex(1));
     if (!bind_fds_push(L, c->came, (uint32_t)luaL_checkinteger(L, 1)))
         return lua_error(L);
     return 1;
 }
 
 /* Pushes a function of tine.codec_json, and the one that it asks. */
-static void push_helper(lua_State *L, bind_codec *c, const char *name, lua_CFunction f)
+static void push_helper(lua_State *L, tine__codec *c, const char *name, lua_CFunction f)
 {
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     lua_getfield(L, -1, "tine.codec_json");
@@ -124,15 +124,15 @@ static void push_helper(lua_State *L, bind_codec *c, const char *name, lua_CFunc
     lua_pushcclosure(L, f, 1);
 }
 
-static int encode_json(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                       bind_octets *out, int fds)
+static int encode_json(tine__codec *c, lua_State *L, int first, int n, const char *what,
+                       tine__bytes *out, int fds)
 {
     luaL_checkstack(L, n + 8, "too many values");
     int base = lua_gettop(L) + 1;
     if (fds)
         push_helper(L, c, "encode_fds", json_put);
     else
-        bind_codec_function(L, c, CODEC_ENCODE);
+        tine__codec_function(L, c, CODEC_ENCODE);
     lua_pushstring(L, what);
     for (int i = 0; i < n; i++)
         lua_pushvalue(L, first + i);
@@ -146,18 +146,18 @@ static int encode_json(bind_codec *c, lua_State *L, int first, int n, const char
     return append(L, what, out);
 }
 
-int bind_json_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                     bind_octets *out)
+int tine__json_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
+                      tine__bytes *out)
 {
     int top = lua_gettop(L);
     int ok = encode_json(c, L, first, n, what, out, 0);
-    if (ok || !bind_codec_out(c))
+    if (ok || !tine__codec_out(c))
         return ok;
     lua_settop(L, top);
     return encode_json(c, L, first, n, what, out, 1);
 }
 
-int bind_json_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+int tine__json_decode(tine__codec *c, lua_State *L, const void *data, size_t len)
 {
     if (!c->came)
         return decode(c, L, data, len, "");
@@ -170,7 +170,8 @@ int bind_json_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
 
 /* ----------------------------------------------------------------- the user's */
 
-void bind_source_open(lua_State *L, bind_codec *c, const char *source, size_t len)
+void tine__source_codec_open(lua_State *L, tine__codec *c, const char *source,
+                             size_t len)
 {
     int base = lua_gettop(L);
     if (luaL_loadbufferx(L, source, len, "=serialiser", "t") != LUA_OK)
@@ -182,11 +183,11 @@ void bind_source_open(lua_State *L, bind_codec *c, const char *source, size_t le
     keep(L, c);
 }
 
-int bind_source_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                       bind_octets *out)
+int tine__source_codec_encode(tine__codec *c, lua_State *L, int first, int n,
+                              const char *what, tine__bytes *out)
 {
     luaL_checkstack(L, n + 4, "too many values");
-    bind_codec_function(L, c, CODEC_ENCODE);
+    tine__codec_function(L, c, CODEC_ENCODE);
     int base = lua_gettop(L);
     for (int i = 0; i < n; i++)
         lua_pushvalue(L, first + i);
@@ -195,7 +196,8 @@ int bind_source_encode(bind_codec *c, lua_State *L, int first, int n, const char
     return append(L, what, out);
 }
 
-int bind_source_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+int tine__source_codec_decode(tine__codec *c, lua_State *L, const void *data,
+                              size_t len)
 {
     return decode(c, L, data, len, "thaw: ");
 }

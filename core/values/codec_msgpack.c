@@ -18,7 +18,7 @@ enum { MAX_DEPTH = 30, EXT_FD = 102 };
 
 typedef struct encoder {
     lua_State *L;
-    bind_octets *out;
+    tine__bytes *out;
     msgpack_packer packer;
     bind_fds *fds; /* NULL: none are taken */
     int first;
@@ -29,10 +29,10 @@ typedef struct encoder {
     bool no_memory;
 } encoder;
 
-static int write_octets(void *arg, const char *data, size_t len)
+static int write_bytes(void *arg, const char *data, size_t len)
 {
     encoder *e = arg;
-    unsigned char *to = bind_octets_room(e->out, len);
+    unsigned char *to = tine__bytes_room(e->out, len);
     if (!to) {
         e->no_memory = true;
         return -1;
@@ -263,12 +263,12 @@ static bool encode_value(encoder *e, int idx)
     }
 }
 
-int bind_msgpack_encode(bind_codec *c, lua_State *L, int first, int n, const char *what,
-                        bind_octets *out)
+int tine__msgpack_encode(tine__codec *c, lua_State *L, int first, int n,
+                         const char *what, tine__bytes *out)
 {
     encoder e = {
-        .L = L, .out = out, .fds = bind_codec_out(c), .first = first, .what = what};
-    msgpack_packer_init(&e.packer, &e, write_octets);
+        .L = L, .out = out, .fds = tine__codec_out(c), .first = first, .what = what};
+    msgpack_packer_init(&e.packer, &e, write_bytes);
     luaL_checkstack(L, 8, "too many values");
     msgpack_pack_array(&e.packer, (size_t)n);
     for (int i = 0; i < n; i++) {
@@ -284,7 +284,7 @@ int bind_msgpack_encode(bind_codec *c, lua_State *L, int first, int n, const cha
 /* -------------------------------------------------------------------- decoding */
 
 /* Pushes a descriptor; or a message, and returns it. */
-static const char *push_ext(bind_codec *c, lua_State *L, const msgpack_object_ext *ext)
+static const char *push_ext(tine__codec *c, lua_State *L, const msgpack_object_ext *ext)
 {
     const unsigned char *at = (const unsigned char *)ext->ptr;
     if (ext->type != EXT_FD || ext->size != 4)
@@ -295,7 +295,7 @@ static const char *push_ext(bind_codec *c, lua_State *L, const msgpack_object_ex
 }
 
 /* Pushes a value; or a message, and returns it. */
-static const char *push(bind_codec *c, lua_State *L, const msgpack_object *o)
+static const char *push(tine__codec *c, lua_State *L, const msgpack_object *o)
 {
     const char *problem = NULL;
     luaL_checkstack(L, 8, "nested too deeply");
@@ -357,7 +357,7 @@ static const char *push(bind_codec *c, lua_State *L, const msgpack_object *o)
     return problem;
 }
 
-int bind_msgpack_decode(bind_codec *c, lua_State *L, const void *data, size_t len)
+int tine__msgpack_decode(tine__codec *c, lua_State *L, const void *data, size_t len)
 {
     size_t offset = 0;
     if (!c->unpacked) {
@@ -384,7 +384,7 @@ int bind_msgpack_decode(bind_codec *c, lua_State *L, const void *data, size_t le
     return (int)u->data.via.array.size;
 }
 
-void bind_msgpack_close(bind_codec *c)
+void tine__msgpack_close(tine__codec *c)
 {
     if (!c->unpacked)
         return;

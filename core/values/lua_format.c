@@ -1,4 +1,4 @@
-/* encode(functions, ...) and decode(octets, functions) for Lua: the plain codec itself,
+/* encode(functions, ...) and decode(bytes, functions) for Lua: the plain codec itself,
  * without the err tables of the API.
  *
  * Plain are nil, booleans, integers, floats, strings, tables of plain keys and values
@@ -14,14 +14,14 @@
 @function encode
 @tparam boolean functions whether Lua functions are taken
 @param ... plain values
-@treturn[1] string octets
+@treturn[1] string bytes
 @treturn[2] nil
 @treturn[2] string what was refused, with the path to it
 */
 static int encode(lua_State *L)
 {
     luaL_checkany(L, 1);
-    if (bind_plain_encode(L, 2, lua_gettop(L) - 1, lua_toboolean(L, 1)))
+    if (tine__lua_encode(L, 2, lua_gettop(L) - 1, lua_toboolean(L, 1)))
         return 1;
     luaL_pushfail(L);
     lua_insert(L, -2);
@@ -30,17 +30,17 @@ static int encode(lua_State *L)
 
 /*** The values that a string encodes.
 @function decode
-@tparam string octets
+@tparam string bytes
 @tparam boolean functions whether functions are taken: only from a trusted sender
 @return[1] the values
 @treturn[2] nil
-@treturn[2] string what is wrong with the octets
+@treturn[2] string what is wrong with the bytes
 */
 static int decode(lua_State *L)
 {
     size_t len;
-    const char *octets = luaL_checklstring(L, 1, &len);
-    int n = bind_plain_decode(L, octets, len, lua_toboolean(L, 2));
+    const char *bytes = luaL_checklstring(L, 1, &len);
+    int n = tine__lua_decode(L, bytes, len, lua_toboolean(L, 2));
 
     if (n >= 0)
         return n;
@@ -49,7 +49,7 @@ static int decode(lua_State *L)
     return 2;
 }
 
-int bind_plain_open(lua_State *L)
+int tine__lua_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
         {"encode", encode},

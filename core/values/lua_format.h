@@ -1,6 +1,6 @@
-/* Plain Lua data as octets and back; see lua_format.c for what is plain. */
-#ifndef TINE_BIND_LUA_FORMAT_H
-#define TINE_BIND_LUA_FORMAT_H
+/* Plain Lua data as bytes and back; see lua_format.c for what is plain. */
+#ifndef TINE_VALUES_LUA_FORMAT_H
+#define TINE_VALUES_LUA_FORMAT_H
 
 #include <lua.h>
 #include <stddef.h>
@@ -37,16 +37,16 @@ enum {
 /* Pushes a string that encodes the n values from index first. On failure pushes a message
  * that names the value, such as "upvalue 'conf'.list[7]: a userdata" (of code), "args[2].x: a
  * userdata". Returns 1 for success, else 0. */
-int bind_plain_encode(lua_State *L, int first, int n, int functions);
+int tine__lua_encode(lua_State *L, int first, int n, int functions);
 /* The same with descriptors; fds NULL: they are refused. */
-int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fds *fds);
+int tine__lua_encode_fds(lua_State *L, int first, int n, int functions, bind_fds *fds);
 /* Pushes the values encoded in data and returns how many. -1 with a message pushed when
  * the data is malformed, or holds a function and functions is 0: for what comes from the
  * host itself alone it may be anything else, since bytecode can do anything. */
-int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions);
+int tine__lua_decode(lua_State *L, const char *data, size_t len, int functions);
 /* The same with descriptors; fds NULL: none came. */
-int bind_plain_decode_fds(lua_State *L, const char *data, size_t len, int functions,
-                          bind_fds *fds);
-int bind_plain_open(lua_State *L); /* sets encode and decode in the table on top */
+int tine__lua_decode_fds(lua_State *L, const char *data, size_t len, int functions,
+                         bind_fds *fds);
+int tine__lua_open(lua_State *L); /* sets encode and decode in the table on top */
 
 #endif

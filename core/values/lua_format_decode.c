@@ -1,8 +1,8 @@
-/* The octets that lua_format_priv.h describes to Lua values. Depth costs Lua stack, not C stack.
+/* The bytes that lua_format_priv.h describes to Lua values. Depth costs Lua stack, not C stack.
  *
- * The octets may be hostile, except for bytecode, which is taken only with functions.
- * No table is made larger than the octets still to come can fill: `owed` is the least
- * number of octets that the open tables need, and only what remains beyond it can be
+ * The bytes may be hostile, except for bytecode, which is taken only with functions.
+ * No table is made larger than the bytes still to come can fill: `owed` is the least
+ * number of bytes that the open tables need, and only what remains beyond it can be
  * claimed. So memory is linear in the length of the input. */
 #include "lua_format.h"
 #include "lua_format_priv.h"
@@ -46,7 +46,7 @@ struct decoder {
 
 static int fail(struct decoder *d, const char *what)
 {
-    lua_pushfstring(d->L, "malformed data at octet %I: %s",
+    lua_pushfstring(d->L, "malformed data at byte %I: %s",
                     (LUAI_UACINT)(d->p - d->start), what);
     return 0;
 }
@@ -343,7 +343,7 @@ static int push_value(struct decoder *d, uint8_t tag)
 /* -- the insides of tables and functions -- */
 
 /* Puts the finished value at the top where it belongs. */
-static int settle(struct decoder *d)
+static int put_value(struct decoder *d)
 {
     struct frame *f = &d->frames[d->nframes - 1];
     lua_State *L = d->L;
@@ -425,7 +425,7 @@ static int read_one(struct decoder *d, uint8_t tag)
     struct frame *f = &d->frames[d->nframes - 1];
 
     if (tag == TAG_END)
-        return end_frame(d) && settle(d);
+        return end_frame(d) && put_value(d);
     if (f->want == WANT_UPVALUE)
         return read_upvalue(d, f, tag);
     if (tag == TAG_SEP) {
@@ -442,7 +442,7 @@ static int read_one(struct decoder *d, uint8_t tag)
         return push_table(d, tag & 1);
     if (tag == TAG_FUNCTION || tag == (TAG_FUNCTION | 1))
         return push_function(d, tag & 1);
-    return push_value(d, tag) && settle(d);
+    return push_value(d, tag) && put_value(d);
 }
 
 static int read_head(struct decoder *d, uint32_t *count)
@@ -481,13 +481,13 @@ static int read_all(struct decoder *d, uint32_t count)
     return d->p == d->end || fail(d, "something follows the last value");
 }
 
-int bind_plain_decode(lua_State *L, const char *data, size_t len, int functions)
+int tine__lua_decode(lua_State *L, const char *data, size_t len, int functions)
 {
-    return bind_plain_decode_fds(L, data, len, functions, NULL);
+    return tine__lua_decode_fds(L, data, len, functions, NULL);
 }
 
-int bind_plain_decode_fds(lua_State *L, const char *data, size_t len, int functions,
-                          bind_fds *fds)
+int tine__lua_decode_fds(lua_State *L, const char *data, size_t len, int functions,
+                         bind_fds *fds)
 {
     struct decoder d;
     uint32_t count;

@@ -1,6 +1,6 @@
-/* Lua values to the octets that lua_format_priv.h describes. Depth costs Lua stack, not C stack.
+/* Lua values to the bytes that lua_format_priv.h describes. Depth costs Lua stack, not C stack.
  *
- * Between the first octet and the last nothing is allocated as a Lua object, so that no
+ * Between the first byte and the last nothing is allocated as a Lua object, so that no
  * step of the collector and no finalizer runs: the tables cannot change underneath, and
  * an address stays the name of one object. */
 #include "lua_format.h"
@@ -11,16 +11,16 @@
 #include <lauxlib.h>
 
 enum {
-    ROOM = 16,      /* the most octets of a number, or of a string's head */
+    ROOM = 16,      /* the most bytes of a number, or of a string's head */
     SHORT_LEN = 40, /* Lua interns up to here: equal strings have one address */
 };
 
 static const char too_big[] = "the data grows beyond 4 GiB";
 
-/* Room for n more octets; 0 when the encoding would be too long. */
+/* Room for n more bytes; 0 when the encoding would be too long. */
 static inline int reserve(struct plain_encoder *e, size_t n)
 {
-    return e->cap - e->len >= n || bind_plain_grow(e, n);
+    return e->cap - e->len >= n || tine__lua_grow(e, n);
 }
 
 static void put_varint(struct plain_encoder *e, uint32_t v)
@@ -47,7 +47,7 @@ static void put_ref(struct plain_encoder *e, const struct plain_mark *m)
 /* 1: a reference was written. 0: addr is new, noted, and to be written. */
 static int put_seen(struct plain_encoder *e, const void *addr)
 {
-    const struct plain_mark *m = bind_plain_mark(e, addr);
+    const struct plain_mark *m = tine__lua_mark(e, addr);
 
     if (m != NULL)
         put_ref(e, m);
@@ -56,7 +56,7 @@ static int put_seen(struct plain_encoder *e, const void *addr)
 
 static int put_seen_string(struct plain_encoder *e, const char *s)
 {
-    const struct plain_mark *m = bind_plain_mark_string(e, s);
+    const struct plain_mark *m = tine__lua_mark_string(e, s);
 
     if (m != NULL)
         put_ref(e, m);
@@ -109,7 +109,7 @@ static int put_string(struct plain_encoder *e, int idx)
     if (len <= SHORT_LEN ? put_seen_string(e, s) : put_seen(e, s))
         return 1;
     if (len > UINT32_MAX || !reserve(e, len + ROOM))
-        return bind_plain_refuse(e, too_big);
+        return tine__lua_refuse(e, too_big);
     if (len < 32) {
         e->buf[e->len++] = (uint8_t)(TAG_STRING + len);
     } else {
@@ -127,9 +127,9 @@ static int push_frame(struct plain_encoder *e, enum plain_step step, size_t head
     struct plain_frame *f;
 
     if (e->nframes == PLAIN_MAX_DEPTH || !lua_checkstack(e->L, LUA_MINSTACK))
-        return bind_plain_refuse(e, "nested too deeply");
+        return tine__lua_refuse(e, "nested too deeply");
     if (e->nframes == e->max_frames)
-        bind_plain_grow_frames(e);
+        tine__lua_grow_frames(e);
     f = &e->frames[e->nframes++];
     f->base = lua_gettop(e->L);
     f->step = step;
@@ -159,7 +159,7 @@ static int put_fd(struct plain_encoder *e)
     int fd, index;
 
     if (e->fds == NULL || in_function(e))
-        return bind_plain_refuse(e, NULL);
+        return tine__lua_refuse(e, NULL);
     fd = bind_fd_peek(L, -1);
     if (fd == -2 && e->asked) {
         lua_pushvalue(L, -1);
@@ -172,17 +172,17 @@ static int put_fd(struct plain_encoder *e)
     }
     if (fd == -2) {
         e->retry = index && bind_fd_is_object(L, -1);
-        return e->retry ? 0 : bind_plain_refuse(e, NULL);
+        return e->retry ? 0 : tine__lua_refuse(e, NULL);
     }
     if (fd == -1)
-        return bind_plain_refuse(e, "a closed descriptor");
+        return tine__lua_refuse(e, "a closed descriptor");
     if (put_seen(e, lua_topointer(L, -1))) {
         lua_pop(L, 1);
         return 1;
     }
     index = bind_fds_add(L, e->fds, fd);
     if (index < 0)
-        return bind_plain_refuse(e, lua_tostring(L, -1));
+        return tine__lua_refuse(e, lua_tostring(L, -1));
     e->buf[e->len++] = TAG_FD;
     put_varint(e, (uint32_t)index);
     lua_pop(L, 1);
@@ -247,14 +247,14 @@ static int put_function(struct plain_encoder *e)
     int i;
 
     if (!e->functions || lua_iscfunction(L, -1))
-        return bind_plain_refuse(e, NULL);
+        return tine__lua_refuse(e, NULL);
     if (put_seen(e, lua_topointer(L, -1))) {
         lua_pop(L, 1);
         return 1;
     }
     put_le(e, TAG_FUNCTION, 0, 4);
     if (lua_dump(L, dump_piece, e, 0) != 0)
-        return bind_plain_refuse(e, too_big);
+        return tine__lua_refuse(e, too_big);
     size = e->len - head - 5;
     for (i = 0; i < 4; i++)
         e->buf[head + 1 + (size_t)i] = (uint8_t)(size >> (8 * i));
@@ -265,7 +265,7 @@ static int put_function(struct plain_encoder *e)
 static inline int put_scalar(struct plain_encoder *e, int idx)
 {
     if (!reserve(e, ROOM))
-        return bind_plain_refuse(e, too_big);
+        return tine__lua_refuse(e, too_big);
     switch (lua_type(e->L, idx)) {
     case LUA_TNIL:
         e->buf[e->len++] = TAG_NIL;
@@ -300,7 +300,7 @@ static int put_value(struct plain_encoder *e)
     case LUA_TUSERDATA:
         return put_fd(e);
     default:
-        return bind_plain_refuse(e, NULL);
+        return tine__lua_refuse(e, NULL);
     }
 }
 
@@ -318,7 +318,7 @@ static uint8_t hint_of(uint32_t count)
 static int end_frame(struct plain_encoder *e, const struct plain_frame *f)
 {
     if (!reserve(e, ROOM))
-        return bind_plain_refuse(e, too_big);
+        return tine__lua_refuse(e, too_big);
     e->buf[e->len++] = TAG_END;
     if (f->step != STEP_UPVALUES)
         e->buf[f->head + 1] = (uint8_t)(hint_of(f->items) | hint_of(f->pairs) << 4);
@@ -330,7 +330,7 @@ static int end_frame(struct plain_encoder *e, const struct plain_frame *f)
 static int start_pairs(struct plain_encoder *e, struct plain_frame *f)
 {
     if (!reserve(e, ROOM))
-        return bind_plain_refuse(e, too_big);
+        return tine__lua_refuse(e, too_big);
     if (f->items > 0)
         e->buf[e->len++] = TAG_SEP;
     f->step = STEP_PAIRS;
@@ -381,7 +381,7 @@ static int next_upvalue(struct plain_encoder *e, struct plain_frame *f)
     if (name == NULL)
         return end_frame(e, f);
     if (!reserve(e, ROOM))
-        return bind_plain_refuse(e, too_big);
+        return tine__lua_refuse(e, too_big);
     f->items++;
     env = strcmp(name, "_ENV") == 0;
     id = lua_upvalueid(L, f->base, (int)f->items);
@@ -430,7 +430,7 @@ static int encode_once(lua_State *L, int first, int n, int functions, bind_fds *
     int ok, slot;
 
     luaL_checkstack(L, LUA_MINSTACK, "too many values");
-    e = bind_plain_push_encoder(L);
+    e = tine__lua_push_encoder(L);
     slot = lua_gettop(L);
     e->fds = fds;
     e->asked = asked;
@@ -443,11 +443,11 @@ static int encode_once(lua_State *L, int first, int n, int functions, bind_fds *
     lua_settop(L, slot);
     if (e->retry)
         ok = -1;
-    bind_plain_release(e);
+    tine__lua_release(e);
     return ok;
 }
 
-int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fds *fds)
+int tine__lua_encode_fds(lua_State *L, int first, int n, int functions, bind_fds *fds)
 {
     int ok, fd, asked = 0;
 
@@ -471,7 +471,7 @@ int bind_plain_encode_fds(lua_State *L, int first, int n, int functions, bind_fd
     return ok;
 }
 
-int bind_plain_encode(lua_State *L, int first, int n, int functions)
+int tine__lua_encode(lua_State *L, int first, int n, int functions)
 {
     return encode_once(L, lua_absindex(L, first), n, functions, NULL, 0);
 }

@@ -9,7 +9,7 @@
 #include <lualib.h>
 
 enum {
-    MAX_KEY = 40, /* octets of a string key that are shown */
+    MAX_KEY = 40, /* bytes of a string key that are shown */
     MAX_HEAD = 12,
     MAX_TAIL = 8, /* of a longer path the first and the last parts are shown */
 };
@@ -291,7 +291,7 @@ static void push_kind(const struct plain_encoder *e)
     push_type(L);
 }
 
-int bind_plain_refuse(struct plain_encoder *e, const char *what)
+int tine__lua_refuse(struct plain_encoder *e, const char *what)
 {
     lua_State *L = e->L;
 

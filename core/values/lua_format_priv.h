@@ -1,17 +1,17 @@
-/* The octets of plain data, and what the files of the encoder share.
+/* The bytes of plain data, and what the files of the encoder share.
  *
  * An encoding is the version, a varint (LEB128) with the number of values, the values.
- * Multi-octet numbers are little-endian. Strings, tables, functions, descriptors and the cells
+ * Multi-byte numbers are little-endian. Strings, tables, functions, descriptors and the cells
  * of upvalues are numbered from 0 in the order in which they start; one whose tag says
  * "shared" may be named again by its number.
  *
  *   table     TABLE hints item* [SEP] (key value)* END; SEP only after items
  *   hints     low half: items, high half: pairs. 0 for none, else 1 + ceil(log2(n)),
  *             at most 15. They size the table, and bound its counts from below
- *   fd        FD index of a descriptor that comes with the octets
- *   function  FUNCTION length(4 octets) bytecode (CELL value | REF)* END */
-#ifndef TINE_BIND_PLAIN_H
-#define TINE_BIND_PLAIN_H
+ *   fd        FD index of a descriptor that comes with the bytes
+ *   function  FUNCTION length(4 bytes) bytecode (CELL value | REF)* END */
+#ifndef TINE_VALUES_LUA_FORMAT_PRIV_H
+#define TINE_VALUES_LUA_FORMAT_PRIV_H
 
 #include <stdint.h>
 
@@ -103,21 +103,21 @@ struct plain_encoder {
 
 /* lua_format_state.c; memory errors are raised. */
 
-/* Pushes an encoder, ready to write its first octet. */
-struct plain_encoder *bind_plain_push_encoder(lua_State *L);
-void bind_plain_release(struct plain_encoder *e);
-/* Room for n more octets; 0 when there would be more than 4 GiB. */
-int bind_plain_grow(struct plain_encoder *e, size_t n);
-void bind_plain_grow_frames(struct plain_encoder *e);
+/* Pushes an encoder, ready to write its first byte. */
+struct plain_encoder *tine__lua_push_encoder(lua_State *L);
+void tine__lua_release(struct plain_encoder *e);
+/* Room for n more bytes; 0 when there would be more than 4 GiB. */
+int tine__lua_grow(struct plain_encoder *e, size_t n);
+void tine__lua_grow_frames(struct plain_encoder *e);
 /* The mark of what was written before; else NULL, and addr is marked and numbered as
  * what is written next. The one for short strings forgets, so that it stays small. */
-const struct plain_mark *bind_plain_mark(struct plain_encoder *e, const void *addr);
-const struct plain_mark *bind_plain_mark_string(struct plain_encoder *e, const char *s);
+const struct plain_mark *tine__lua_mark(struct plain_encoder *e, const void *addr);
+const struct plain_mark *tine__lua_mark_string(struct plain_encoder *e, const char *s);
 
 /* lua_format_path.c */
 
 /* Pushes "PATH: WHAT", where PATH leads to what e is at; what NULL: describes the value
  * at the top of the stack. Returns 0. */
-int bind_plain_refuse(struct plain_encoder *e, const char *what);
+int tine__lua_refuse(struct plain_encoder *e, const char *what);
 
 #endif

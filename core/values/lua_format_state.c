@@ -84,7 +84,7 @@ static struct plain_encoder *start(struct plain_encoder *e, lua_State *L)
 
 /* One that is busy was left so by a memory error, or belongs to an encoding whose last
  * allocation ran the finalizer that asks now. */
-struct plain_encoder *bind_plain_push_encoder(lua_State *L)
+struct plain_encoder *tine__lua_push_encoder(lua_State *L)
 {
     struct plain_encoder *e;
     int closing;
@@ -108,13 +108,13 @@ struct plain_encoder *bind_plain_push_encoder(lua_State *L)
     return start(e, L);
 }
 
-void bind_plain_release(struct plain_encoder *e)
+void tine__lua_release(struct plain_encoder *e)
 {
     trim(e, !e->closing);
     e->busy = 0;
 }
 
-int bind_plain_grow(struct plain_encoder *e, size_t n)
+int tine__lua_grow(struct plain_encoder *e, size_t n)
 {
     size_t cap = e->cap < 512 ? 512 : e->cap * 2;
 
@@ -127,7 +127,7 @@ int bind_plain_grow(struct plain_encoder *e, size_t n)
     return 1;
 }
 
-void bind_plain_grow_frames(struct plain_encoder *e)
+void tine__lua_grow_frames(struct plain_encoder *e)
 {
     size_t old = (size_t)e->max_frames;
     size_t max = old == 0 ? 16 : old * 2;
@@ -176,7 +176,7 @@ static void grow_seen(struct plain_encoder *e)
     free_marks(e, &old);
 }
 
-/* Short strings have a slot of a pair, or are forgotten, which costs only octets. A new
+/* Short strings have a slot of a pair, or are forgotten, which costs only bytes. A new
  * one goes to the second slot; being met again moves it to the first, where the many
  * strings that occur once do not push it out. Growing forgets the second slots. */
 static void grow_strings(struct plain_encoder *e)
@@ -201,7 +201,7 @@ static void set_mark(struct plain_encoder *e, struct plain_mark *m, const void *
     m->at = (uint32_t)e->len;
 }
 
-const struct plain_mark *bind_plain_mark(struct plain_encoder *e, const void *addr)
+const struct plain_mark *tine__lua_mark(struct plain_encoder *e, const void *addr)
 {
     struct plain_mark *m;
 
@@ -215,7 +215,7 @@ const struct plain_mark *bind_plain_mark(struct plain_encoder *e, const void *ad
     return NULL;
 }
 
-const struct plain_mark *bind_plain_mark_string(struct plain_encoder *e, const char *s)
+const struct plain_mark *tine__lua_mark_string(struct plain_encoder *e, const char *s)
 {
     struct plain_mark *m, met;
 

@@ -1,7 +1,7 @@
 /* What host and worker say to each other once a worker serves calls: the frames of the
  * call stream, and the page of memory that they share. Both sides include it; no I/O.
  *
- * The call stream is the command socket after SERVE. A frame is a header of 16 octets
+ * The call stream is the command socket after SERVE. A frame is a header of 16 bytes
  * and a body: u32 length of the body, u8 type, u8 0, u16 magic, u64 serial; little-endian.
  * A serial numbers the calls handed to one worker, from 1.
  *
@@ -28,12 +28,12 @@
  *   FAULT    likewise, but it goes on: async, an error of what an answered call has started
  * Both ways:
  *   FDS      u32 count, u32 first; serial: as of the CALL, RESULT or EVENT that follows. Its first
- *            octet comes with that many descriptors (SCM_RIGHTS), which that frame's payload
+ *            byte comes with that many descriptors (SCM_RIGHTS), which that frame's payload
  *            names by their indices, from first on. Begins anew with first 0. Never in the ring
- * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and octets.
+ * times: u64 start (CLOCK_MONOTONIC, ns), u64 duration (ns). str: u32 length and bytes.
  * A payload of TINE_STRINGS is one str after another. */
-#ifndef TINE_CALLS_H
-#define TINE_CALLS_H
+#ifndef TINE_WIRE_CALL_H
+#define TINE_WIRE_CALL_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -88,9 +88,9 @@ bool tine__call_head_get(tine__call_head *head,
  *
  * Answers that fit are put into the ring, and sent from there, many at a time. `tail` is the
  * offset in the stream of worker to host up to which there is something to send, all sent
- * octets included: octet `o` lies at ring[o % TINE__RING]. One store of tail makes a whole
+ * bytes included: byte `o` lies at ring[o % TINE__RING]. One store of tail makes a whole
  * frame appear. So what a worker had answered and not sent when it died is not lost: the host
- * takes the octets between what it has received and tail from the ring. A frame that does
+ * takes the bytes between what it has received and tail from the ring. A frame that does
  * not fit is sent from elsewhere with the ring empty, and tail moved behind it afterwards:
  * what lies in a socket outlives its sender.
  *
@@ -133,7 +133,7 @@ typedef struct tine__page {
     _Atomic uint64_t started_ns;      /* when; CLOCK_MONOTONIC */
     _Atomic uint64_t tail;
     _Atomic uint64_t trace_told;
-    _Atomic uint64_t flushed;  /* octets of the stream that are in the socket */
+    _Atomic uint64_t flushed;  /* bytes of the stream that are in the socket */
     _Atomic uint64_t running;  /* async: serial of the call whose code runs, or 0 */
     _Atomic uint32_t idle;     /* nothing runs: the worker waits for calls */
     _Atomic uint64_t began_ns; /* when it was told to serve, before init; 0: not yet */

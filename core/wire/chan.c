@@ -14,7 +14,7 @@
 enum { SMALL_SEGMENT = 448, SEGMENT = 4032, MAX_IOV = 64, FLUSH_ROUNDS = 32 };
 static const uint64_t max_body = (uint64_t)1 << 40;
 
-/* Octets to send; the descriptors ride with the first of them, so a frame that has some
+/* Bytes to send; the descriptors ride with the first of them, so a frame that has some
  * begins a segment, and a segment that has some begins a sendmsg: then a receiver that is
  * out of descriptors knows which frame lost them. */
 typedef struct tine__segment {
@@ -120,7 +120,7 @@ static void consume(tine__chan *c, size_t n)
         return;
     }
     c->head->sent += n;
-    /* The descriptors went with the first octet. */
+    /* The descriptors went with the first byte. */
     if (n) {
         tine__fd_close_all(c->head->fds, c->head->nfds);
         c->head->nfds = 0;

@@ -1,7 +1,7 @@
 /* The sending half of a command socket: a queue of frames with their descriptors, written
  * out in as few system calls as possible. Knows no loop and no meaning of a frame. */
-#ifndef TINE_CHAN_H
-#define TINE_CHAN_H
+#ifndef TINE_WIRE_CHAN_H
+#define TINE_WIRE_CHAN_H
 
 #include <stdbool.h>
 #include <stddef.h>

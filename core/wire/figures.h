@@ -1,7 +1,7 @@
 /* What a process says of its interpreter's memory, in a report or in the page that it shares with
  * the host. */
-#ifndef TINE_FIGURES_H
-#define TINE_FIGURES_H
+#ifndef TINE_WIRE_FIGURES_H
+#define TINE_WIRE_FIGURES_H
 
 #include <stdint.h>
 

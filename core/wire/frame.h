@@ -1,12 +1,12 @@
 /* Frames on a command socket, without any I/O: bytes in, frames out, and the reverse.
  *
- * A frame is a header of 12 octets and a body: u8 type, u8 number of descriptors that ride
- * with the frame's first octet, u16 magic, u64 length of the body, little-endian.
+ * A frame is a header of 12 bytes and a body: u8 type, u8 number of descriptors that ride
+ * with the frame's first byte, u16 magic, u64 length of the body, little-endian.
  *
- * The reader never asks for an octet past the frame that it is reading, since after a RUN
+ * The reader never asks for a byte past the frame that it is reading, since after a RUN
  * the stream belongs to somebody else. */
-#ifndef TINE_FRAME_H
-#define TINE_FRAME_H
+#ifndef TINE_WIRE_FRAME_H
+#define TINE_WIRE_FRAME_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,7 +25,7 @@ typedef struct tine__buf {
 } tine__buf;
 
 void tine__buf_free(tine__buf *b);
-/* Makes room for n more octets. Returns where they go, or NULL. */
+/* Makes room for n more bytes. Returns where they go, or NULL. */
 unsigned char *tine__buf_room(tine__buf *b, size_t n);
 void tine__buf_put(tine__buf *b, const void *data, size_t len);
 void tine__buf_u32(tine__buf *b, uint32_t v);
@@ -42,12 +42,12 @@ uint32_t tine__get_u32(tine__cursor *c);
 uint64_t tine__get_u64(tine__cursor *c);
 tine_str tine__get_str(tine__cursor *c);
 /* Puts a NUL behind s, which lies in a message that is ours to write to: on what has been read
- * already, or, of the last one, on the octet behind the message. */
+ * already, or, of the last one, on the byte behind the message. */
 void tine__end_str(tine_str s);
 /* Whether all was read, and nothing was missing. */
 bool tine__get_done(const tine__cursor *c);
 
-/* Writes the header of a frame with a body of len octets. */
+/* Writes the header of a frame with a body of len bytes. */
 void tine__frame_head(unsigned char head[TINE__FRAME_HEAD], int type, size_t nfds,
                       uint64_t len);
 
@@ -56,7 +56,7 @@ typedef struct tine__reader {
     size_t nhead;
     int type;
     size_t want_fds;
-    uint64_t want; /* octets of the body */
+    uint64_t want; /* bytes of the body */
     tine__buf body;
     unsigned char small[TINE__SMALL_BODY]; /* the place of a body that fits */
     int fds[TINE_MAX_FDS];                 /* arrived with this frame; -1 where taken */
@@ -68,9 +68,9 @@ typedef struct tine__reader {
 void tine__reader_init(tine__reader *r);
 /* Closes what was not taken, and frees. */
 void tine__reader_free(tine__reader *r);
-/* Where the next octets go and at most how many; NULL when out of memory. Never 0. */
+/* Where the next bytes go and at most how many; NULL when out of memory. Never 0. */
 unsigned char *tine__reader_room(tine__reader *r, size_t *room);
-/* n octets were put there, nfds descriptors (taken) came along. Returns 1 when the frame is
+/* n bytes were put there, nfds descriptors (taken) came along. Returns 1 when the frame is
  * complete, 0 when more is needed, -EPROTO with r->problem set when this is no frame. */
 int tine__reader_got(tine__reader *r, size_t n, const int *fds, size_t nfds,
                      bool fds_lost);

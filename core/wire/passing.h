@@ -1,7 +1,7 @@
 /* Descriptors that go with calls: sets that calls own, and what the call stream brings. Both ends
  * include it. Knows nothing of frames, loops and Lua. */
-#ifndef TINE_PASSING_H
-#define TINE_PASSING_H
+#ifndef TINE_WIRE_PASSING_H
+#define TINE_WIRE_PASSING_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,7 +40,7 @@ typedef struct tine__inbox {
 
 /* As recv; descriptors that came go to the inbox, close-on-exec. */
 ssize_t tine__passing_recv(int sock, void *to, size_t len, int flags, tine__inbox *in);
-/* As send; the descriptors go with the first octet. n at most TINE__FDS_AT_ONCE. */
+/* As send; the descriptors go with the first byte. n at most TINE__FDS_AT_ONCE. */
 ssize_t tine__passing_send(int sock, const void *data, size_t len, int flags,
                            const int *fds, size_t n);
 /* A frame says that the oldest message in the inbox brought that many for the frame with that

@@ -37,9 +37,9 @@
  * report that it may still send: FAILED, of its function. The host reads that when it has ended.
  * Only who has forked workers of its own before stays on the shared one, to tell their ends.
  *
- * Integers are little-endian; str is u32 length and octets. */
-#ifndef TINE_PROTOCOL_H
-#define TINE_PROTOCOL_H
+ * Integers are little-endian; str is u32 length and bytes. */
+#ifndef TINE_WIRE_PROTOCOL_H
+#define TINE_WIRE_PROTOCOL_H
 
 #define TINE__PROTOCOL 5
 

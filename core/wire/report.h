@@ -1,6 +1,6 @@
 /* The messages of the report channel, made and taken apart; no I/O. See protocol.h. */
-#ifndef TINE_REPORT_H
-#define TINE_REPORT_H
+#ifndef TINE_WIRE_REPORT_H
+#define TINE_WIRE_REPORT_H
 
 #include <stdint.h>
 #include <sys/resource.h>

@@ -24,11 +24,11 @@ typedef struct chunk {
     uint64_t free; /* a bit for each region */
 } chunk;
 
-struct tine__board {
+struct tine__scoreboard {
     chunk *spare, *all;
 };
 
-int tine__board_open(tine__board **out)
+int tine__scoreboard_open(tine__scoreboard **out)
 {
     *out = calloc(1, sizeof **out);
     return *out ? 0 : -ENOMEM;
@@ -41,7 +41,7 @@ static void chunk_free(chunk *c)
     free(c);
 }
 
-void tine__board_free(tine__board *b)
+void tine__scoreboard_free(tine__scoreboard *b)
 {
     if (!b)
         return;
@@ -106,7 +106,7 @@ static int chunk_map(chunk *c)
     return 0;
 }
 
-static void link_spare(tine__board *b, chunk *c)
+static void link_spare(tine__scoreboard *b, chunk *c)
 {
     c->prev = NULL;
     c->next = b->spare;
@@ -115,7 +115,7 @@ static void link_spare(tine__board *b, chunk *c)
     b->spare = c;
 }
 
-static void unlink_spare(tine__board *b, chunk *c)
+static void unlink_spare(tine__scoreboard *b, chunk *c)
 {
     if (c->prev)
         c->prev->next = c->next;
@@ -125,7 +125,7 @@ static void unlink_spare(tine__board *b, chunk *c)
         c->next->prev = c->prev;
 }
 
-static chunk *grow(tine__board *b, int *err)
+static chunk *grow(tine__scoreboard *b, int *err)
 {
     chunk *c = calloc(1, sizeof *c);
     *err = -ENOMEM;
@@ -145,7 +145,7 @@ static chunk *grow(tine__board *b, int *err)
     return c;
 }
 
-int tine__board_take(tine__board *b, tine__region *out)
+int tine__scoreboard_take(tine__scoreboard *b, tine__region *out)
 {
     int err = 0;
     chunk *c = b->spare ? b->spare : grow(b, &err);
@@ -165,7 +165,7 @@ int tine__board_take(tine__board *b, tine__region *out)
     return 0;
 }
 
-static void drop(tine__board *b, chunk *c)
+static void drop(tine__scoreboard *b, chunk *c)
 {
     chunk **at = &b->all;
     while (*at != c)
@@ -175,7 +175,7 @@ static void drop(tine__board *b, chunk *c)
     chunk_free(c);
 }
 
-void tine__board_give_back(tine__board *b, tine__region *r)
+void tine__scoreboard_give_back(tine__scoreboard *b, tine__region *r)
 {
     chunk *c = r->chunk;
     if (!c)

@@ -1,12 +1,12 @@
-/* The status board: regions of shared memory, one for each worker that serves calls; see
+/* The scoreboard: regions of shared memory, one for each worker that serves calls; see
  * call.h for what is in one. Knows nothing of processes. */
-#ifndef TINE_BOARD_H
-#define TINE_BOARD_H
+#ifndef TINE_WIRE_SCOREBOARD_H
+#define TINE_WIRE_SCOREBOARD_H
 
 #include "call.h"
 #include "tine.h"
 
-typedef struct tine__board tine__board; /* of a host */
+typedef struct tine__scoreboard tine__scoreboard; /* of a host */
 
 typedef struct tine__region {
     tine__page
@@ -18,11 +18,11 @@ typedef struct tine__region {
 } tine__region;
 
 /* Returns 0, -ENOMEM, -EMFILE or another errno. */
-int tine__board_open(tine__board **out);
-void tine__board_free(tine__board *b);
+int tine__scoreboard_open(tine__scoreboard **out);
+void tine__scoreboard_free(tine__scoreboard *b);
 /* A region nobody uses. O(1), but for each 64th. */
-int tine__board_take(tine__board *b, tine__region *out);
+int tine__scoreboard_take(tine__scoreboard *b, tine__region *out);
 /* Only when the worker that had it is surely gone. The last of a memfd closes it. */
-void tine__board_give_back(tine__board *b, tine__region *r);
+void tine__scoreboard_give_back(tine__scoreboard *b, tine__region *r);
 
 #endif

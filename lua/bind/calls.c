@@ -16,7 +16,7 @@
 enum { CHUNK = 256, MAX_CHUNKS = 1 << 18 };
 
 typedef struct record {
-    bind_service *service;
+    bind_rpc *rpc;
     tine_job *job; /* NULL: free */
     uint32_t slot, next_free, generation;
     int has_event;  /* a handler of its own */
@@ -29,7 +29,7 @@ typedef struct calls {
     uint32_t nchunks, free; /* slots count from 1; 0: none */
     tine_str *strs;
     size_t max_strs;
-    bind_octets out;
+    tine__bytes out;
     int callbacks, events; /* registry references */
 } calls;
 
@@ -51,9 +51,9 @@ static calls *get_calls(lua_State *L)
     return c;
 }
 
-static calls *calls_of(const bind_service *b)
+static calls *calls_of(const bind_rpc *b)
 {
-    return b->object.link->call_records;
+    return b->object.state->call_records;
 }
 
 static record *record_at(const calls *c, uint32_t slot)
@@ -108,7 +108,7 @@ void bind_calls_free(void *records)
         free(c->chunks[i]);
     free(c->chunks);
     free(c->strs);
-    bind_octets_free(&c->out);
+    tine__bytes_free(&c->out);
     memset(c, 0, sizeof *c);
 }
 
@@ -116,7 +116,7 @@ void bind_calls_free(void *records)
 
 typedef struct answer {
     record *record;
-    bind_service *service;
+    bind_rpc *rpc;
     const tine_error *err;
     const tine_str *results;
     size_t n;
@@ -125,7 +125,7 @@ typedef struct answer {
 static int decode_results(lua_State *L)
 {
     const answer *a = lua_touserdata(L, 1);
-    int n = bind_service_values(L, a->service, a->results, a->n);
+    int n = bind_rpc_values(L, a->rpc, a->results, a->n);
     if (n < 0)
         return lua_error(L);
     luaL_checkstack(L, BIND_CALL_ROOM, "too many values");
@@ -156,7 +156,7 @@ static int push_results(lua_State *L, answer *a)
 static int decode_error(lua_State *L)
 {
     const answer *a = lua_touserdata(L, 1);
-    bind_codec_decode_error(a->service->codec, L, a->err->value, a->err->value_len);
+    tine__codec_decode_error(a->rpc->codec, L, a->err->value, a->err->value_len);
     return 1;
 }
 
@@ -178,7 +178,7 @@ static int deliver(lua_State *L)
 {
     answer *a = lua_touserdata(L, 1);
     record *r = a->record;
-    bind_service *b = r->service;
+    bind_rpc *b = r->rpc;
     calls *c = calls_of(b);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->callbacks);
     lua_rawgeti(L, 2, (lua_Integer)r->slot);
@@ -197,7 +197,7 @@ static int deliver(lua_State *L)
         push_error(L, a);
     else
         nargs = push_results(L, a);
-    bind_service_paid(b);
+    bind_rpc_paid(b);
     lua_call(L, nargs, 0);
     return 0;
 }
@@ -206,20 +206,20 @@ static void on_answer(void *arg, tine_job *core, const tine_error *err,
                       const tine_str *results, size_t n)
 {
     record *r = arg;
-    bind_service *b = r->service;
+    bind_rpc *b = r->rpc;
     answer a = {r, b, err, results, n};
-    bind_link *link = b->object.link;
+    bind_state *state = b->object.state;
     (void)core;
-    if (link->closed)
+    if (state->closed)
         return;
-    uint64_t before = link->jobs ? link->jobs->current() : 0;
-    if (link->jobs)
-        link->jobs->enter(r->owner);
-    int entered = bind_enter_call(link, deliver, &a);
-    if (link->jobs)
-        link->jobs->enter(before);
+    uint64_t before = state->jobs ? state->jobs->current() : 0;
+    if (state->jobs)
+        state->jobs->enter(r->owner);
+    int entered = bind_enter_call(state, deliver, &a);
+    if (state->jobs)
+        state->jobs->enter(before);
     if (entered && a.record)
-        bind_service_paid(b); /* no memory: nobody is told */
+        bind_rpc_paid(b); /* no memory: nobody is told */
 }
 
 typedef struct event {
@@ -231,14 +231,14 @@ typedef struct event {
 static int deliver_event(lua_State *L)
 {
     event *e = lua_touserdata(L, 1);
-    const calls *c = calls_of(e->record->service);
+    const calls *c = calls_of(e->record->rpc);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
     lua_rawgeti(L, -1, (lua_Integer)e->record->slot);
-    int n = bind_service_values(L, e->record->service, e->values, e->n);
+    int n = bind_rpc_values(L, e->record->rpc, e->values, e->n);
     if (n >= 0)
-        bind_call(e->record->service->object.link, n);
+        bind_call(e->record->rpc->object.state, n);
     else
-        bind_service_lost_event(L, e->record->service);
+        bind_rpc_lost_event(L, e->record->rpc);
     return 0;
 }
 
@@ -248,7 +248,7 @@ static void on_job_event(void *arg, pid_t pid, tine_job *core, const tine_str *v
     event e = {arg, values, n};
     (void)pid;
     (void)core;
-    bind_enter_for(&e.record->service->object, deliver_event, &e);
+    bind_enter_for(&e.record->rpc->object, deliver_event, &e);
 }
 
 /* ------------------------------------------------------------------- the call */
@@ -265,8 +265,7 @@ static tine_str *room_for(lua_State *L, calls *c, size_t n)
     return c->strs;
 }
 
-int bind_calls_encode(lua_State *L, bind_service *b, int first, int last,
-                      tine_str **out)
+int bind_calls_encode(lua_State *L, bind_rpc *b, int first, int last, tine_str **out)
 {
     calls *c = calls_of(b);
     size_t n = last >= first ? (size_t)(last - first + 1) : 0;
@@ -274,21 +273,21 @@ int bind_calls_encode(lua_State *L, bind_service *b, int first, int last,
     *out = strs;
     if (!b->strings) {
         c->out.len = 0;
-        if (!bind_codec_encode(b->codec, L, first, (int)n, "args", &c->out))
+        if (!tine__codec_encode(b->codec, L, first, (int)n, "args", &c->out))
             return -1;
         strs[0] = (tine_str){c->out.data, c->out.len};
         return 1;
     }
-    if (n > BIND_MOST_VALUES)
-        return bind_codec_refuse_count(L, "args", n) - 1;
+    if (n > TINE__MOST_VALUES)
+        return tine__codec_refuse_count(L, "args", n) - 1;
     for (size_t i = 0; i < n; i++) {
         int type = lua_type(L, first + (int)i);
         if (type != LUA_TSTRING && type != LUA_TNUMBER) {
             c->out.len = 0;
-            bind_codec_encode(b->codec, L, first, (int)n, "args", &c->out);
+            tine__codec_encode(b->codec, L, first, (int)n, "args", &c->out);
             return -1;
         }
-        strs[i].data = bind_codec_text(L, first + (int)i, &strs[i].len);
+        strs[i].data = tine__codec_text(L, first + (int)i, &strs[i].len);
     }
     return (int)n;
 }
@@ -300,7 +299,7 @@ typedef struct how {
 } how;
 
 /* Returns 1 with a job pushed; else nil and an err. */
-static int make_call(lua_State *L, bind_service *b, int first, int last, const how *h)
+static int make_call(lua_State *L, bind_rpc *b, int first, int last, const how *h)
 {
     calls *c = calls_of(b);
     tine_str *strs;
@@ -315,14 +314,14 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
         return 2;
     }
     if (!b->object.core)
-        return bind_service_fail(L, b, "call", -TINE_ECLOSED);
+        return bind_rpc_fail(L, b, "call", -TINE_ECLOSED);
     job *j = lua_newuserdatauv(L, sizeof *j, 0);
     lua_pushvalue(L, lua_upvalueindex(UP_JOB));
     lua_setmetatable(L, -2);
     record *r = take_record(L, c);
-    r->service = b;
+    r->rpc = b;
     r->has_event = h->event != 0;
-    r->owner = b->object.link->jobs ? b->object.link->jobs->current() : 0;
+    r->owner = b->object.state->jobs ? b->object.state->jobs->current() : 0;
     *j = (job){r->slot, r->generation, 0};
     lua_pushvalue(L, h->callback);
     lua_rawseti(L, lua_upvalueindex(UP_CALLBACKS), (lua_Integer)r->slot);
@@ -332,9 +331,9 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
         lua_rawseti(L, -2, (lua_Integer)r->slot);
         lua_pop(L, 1);
     }
-    bind_service_owe(L, 1, b);
+    bind_rpc_owe(L, 1, b);
     size_t nfds;
-    const int *fds = bind_codec_fds(b->codec, &nfds);
+    const int *fds = tine__codec_fds(b->codec, &nfds);
     if (b->is_pool && nfds) {
         tine_call_options o = {0};
         if (h->options)
@@ -351,16 +350,16 @@ static int make_call(lua_State *L, bind_service *b, int first, int last, const h
     }
     if (rc < 0) {
         free_record(c, r);
-        bind_service_paid(b);
-        return bind_service_fail(L, b, "call", rc);
+        bind_rpc_paid(b);
+        return bind_rpc_fail(L, b, "call", rc);
     }
     r->job = core;
     j->id = (lua_Integer)tine_job_id(core);
     return 1;
 }
 
-/* The service at index 1; NULL if it is none. */
-static bind_service *fast_self(lua_State *L)
+/* The rpc or pool at index 1; NULL if it is none. */
+static bind_rpc *fast_self(lua_State *L)
 {
     if (lua_type(L, 1) != LUA_TUSERDATA || !lua_getmetatable(L, 1))
         return NULL;
@@ -376,11 +375,11 @@ static int after_wait(lua_State *L, int status, lua_KContext ctx)
     return lua_gettop(L);
 }
 
-/* call(service, ..., callback): returns the job. Whatever is not that simple is done by the
+/* call(rpc, ..., callback): returns the job. Whatever is not that simple is done by the
  * function in Lua, which gets all arguments, and, where the call has failed, its err before. */
-static int service_call(lua_State *L)
+static int rpc_call(lua_State *L)
 {
-    bind_service *b = fast_self(L);
+    bind_rpc *b = fast_self(L);
     int top = lua_gettop(L);
     if (b && top > 1 && lua_type(L, top) == LUA_TFUNCTION) {
         how h = {.callback = top};
@@ -408,9 +407,9 @@ static int retries_at(lua_State *L, int idx)
 }
 
 /* call_with(pool, options, callback, event or nil, args, n): options are checked. */
-static int service_call_with(lua_State *L)
+static int rpc_call_with(lua_State *L)
 {
-    bind_service *b = bind_service_self(L);
+    bind_rpc *b = bind_rpc_self(L);
     tine_call_options o;
     lua_Integer n = luaL_checkinteger(L, 6);
     lua_settop(L, 6);
@@ -459,7 +458,7 @@ static record *live(lua_State *L, const job *j)
 static int job_cancel(lua_State *L)
 {
     record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    if (r && r->service->object.core && !bind_link_check(L)->closed)
+    if (r && r->rpc->object.core && !bind_state_check(L)->closed)
         tine_job_cancel(r->job);
     return 0;
 }
@@ -470,7 +469,7 @@ static int job_cancel(lua_State *L)
 static int job_withdraw(lua_State *L)
 {
     record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    bool open = r && r->service->object.core && !bind_link_check(L)->closed;
+    bool open = r && r->rpc->object.core && !bind_state_check(L)->closed;
     lua_pushboolean(L, !open || tine_job_withdraw(r->job));
     return 1;
 }
@@ -490,7 +489,7 @@ static int job_done(lua_State *L)
 static int job_running(lua_State *L)
 {
     const record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    bool open = r && r->service->object.core && !bind_link_check(L)->closed;
+    bool open = r && r->rpc->object.core && !bind_state_check(L)->closed;
     lua_pushboolean(L, open && tine_job_running(r->job));
     return 1;
 }
@@ -575,7 +574,7 @@ static void open_state(lua_State *L)
     c->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     c->events = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_link_check(L)->call_records = c;
+    bind_state_check(L)->call_records = c;
     lua_rawsetp(L, LUA_REGISTRYINDEX, &calls_key);
 }
 
@@ -583,7 +582,7 @@ static void open_state(lua_State *L)
 static void set_caller(lua_State *L, const char *name, lua_CFunction f)
 {
     int slow = lua_gettop(L);
-    luaL_getmetatable(L, bind_service_type);
+    luaL_getmetatable(L, bind_rpc_type);
     luaL_getmetatable(L, JOB_TYPE);
     lua_rawgeti(L, LUA_REGISTRYINDEX, get_calls(L)->callbacks);
     lua_pushvalue(L, slow);
@@ -592,14 +591,14 @@ static void set_caller(lua_State *L, const char *name, lua_CFunction f)
     lua_settop(L, slow - 1);
 }
 
-/* caller(slow): the function call, see service_call. */
+/* caller(slow): the function call, see rpc_call. */
 static int new_caller(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TFUNCTION);
     lua_settop(L, 1);
     lua_newtable(L);
     lua_insert(L, 1);
-    set_caller(L, "call", service_call);
+    set_caller(L, "call", rpc_call);
     lua_getfield(L, 1, "call");
     return 1;
 }
@@ -624,9 +623,9 @@ void bind_calls_open(lua_State *L)
         lua_setfield(L, -2, "__tostring");
     }
     lua_getfield(L, -1, "__index");
-    lua_setfield(L, -3, "job_methods"); /* service.lua adds to them */
+    lua_setfield(L, -3, "job_methods"); /* rpc.lua adds to them */
     lua_pop(L, 1);
     luaL_setfuncs(L, functions, 0);
     lua_pushnil(L);
-    set_caller(L, "call_with", service_call_with);
+    set_caller(L, "call_with", rpc_call_with);
 }

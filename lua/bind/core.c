@@ -30,12 +30,12 @@ by other means than tine's.
 @treturn[2] err */
 static int core_reset(lua_State *L)
 {
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     int rc;
 
-    if (!link)
+    if (!state)
         return 2;
-    rc = tine_host_reset(link->host);
+    rc = tine_host_reset(state->host);
     if (rc < 0)
         return bind_fail(L, "reset", rc);
     lua_pushboolean(L, 1);
@@ -45,17 +45,17 @@ static int core_reset(lua_State *L)
 /* interpreter([path]): the executable that would be used with this tine.interpreter. */
 static int core_interpreter(lua_State *L)
 {
-    bind_link *link;
+    bind_state *state;
     const char *path = luaL_optstring(L, 1, NULL);
     int rc;
 
-    link = bind_link_host(L);
-    if (!link)
+    state = bind_state_host(L);
+    if (!state)
         return 2;
-    rc = tine_host_set_interpreter(link->host, path);
+    rc = tine_host_set_interpreter(state->host, path);
     if (rc < 0)
         return bind_fail(L, "interpreter", rc);
-    lua_pushstring(L, tine_host_interpreter(link->host));
+    lua_pushstring(L, tine_host_interpreter(state->host));
     return 1;
 }
 
@@ -148,7 +148,7 @@ TINE_API int luaopen_tine_core(lua_State *L)
 
     luaL_checkversion(L);
     bind_error_open(L);
-    bind_link_open(L);
+    bind_state_open(L);
     luaL_newlib(L, functions);
     bind_fd_open(L);
     bind_loop_open(L);
@@ -156,12 +156,12 @@ TINE_API int luaopen_tine_core(lua_State *L)
     bind_process_open(L);
     lua_setfield(L, -2, "process");
     lua_newtable(L);
-    bind_service_open(L);
-    lua_setfield(L, -2, "service");
+    bind_rpc_open(L);
+    lua_setfield(L, -2, "rpc");
     lua_createtable(L, 0, 2);
-    bind_plain_open(L);
+    tine__lua_open(L);
     lua_setfield(L, -2, "plain");
-    bind_codec_open(L);
+    tine__codec_open(L);
     set_errnos(L);
     lua_pushstring(L, tine_version());
     lua_setfield(L, -2, "_VERSION");

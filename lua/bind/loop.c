@@ -48,11 +48,12 @@ static int64_t check_usec(lua_State *L, int idx)
 /* ---------------------------------------------------------------- watchers */
 
 /* Pushes a new watcher of which callback is the value at idx. */
-static watcher *push_watcher(lua_State *L, bind_link *link, watcher_kind kind, int idx)
+static watcher *push_watcher(lua_State *L, bind_state *state, watcher_kind kind,
+                             int idx)
 {
     watcher *w = lua_newuserdatauv(L, sizeof *w, 2);
 
-    bind_object_init(link, &w->object);
+    bind_object_init(state, &w->object);
     w->kind = kind;
     w->once = 0;
     luaL_setmetatable(L, type_names[kind]);
@@ -71,7 +72,7 @@ static void started(watcher *w, void *core)
 {
     bind_object_attach(&w->object, core);
     if (w->kind != SIGNAL)
-        w->object.link->watchers++;
+        w->object.state->watchers++;
 }
 
 static void stop(watcher *w)
@@ -81,7 +82,7 @@ static void stop(watcher *w)
     if (core) {
         bind_object_detach(&w->object);
         if (w->kind != SIGNAL)
-            w->object.link->watchers--;
+            w->object.state->watchers--;
         if (w->kind == TIMER)
             tine_timer_free(core);
         else if (w->kind == IO)
@@ -110,7 +111,7 @@ static int deliver(lua_State *L)
     lua_getiuservalue(L, -1, CALLBACK);
     lua_insert(L, -2);
     if (w->kind == TIMER) {
-        bind_call(w->object.link, 1);
+        bind_call(w->object.state, 1);
         return 0;
     }
     if (w->kind == IO)
@@ -118,7 +119,7 @@ static int deliver(lua_State *L)
     else
         lua_pushinteger(L, e->value);
     lua_insert(L, -2);
-    bind_call(w->object.link, 2);
+    bind_call(w->object.state, 2);
     return 0;
 }
 
@@ -159,7 +160,7 @@ static void on_signal(void *arg, tine_signal *sig, int signo)
 @treturn[2] err */
 static int loop_timer(lua_State *L)
 {
-    bind_link *link;
+    bind_state *state;
     int64_t after = check_usec(L, 1), every = -1;
     tine_timer *timer;
     watcher *w;
@@ -170,13 +171,13 @@ static int loop_timer(lua_State *L)
         lua_remove(L, 2);
     }
     luaL_checktype(L, 2, LUA_TFUNCTION);
-    link = bind_link_host(L);
-    if (!link)
+    state = bind_state_host(L);
+    if (!state)
         return 2;
-    w = push_watcher(L, link, TIMER, 2);
+    w = push_watcher(L, state, TIMER, 2);
     w->once = every < 0;
     bind_object_anchor(L, -1, &w->object);
-    rc = tine_timer_new(link->host, &timer, after, every, on_timer, w);
+    rc = tine_timer_new(state->host, &timer, after, every, on_timer, w);
     if (rc < 0)
         return start_failed(L, w, "timer", rc);
     started(w, timer);
@@ -189,19 +190,19 @@ static int loop_io(lua_State *L)
     int fd = (int)luaL_checkinteger(L, 1);
     const char *mode = luaL_checkstring(L, 3);
     int events = 0, rc;
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     tine_io *io;
     watcher *w;
 
     for (; *mode; mode++)
         events |= *mode == 'r' ? TINE_READ : TINE_WRITE;
-    if (!link)
+    if (!state)
         return 2;
-    w = push_watcher(L, link, IO, 4);
+    w = push_watcher(L, state, IO, 4);
     lua_pushvalue(L, 2);
     lua_setiuservalue(L, -2, DESCRIPTOR);
     bind_object_anchor(L, -1, &w->object);
-    rc = tine_io_new(link->host, &io, fd, events, on_io, w);
+    rc = tine_io_new(state->host, &io, fd, events, on_io, w);
     if (rc < 0)
         return start_failed(L, w, "io", rc);
     started(w, io);
@@ -218,17 +219,17 @@ static int loop_io(lua_State *L)
 static int loop_signal(lua_State *L)
 {
     int signo = bind_signal_check(L, 1), rc;
-    bind_link *link;
+    bind_state *state;
     tine_signal *sig;
     watcher *w;
 
     luaL_checktype(L, 2, LUA_TFUNCTION);
-    link = bind_link_host(L);
-    if (!link)
+    state = bind_state_host(L);
+    if (!state)
         return 2;
-    w = push_watcher(L, link, SIGNAL, 2);
+    w = push_watcher(L, state, SIGNAL, 2);
     bind_object_anchor(L, -1, &w->object);
-    rc = tine_signal_new(link->host, &sig, signo, on_signal, w);
+    rc = tine_signal_new(state->host, &sig, signo, on_signal, w);
     if (rc < 0)
         return start_failed(L, w, "signal", rc);
     started(w, sig);
@@ -279,19 +280,19 @@ static void interrupt(void)
 }
 
 /* Turns of the loop: one, or with `on` as many as come without a pause, for at most max. */
-static int take_turns(bind_link *link, int64_t max, int on)
+static int take_turns(bind_state *state, int64_t max, int on)
 {
     int64_t until = now_usec() + max;
     lua_Unsigned calls;
     int rc;
 
     do {
-        calls = link->calls;
-        polled = link->host;
-        rc = bind_fd_interrupted ? 1 : tine_host_poll(link->host, max);
+        calls = state->calls;
+        polled = state->host;
+        rc = bind_fd_interrupted ? 1 : tine_host_poll(state->host, max);
         polled = NULL;
-    } while (on && rc > 0 && link->calls != calls && !link->nerrors &&
-             !link->stopping && now_usec() < until);
+    } while (on && rc > 0 && state->calls != calls && !state->nerrors &&
+             !state->stopping && now_usec() < until);
     return rc;
 }
 
@@ -303,24 +304,24 @@ static int loop_poll(lua_State *L)
 {
     int64_t max = check_usec(L, 1), before;
     int on = lua_toboolean(L, 2);
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     lua_Unsigned calls;
     int depth, rc;
 
-    if (!link)
+    if (!state)
         return 2;
-    bind_raise_kept(L, link);
-    calls = link->calls;
+    bind_raise_kept(L, state);
+    calls = state->calls;
     before = now_usec();
-    depth = link->depth++;
-    link->stopping = 0;
-    rc = take_turns(link, max, on);
-    link->depth = depth; /* a fork in a callback has set it to 0 in the new process */
-    bind_raise_kept(L, link);
+    depth = state->depth++;
+    state->stopping = 0;
+    rc = take_turns(state, max, on);
+    state->depth = depth; /* a fork in a callback has set it to 0 in the new process */
+    bind_raise_kept(L, state);
     if (rc < 0)
         return bind_fail(L, "loop", rc);
     lua_pushboolean(L, rc > 0);
-    lua_pushboolean(L, link->calls != calls);
+    lua_pushboolean(L, state->calls != calls);
     lua_pushboolean(L, now_usec() - before >= max);
     return 3;
 }
@@ -328,48 +329,48 @@ static int loop_poll(lua_State *L)
 /* Whether something is left to wait for, or an error to be raised. */
 static int loop_active(lua_State *L)
 {
-    bind_link *link = bind_link_check(L);
+    bind_state *state = bind_state_check(L);
 
-    lua_pushboolean(L, link->nerrors > 0 ||
-                           (link->host && tine_host_active(link->host) > 0));
+    lua_pushboolean(L, state->nerrors > 0 ||
+                           (state->host && tine_host_active(state->host) > 0));
     return 1;
 }
 
 /* Whether a timer or a descriptor may end the wait. */
 static int loop_watching(lua_State *L)
 {
-    lua_pushboolean(L, bind_link_check(L)->watchers > 0);
+    lua_pushboolean(L, bind_state_check(L)->watchers > 0);
     return 1;
 }
 
 /* Whether this is called from a callback. */
 static int loop_running(lua_State *L)
 {
-    lua_pushboolean(L, bind_link_check(L)->depth > 0);
+    lua_pushboolean(L, bind_state_check(L)->depth > 0);
     return 1;
 }
 
 static int loop_stop(lua_State *L)
 {
-    bind_link *link = bind_link_check(L);
+    bind_state *state = bind_state_check(L);
 
-    link->stopping = 1;
-    if (link->host && link->depth > 0)
-        tine_host_stop(link->host);
+    state->stopping = 1;
+    if (state->host && state->depth > 0)
+        tine_host_stop(state->host);
     return 0;
 }
 
 /* fail(error): the poll under way, or else the next, raises it. */
 static int loop_fail(lua_State *L)
 {
-    bind_link *link = bind_link_check(L);
-    const tine__jobs *jobs = link->jobs;
+    bind_state *state = bind_state_check(L);
+    const tine__jobs *jobs = state->jobs;
     lua_State *co = lua_tothread(L, 2);
     uint64_t before = jobs ? jobs->current() : 0;
     if (jobs && co)
         jobs->enter(jobs->of(L, co));
     lua_settop(L, 1);
-    bind_keep_error(L, link);
+    bind_keep_error(L, state);
     if (jobs)
         jobs->enter(before);
     return 0;

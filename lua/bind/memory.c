@@ -82,7 +82,7 @@ static int deliver(lua_State *L)
         bind_set_memory(L, a->memory);
         lua_pushnil(L);
     }
-    bind_call(a->process->object.link, 2);
+    bind_call(a->process->object.state, 2);
     return 0;
 }
 

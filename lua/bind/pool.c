@@ -44,9 +44,9 @@ void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
     o->max_age_usec = bind_field_usec(L, idx, "max_age");
 }
 
-static bind_service *check_pool(lua_State *L)
+static bind_rpc *check_pool(lua_State *L)
 {
-    bind_service *b = bind_service_self(L);
+    bind_rpc *b = bind_rpc_self(L);
     luaL_argcheck(L, b->is_pool, 1, "a pool expected");
     return b;
 }
@@ -55,7 +55,7 @@ static bind_service *check_pool(lua_State *L)
 
 /* What has come so far is the list at the registry reference. */
 typedef struct broadcast {
-    bind_service *service;
+    bind_rpc *rpc;
     int callback, list;
     size_t left;
 } broadcast;
@@ -76,7 +76,7 @@ static void push_entry(lua_State *L, const answer *a)
         return;
     }
     int entry = lua_gettop(L);
-    int n = bind_service_values(L, a->all->service, a->results, a->n);
+    int n = bind_rpc_values(L, a->all->rpc, a->results, a->n);
     if (n < 0) {
         size_t len;
         const char *text = lua_tolstring(L, -1, &len);
@@ -100,15 +100,15 @@ static int deliver(lua_State *L)
     lua_rawseti(L, 2, (lua_Integer)lua_rawlen(L, 2) + 1);
     if (--all->left)
         return 0;
-    bind_link *link = all->service->object.link;
+    bind_state *state = all->rpc->object.state;
     lua_rawgeti(L, LUA_REGISTRYINDEX, all->callback);
     lua_pushnil(L);
     lua_pushvalue(L, 2);
     luaL_unref(L, LUA_REGISTRYINDEX, all->callback);
     luaL_unref(L, LUA_REGISTRYINDEX, all->list);
-    bind_service_paid(all->service);
+    bind_rpc_paid(all->rpc);
     free(all);
-    bind_call(link, 2);
+    bind_call(state, 2);
     return 0;
 }
 
@@ -117,18 +117,18 @@ static void on_answer(void *arg, tine_job *job, const tine_error *err,
 {
     answer a = {arg, err, results, n};
     (void)job;
-    if (a.all->service->object.link->closed) {
+    if (a.all->rpc->object.state->closed) {
         if (!--a.all->left)
             free(a.all);
         return;
     }
-    bind_enter_for(&a.all->service->object, deliver, &a);
+    bind_enter_for(&a.all->rpc->object, deliver, &a);
 }
 
 /* broadcast(pool, callback, ...): callback(nil, list), or nil and an err. */
 static int pool_broadcast(lua_State *L)
 {
-    bind_service *b = check_pool(L);
+    bind_rpc *b = check_pool(L);
     tine_str *strs;
     int n = bind_calls_encode(L, b, 3, lua_gettop(L), &strs);
     if (n < 0) {
@@ -139,20 +139,20 @@ static int pool_broadcast(lua_State *L)
         return 2;
     }
     size_t nfds;
-    bind_codec_fds(b->codec, &nfds);
+    tine__codec_fds(b->codec, &nfds);
     if (nfds)
         return luaL_error(L, "broadcast: descriptors go to one worker, by a call");
     if (!b->object.core)
-        return bind_service_fail(L, b, "broadcast", -TINE_ECLOSED);
+        return bind_rpc_fail(L, b, "broadcast", -TINE_ECLOSED);
     broadcast *all = calloc(1, sizeof *all);
     if (!all)
-        return bind_service_fail(L, b, "broadcast", -ENOMEM);
-    all->service = b;
+        return bind_rpc_fail(L, b, "broadcast", -ENOMEM);
+    all->rpc = b;
     lua_pushvalue(L, 2);
     all->callback = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     all->list = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_service_owe(L, 1, b);
+    bind_rpc_owe(L, 1, b);
     int rc = tine_pool_broadcast(b->object.core, strs, (size_t)n, on_answer, all);
     if (rc > 0) {
         all->left = (size_t)rc;
@@ -161,9 +161,9 @@ static int pool_broadcast(lua_State *L)
     }
     luaL_unref(L, LUA_REGISTRYINDEX, all->callback);
     luaL_unref(L, LUA_REGISTRYINDEX, all->list);
-    bind_service_paid(b);
+    bind_rpc_paid(b);
     free(all);
-    return bind_service_fail(L, b, "broadcast", rc < 0 ? rc : -ENOMEM);
+    return bind_rpc_fail(L, b, "broadcast", rc < 0 ? rc : -ENOMEM);
 }
 
 /* ------------------------------------------------------------ resize, reload */
@@ -171,19 +171,19 @@ static int pool_broadcast(lua_State *L)
 /* resize(pool, max, idle) */
 static int pool_resize(lua_State *L)
 {
-    bind_service *b = check_pool(L);
+    bind_rpc *b = check_pool(L);
     int rc = b->object.core
                  ? tine_pool_resize(b->object.core, (size_t)luaL_checkinteger(L, 2),
                                     (size_t)luaL_checkinteger(L, 3))
                  : -TINE_ECLOSED;
     if (rc < 0)
-        return bind_service_fail(L, b, "resize", rc);
+        return bind_rpc_fail(L, b, "resize", rc);
     lua_pushboolean(L, 1);
     return 1;
 }
 
 typedef struct reload {
-    bind_service *service;
+    bind_rpc *rpc;
     int callback;
     const tine_error *err;
 } reload;
@@ -200,8 +200,8 @@ static int deliver_reload(lua_State *L)
         lua_pushboolean(L, 1);
         lua_pushnil(L);
     }
-    bind_service_paid(r->service);
-    bind_call(r->service->object.link, 2);
+    bind_rpc_paid(r->rpc);
+    bind_call(r->rpc->object.state, 2);
     return 0;
 }
 
@@ -210,8 +210,8 @@ static void on_reload(void *arg, const tine_error *err)
     reload *kept = arg, r = *kept;
     r.err = err;
     free(kept);
-    if (!r.service->object.link->closed)
-        bind_enter_for(&r.service->object, deliver_reload, &r);
+    if (!r.rpc->object.state->closed)
+        bind_enter_for(&r.rpc->object, deliver_reload, &r);
 }
 
 /* reload(p, pool, callback): callback(true) or (nil, err). The process comes first, as in
@@ -219,16 +219,16 @@ static void on_reload(void *arg, const tine_error *err)
 static int pool_reload(lua_State *L)
 {
     bind_process *p = bind_process_check_open(L, 2, "reload");
-    bind_service *b = luaL_checkudata(L, 2, bind_service_type);
+    bind_rpc *b = luaL_checkudata(L, 2, bind_rpc_type);
     if (!b->object.core)
-        return bind_service_fail(L, b, "reload", -TINE_ECLOSED);
+        return bind_rpc_fail(L, b, "reload", -TINE_ECLOSED);
     reload *r = calloc(1, sizeof *r);
     if (!r)
-        return bind_service_fail(L, b, "reload", -ENOMEM);
-    r->service = b;
+        return bind_rpc_fail(L, b, "reload", -ENOMEM);
+    r->rpc = b;
     lua_pushvalue(L, 3);
     r->callback = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_service_owe(L, 2, b);
+    bind_rpc_owe(L, 2, b);
     int rc = tine_pool_reload(b->object.core, p->object.core, on_reload, r);
     if (rc >= 0) {
         p->consumer = BIND_BY_POOL;
@@ -236,33 +236,33 @@ static int pool_reload(lua_State *L)
         return 1;
     }
     luaL_unref(L, LUA_REGISTRYINDEX, r->callback);
-    bind_service_paid(b);
+    bind_rpc_paid(b);
     free(r);
-    return bind_service_fail(L, b, "reload", rc);
+    return bind_rpc_fail(L, b, "reload", rc);
 }
 
 /* promote(pool, callback): as reload. */
 static int pool_promote(lua_State *L)
 {
-    bind_service *b = check_pool(L);
+    bind_rpc *b = check_pool(L);
     if (!b->object.core)
-        return bind_service_fail(L, b, "promote", -TINE_ECLOSED);
+        return bind_rpc_fail(L, b, "promote", -TINE_ECLOSED);
     reload *r = calloc(1, sizeof *r);
     if (!r)
-        return bind_service_fail(L, b, "promote", -ENOMEM);
-    r->service = b;
+        return bind_rpc_fail(L, b, "promote", -ENOMEM);
+    r->rpc = b;
     lua_pushvalue(L, 2);
     r->callback = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_service_owe(L, 1, b);
+    bind_rpc_owe(L, 1, b);
     int rc = tine_pool_promote(b->object.core, on_reload, r);
     if (rc >= 0) {
         lua_pushboolean(L, 1);
         return 1;
     }
     luaL_unref(L, LUA_REGISTRYINDEX, r->callback);
-    bind_service_paid(b);
+    bind_rpc_paid(b);
     free(r);
-    return bind_service_fail(L, b, "promote", rc);
+    return bind_rpc_fail(L, b, "promote", rc);
 }
 
 /* ----------------------------------------------------------------------- stats */
@@ -347,10 +347,10 @@ static void set_template(lua_State *L, const tine_pool *pool, int measure)
 /* stats(pool, measure): a table; nil and an err */
 static int pool_stats(lua_State *L)
 {
-    bind_service *b = check_pool(L);
+    bind_rpc *b = check_pool(L);
     tine_pool_stats s;
     if (!b->object.core)
-        return bind_service_fail(L, b, "stats", -TINE_ECLOSED);
+        return bind_rpc_fail(L, b, "stats", -TINE_ECLOSED);
     tine_pool_get_stats(b->object.core, &s);
     lua_createtable(L, 0, 24);
     const struct {
@@ -379,7 +379,7 @@ static int pool_stats(lua_State *L)
 /* has_room(pool): whether the queue has; nil when it is closed. */
 static int pool_has_room(lua_State *L)
 {
-    const bind_service *b = check_pool(L);
+    const bind_rpc *b = check_pool(L);
     if (!b->object.core)
         return 0;
     lua_pushboolean(L, tine_pool_has_room(b->object.core));

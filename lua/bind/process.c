@@ -54,12 +54,12 @@ void bind_process_unwind(bind_process *b)
         bind_object_release(&b->object);
 }
 
-bind_process *bind_process_push(lua_State *L, bind_link *link)
+bind_process *bind_process_push(lua_State *L, bind_state *state)
 {
     bind_process *b = lua_newuserdatauv(L, sizeof *b, BIND_NSLOTS);
 
     memset(b, 0, sizeof *b);
-    bind_object_init(link, &b->object);
+    bind_object_init(state, &b->object);
     luaL_setmetatable(L, BIND_PROCESS);
     bind_object_know(L, -1, &b->object);
     return b;
@@ -94,7 +94,7 @@ static int process_close(lua_State *L)
 {
     bind_process *b = luaL_checkudata(L, 1, BIND_PROCESS);
 
-    bind_link_check(L);
+    bind_state_check(L);
     drop(L, 1, b);
     return 0;
 }
@@ -123,7 +123,7 @@ bind_process *bind_process_check(lua_State *L, int level, const char *method)
                    luaL_typename(L, 1));
         return NULL;
     }
-    bind_link_check(L);
+    bind_state_check(L);
     if (b->object.stale)
         bind_raise(L, level, "%s: %s", method, stale);
     return b;
@@ -202,7 +202,7 @@ static int process_eval(lua_State *L)
         args = strings(L, 3, n, small);
         rc = tine_proc_eval(b->object.core, TINE_TEXT, code, len, args, (size_t)n);
     } else {
-        if (!bind_plain_encode(L, 2, n + 1, BIND_CODE))
+        if (!tine__lua_encode(L, 2, n + 1, BIND_CODE))
             return bind_raise(L, 1, "eval: %s", lua_tostring(L, -1));
         code = lua_tolstring(L, -1, &len);
         rc = tine_proc_eval(b->object.core, TINE_PLAIN, code, len, NULL, 0);
@@ -240,7 +240,7 @@ static int process_require(lua_State *L)
 
 /*** Sends strings for the entry function.
 @function process:send_arg
-@tparam string ... any octets
+@tparam string ... any bytes
 @treturn process itself */
 static int process_send_arg(lua_State *L)
 {
@@ -310,7 +310,7 @@ static int process_pid(lua_State *L)
     bind_process *b = luaL_checkudata(L, 1, BIND_PROCESS);
     int pid = b->pid;
 
-    bind_link_check(L);
+    bind_state_check(L);
     if (b->object.core && !b->closing)
         pid = tine_proc_pid(b->object.core);
     if (pid > 0)
@@ -336,7 +336,7 @@ static int process_kill(lua_State *L)
         lua_pushliteral(L, "TERM");
     }
     signo = bind_signal_check(L, 2);
-    bind_link_check(L);
+    bind_state_check(L);
     if (b->object.stale)
         rc = -TINE_ESTALE;
     else if (b->object.core && !b->closing)

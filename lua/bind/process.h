@@ -32,7 +32,7 @@ typedef struct bind_process {
 } bind_process;
 
 /* Pushes a handle without a process. */
-bind_process *bind_process_push(lua_State *L, bind_link *link);
+bind_process *bind_process_push(lua_State *L, bind_state *state);
 /* The handle at index 1, of this very process. Raises as bind_raise does. */
 bind_process *bind_process_check(lua_State *L, int level, const char *method);
 /* The same, and it is neither closed nor consumed. */

@@ -112,7 +112,7 @@ static int deliver_to_list(lua_State *L)
         lua_rawgeti(L, 3, i);
         for (k = 0; k < nargs; k++)
             lua_pushvalue(L, 4 + k);
-        bind_call(b->object.link, nargs);
+        bind_call(b->object.state, nargs);
     }
     return 0;
 }
@@ -136,7 +136,7 @@ static int deliver_fd(lua_State *L)
     }
     lua_pushnil(L);
     lua_setiuservalue(L, 2, BIND_ON_FD);
-    bind_call(n->process->object.link, 2);
+    bind_call(n->process->object.state, 2);
     return 0;
 }
 
@@ -150,7 +150,7 @@ static int deliver_line(lua_State *L)
     lua_getiuservalue(L, 2, n->slot);
     lua_pushlstring(L, n->line, n->len);
     lua_pushvalue(L, 2);
-    bind_call(n->process->object.link, 2);
+    bind_call(n->process->object.state, 2);
     return 0;
 }
 
@@ -342,7 +342,7 @@ static int process_run(lua_State *L)
 
     if (lua_type(L, 2) == LUA_TFUNCTION) {
         kind = TINE_PLAIN;
-        if (!bind_plain_encode(L, 2, 1, BIND_CODE))
+        if (!tine__lua_encode(L, 2, 1, BIND_CODE))
             return bind_raise(L, 2, "run: %s", lua_tostring(L, -1));
     } else if (lua_type(L, 2) == LUA_TSTRING) {
         lua_pushvalue(L, 2);

@@ -68,26 +68,27 @@ static int birth(lua_State *L, bind_process *b, tine_proc *p, const char *what, 
 /* new(exec, interpreter, path, cpath, name, stdin, stdout, stderr, detach) */
 static int process_new(lua_State *L)
 {
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     tine_proc_options o;
     bind_process *b;
     tine_proc *p;
     int rc;
 
-    if (!link)
+    if (!state)
         return 2;
     lua_settop(L, 9);
-    rc = tine_host_set_interpreter(link->host, lua_tostring(L, 2));
+    rc = tine_host_set_interpreter(state->host, lua_tostring(L, 2));
     if (rc >= 0)
-        rc = tine_host_set_lua_path(link->host, lua_tostring(L, 3), lua_tostring(L, 4));
+        rc =
+            tine_host_set_lua_path(state->host, lua_tostring(L, 3), lua_tostring(L, 4));
     if (rc < 0)
         return bind_fail(L, "new", rc);
-    b = bind_process_push(L, link);
+    b = bind_process_push(L, state);
     get_options(L, 5, b, &o);
     if (lua_toboolean(L, 1))
-        rc = tine_proc_new_exec(link->host, &o, &p);
+        rc = tine_proc_new_exec(state->host, &o, &p);
     else
-        rc = tine_proc_new(link->host, &o, &p);
+        rc = tine_proc_new(state->host, &o, &p);
     return birth(L, b, p, "new", rc);
 }
 
@@ -100,7 +101,7 @@ static int process_fork(lua_State *L)
     int rc;
 
     lua_settop(L, 6);
-    b = bind_process_push(L, parent->object.link);
+    b = bind_process_push(L, parent->object.state);
     get_options(L, 2, b, &o);
     rc = tine_proc_fork(parent->object.core, &o, &p);
     if (rc >= 0)
@@ -118,15 +119,15 @@ Takes it over: a `tine.fd` is detached, an integer is adopted.
 static int process_from_fd(lua_State *L)
 {
     int fd = bind_fd_check(L, 1, 1), detached = !lua_isinteger(L, 1), rc;
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     bind_process *b;
     tine_proc *p;
 
     luaL_argcheck(L, !detached || luaL_testudata(L, 1, "tine.fd"), 1,
                   "an integer or a tine.fd expected");
-    if (!link)
+    if (!state)
         return 2;
-    b = bind_process_push(L, link);
+    b = bind_process_push(L, state);
     if (detached) {
         lua_getfield(L, 1, "detach");
         lua_pushvalue(L, 1);
@@ -134,7 +135,7 @@ static int process_from_fd(lua_State *L)
         fd = (int)luaL_checkinteger(L, -1);
         lua_pop(L, 1);
     }
-    rc = tine_proc_from_fd(link->host, fd, &p);
+    rc = tine_proc_from_fd(state->host, fd, &p);
     if (rc < 0 && detached)
         close(fd);
     return birth(L, b, p, "from_fd", rc);
@@ -174,7 +175,7 @@ static int repair(lua_State *L)
     size_t nkeep;
     int *keep = push_integers(L, 1, &nkeep);
 
-    bind_link_forked(L);
+    bind_state_forked(L);
     bind_fd_forked(keep, nkeep);
     bind_files_forked(L, keep, nkeep, 2);
     return 0;
@@ -205,22 +206,22 @@ static void __attribute__((noreturn)) serve_fork(lua_State *L, int fd)
 /* here(kept descriptors, kept objects, name, stdin, stdout, stderr, detach) */
 static int process_here(lua_State *L)
 {
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     tine_proc_options o;
     bind_process *b;
     tine_proc *p;
     int fd, rc, *keep;
     size_t nkeep;
 
-    if (!link)
+    if (!state)
         return 2;
     lua_settop(L, 7);
     keep = push_integers(L, 1, &nkeep);
-    b = bind_process_push(L, link);
+    b = bind_process_push(L, state);
     get_options(L, 3, b, &o);
     o.keep = keep;
     o.nkeep = nkeep;
-    rc = tine_proc_here(link->host, &o, &p, &fd);
+    rc = tine_proc_here(state->host, &o, &p, &fd);
     if (rc == 0)
         serve_fork(L, fd);
     return birth(L, b, p, "here", rc);
@@ -234,15 +235,15 @@ fork that one and exec nothing.
 @treturn[2] err of errno EBUSY when other threads run */
 static int process_early(lua_State *L)
 {
-    bind_link *link = bind_link_host(L);
+    bind_state *state = bind_state_host(L);
     int fd, rc;
 
-    if (!link)
+    if (!state)
         return 2;
     lua_settop(L, 0);
     lua_newtable(L);
     lua_pushvalue(L, 1);
-    rc = tine_host_early(link->host, &fd);
+    rc = tine_host_early(state->host, &fd);
     if (rc == 0)
         serve_fork(L, fd);
     if (rc < 0)

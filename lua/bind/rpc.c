@@ -16,12 +16,12 @@
 #include "process.h"
 #include "values/lua_format.h"
 
-const char bind_service_type[] = "tine.service";
+const char bind_rpc_type[] = "tine.rpc";
 
 static const char
     idle_key; /* registry: how many there are that on_destroy is awaited of */
 
-static void count_idle(lua_State *L, bind_service *b, int on)
+static void count_idle(lua_State *L, bind_rpc *b, int on)
 {
     if (b->counted == on)
         return;
@@ -33,24 +33,24 @@ static void count_idle(lua_State *L, bind_service *b, int on)
     lua_rawsetp(L, LUA_REGISTRYINDEX, &idle_key);
 }
 
-bind_service *bind_service_self(lua_State *L)
+bind_rpc *bind_rpc_self(lua_State *L)
 {
-    return luaL_checkudata(L, 1, bind_service_type);
+    return luaL_checkudata(L, 1, bind_rpc_type);
 }
 
-void bind_service_owe(lua_State *L, int idx, bind_service *b)
+void bind_rpc_owe(lua_State *L, int idx, bind_rpc *b)
 {
     if (b->pending++ == 0)
         bind_object_anchor(L, idx, &b->object);
 }
 
-void bind_service_paid(bind_service *b)
+void bind_rpc_paid(bind_rpc *b)
 {
     if (--b->pending == 0 && !b->closing)
         bind_object_release(&b->object);
 }
 
-int bind_service_handler(lua_State *L, bind_service *b, const char *name)
+int bind_rpc_handler(lua_State *L, bind_rpc *b, const char *name)
 {
     bind_object_push(L, &b->object);
     if (lua_isnil(L, -1)) {
@@ -67,18 +67,18 @@ int bind_service_handler(lua_State *L, bind_service *b, const char *name)
     return 1;
 }
 
-int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, size_t n)
+int bind_rpc_values(lua_State *L, bind_rpc *b, const tine_str *values, size_t n)
 {
     if (!b->strings) {
         int *fds;
-        size_t nfds = tine_host_fds(b->object.link->host, &fds);
+        size_t nfds = tine_host_fds(b->object.state->host, &fds);
         const void *data = n ? values->data : "";
         size_t len = n ? values->len : 0;
-        return nfds ? bind_codec_decode_fds(b->codec, L, data, len, fds, nfds)
-                    : bind_codec_decode(b->codec, L, data, len);
+        return nfds ? tine__codec_decode_fds(b->codec, L, data, len, fds, nfds)
+                    : tine__codec_decode(b->codec, L, data, len);
     }
-    if (n > BIND_MOST_VALUES) {
-        bind_codec_refuse_count(L, "values", n);
+    if (n > TINE__MOST_VALUES) {
+        tine__codec_refuse_count(L, "values", n);
         return -1;
     }
     if (!lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
@@ -90,14 +90,14 @@ int bind_service_values(lua_State *L, bind_service *b, const tine_str *values, s
     return (int)n;
 }
 
-void bind_service_lost_event(lua_State *L, bind_service *b)
+void bind_rpc_lost_event(lua_State *L, bind_rpc *b)
 {
     size_t len;
     const char *why = lua_tolstring(L, -1, &len), *text;
     text = lua_pushfstring(L, "an event cannot be decoded: %s", why);
-    if (bind_service_handler(L, b, "on_error")) {
+    if (bind_rpc_handler(L, b, "on_error")) {
         bind_push_error(L, "decode", text, strlen(text));
-        bind_call(b->object.link, 1);
+        bind_call(b->object.state, 1);
     } else {
         fprintf(stderr, "tine: %s\n", text);
     }
@@ -106,7 +106,7 @@ void bind_service_lost_event(lua_State *L, bind_service *b)
 /* ----------------------------------------------------------------- core to Lua */
 
 typedef struct news {
-    bind_service *service;
+    bind_rpc *rpc;
     const char *handler;
     const tine_error *err;
     const tine_str *values;
@@ -120,7 +120,7 @@ static int deliver(lua_State *L)
 {
     news *n = lua_touserdata(L, 1);
     int nargs = 0;
-    if (!bind_service_handler(L, n->service, n->handler))
+    if (!bind_rpc_handler(L, n->rpc, n->handler))
         return 0;
     if (n->err) {
         bind_push_failure(L, n->err);
@@ -138,26 +138,25 @@ static int deliver(lua_State *L)
         lua_setfield(L, -2, "stream");
         nargs = 2;
     } else if (n->values) {
-        nargs = bind_service_values(L, n->service, n->values, n->n);
+        nargs = bind_rpc_values(L, n->rpc, n->values, n->n);
     }
     if (nargs >= 0)
-        bind_call(n->service->object.link, nargs);
+        bind_call(n->rpc->object.state, nargs);
     else
-        bind_service_lost_event(L, n->service);
+        bind_rpc_lost_event(L, n->rpc);
     return 0;
 }
 
 static void tell(news *n)
 {
-    bind_enter_for(&n->service->object, deliver, n);
+    bind_enter_for(&n->rpc->object, deliver, n);
 }
 
 static void on_event(void *arg, pid_t pid, tine_job *job, const tine_str *values,
                      size_t n)
 {
     static const tine_str none;
-    news e = {
-        .service = arg, .handler = "on_event", .values = n ? values : &none, .n = n};
+    news e = {.rpc = arg, .handler = "on_event", .values = n ? values : &none, .n = n};
     (void)pid;
     (void)job;
     tell(&e);
@@ -165,7 +164,7 @@ static void on_event(void *arg, pid_t pid, tine_job *job, const tine_str *values
 
 static void on_error(void *arg, const tine_error *err)
 {
-    news e = {.service = arg, .handler = "on_error", .err = err};
+    news e = {.rpc = arg, .handler = "on_error", .err = err};
     tell(&e);
 }
 
@@ -173,7 +172,7 @@ static void on_output(void *arg, pid_t pid, uint64_t job, int stream, const char
                       size_t len)
 {
     tine_str text = {line, len};
-    news e = {.service = arg,
+    news e = {.rpc = arg,
               .handler = "on_line",
               .values = &text,
               .n = 1,
@@ -185,14 +184,14 @@ static void on_output(void *arg, pid_t pid, uint64_t job, int stream, const char
 
 static void on_drain(void *arg)
 {
-    news e = {.service = arg, .handler = "on_drain"};
+    news e = {.rpc = arg, .handler = "on_drain"};
     tell(&e);
 }
 
 static int deliver_gone(lua_State *L)
 {
-    bind_service *b = lua_touserdata(L, 1);
-    bind_link *link = b->object.link;
+    bind_rpc *b = lua_touserdata(L, 1);
+    bind_state *state = b->object.state;
     bind_object_push(L, &b->object);
     int self = lua_gettop(L);
     bind_object_detach(&b->object);
@@ -202,20 +201,20 @@ static int deliver_gone(lua_State *L)
     count_idle(L, b, 0);
     lua_getiuservalue(L, self, BIND_HANDLERS);
     if (lua_getfield(L, -1, "on_destroy") == LUA_TFUNCTION)
-        bind_call(link, 0);
+        bind_call(state, 0);
     lua_settop(L, self);
     if (lua_getiuservalue(L, self, BIND_CLOSERS) != LUA_TTABLE)
         return 0;
     int list = lua_gettop(L);
     for (lua_Integer i = 1; lua_rawgeti(L, list, i) == LUA_TFUNCTION; i++)
-        bind_call(link, 0);
+        bind_call(state, 0);
     return 0;
 }
 
 static void on_gone(void *arg)
 {
-    bind_service *b = arg;
-    if (!b->object.link->closed)
+    bind_rpc *b = arg;
+    if (!b->object.state->closed)
         bind_enter_for(&b->object, deliver_gone, b);
 }
 
@@ -238,7 +237,7 @@ static tine_func get_func(lua_State *L, int idx, const char *name)
     int type = lua_getfield(L, idx, name);
     if (type == LUA_TFUNCTION) {
         f.kind = TINE_PLAIN;
-        if (!bind_plain_encode(L, lua_gettop(L), 1, BIND_CODE))
+        if (!tine__lua_encode(L, lua_gettop(L), 1, BIND_CODE))
             bind_raise(L, 2, "%s: %s", name, lua_tostring(L, -1));
     }
     if (type != LUA_TNIL)
@@ -261,7 +260,7 @@ static int is_true(lua_State *L, int idx, const char *name)
     return value;
 }
 
-static void read_options(lua_State *L, int idx, bind_service *b, tine_pool_options *o)
+static void read_options(lua_State *L, int idx, bind_rpc *b, tine_pool_options *o)
 {
     tine_rpc_options *r = &o->rpc;
     r->init = get_func(L, idx, "init");
@@ -297,19 +296,19 @@ static int fail_new(lua_State *L, const tine_proc *p, const char *what, int rc)
 }
 
 /* new(p, is_pool, options): options are checked, with defaults filled in. Returns the
- * service; nil and an err. */
-static int service_new(lua_State *L)
+ * rpc; nil and an err. */
+static int rpc_new(lua_State *L)
 {
     bind_process *p =
         bind_process_check_open(L, 2, lua_toboolean(L, 2) ? "pool" : "rpc");
     tine_pool_options o;
     int rc;
     memset(&o, 0, sizeof o);
-    bind_service *b = lua_newuserdatauv(L, sizeof *b, BIND_SERVICE_VALUES);
+    bind_rpc *b = lua_newuserdatauv(L, sizeof *b, BIND_SERVICE_VALUES);
     int self = lua_gettop(L);
     memset(b, 0, sizeof *b);
-    bind_object_init(p->object.link, &b->object);
-    luaL_setmetatable(L, bind_service_type);
+    bind_object_init(p->object.state, &b->object);
+    luaL_setmetatable(L, bind_rpc_type);
     b->is_pool = lua_toboolean(L, 2);
     lua_pushvalue(L, 3);
     lua_setiuservalue(L, self, BIND_HANDLERS);
@@ -318,9 +317,9 @@ static int service_new(lua_State *L)
     tine_func func = get_func(L, 3, "func");
     b->strings = o.rpc.serialiser == TINE_STRINGS;
     b->codec =
-        bind_codec_push(L, (int)o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
-    bind_codec_send_functions(b->codec);
-    bind_codec_pass_fds(b->codec, 1);
+        tine__codec_push(L, (int)o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
+    tine__codec_send_functions(b->codec);
+    tine__codec_pass_fds(b->codec, 1);
     lua_setiuservalue(L, self, BIND_CODEC);
     void *core;
     if (b->is_pool) {
@@ -346,7 +345,7 @@ static int service_new(lua_State *L)
 
 /* ------------------------------------------------------------------------ life */
 
-static void close_service(lua_State *L, int idx, bind_service *b, int64_t kill_after)
+static void close_service(lua_State *L, int idx, bind_rpc *b, int64_t kill_after)
 {
     if (!b->closing) {
         b->closing = 1;
@@ -359,13 +358,13 @@ static void close_service(lua_State *L, int idx, bind_service *b, int64_t kill_a
         tine_rpc_close(b->object.core, on_gone, b);
 }
 
-/* close(service, callback or nil, seconds or nil) */
-static int service_close(lua_State *L)
+/* close(rpc, callback or nil, seconds or nil) */
+static int rpc_close(lua_State *L)
 {
-    bind_service *b = bind_service_self(L);
+    bind_rpc *b = bind_rpc_self(L);
     int64_t kill_after = -1;
     lua_settop(L, 3);
-    bind_link_check(L);
+    bind_state_check(L);
     if (!lua_isnil(L, 3)) {
         lua_Number seconds = lua_tonumber(L, 3);
         kill_after = (int64_t)ceil((seconds > 1e12 ? 1e12 : seconds) * 1e6);
@@ -391,19 +390,19 @@ static int service_close(lua_State *L)
 }
 
 /* Collected: it drains, and is there again until that is done. */
-static int service_gc(lua_State *L)
+static int rpc_gc(lua_State *L)
 {
-    bind_service *b = lua_touserdata(L, 1);
-    bind_link *link = b->object.link;
-    if (!b->object.core || !link || link->closed || !bind_link_check(L) ||
+    bind_rpc *b = lua_touserdata(L, 1);
+    bind_state *state = b->object.state;
+    if (!b->object.core || !state || state->closed || !bind_state_check(L) ||
         !b->object.core)
         return 0;
     close_service(L, 1, b, -1);
     return 0;
 }
 
-/* awaited(): how many services there are of which on_destroy has not been called. */
-static int service_awaited(lua_State *L)
+/* awaited(): how many rpcs and pools there are of which on_destroy has not been called. */
+static int rpc_awaited(lua_State *L)
 {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &idle_key);
     lua_pushinteger(L, lua_tointeger(L, -1));
@@ -411,7 +410,7 @@ static int service_awaited(lua_State *L)
 }
 
 typedef struct question {
-    bind_service *service;
+    bind_rpc *rpc;
     int callback; /* registry reference */
     const tine_error *err;
     const char *text;
@@ -430,8 +429,8 @@ static int deliver_text(lua_State *L)
         lua_pushlstring(L, q->text, q->len);
         lua_pushnil(L);
     }
-    bind_service_paid(q->service);
-    bind_call(q->service->object.link, 2);
+    bind_rpc_paid(q->rpc);
+    bind_call(q->rpc->object.state, 2);
     return 0;
 }
 
@@ -442,11 +441,11 @@ static void on_text(void *arg, const tine_error *err, const char *text, size_t l
     q.text = text;
     q.len = len;
     free(kept);
-    if (!q.service->object.link->closed)
-        bind_enter_for(&q.service->object, deliver_text, &q);
+    if (!q.rpc->object.state->closed)
+        bind_enter_for(&q.rpc->object, deliver_text, &q);
 }
 
-int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc)
+int bind_rpc_fail(lua_State *L, const bind_rpc *b, const char *what, int rc)
 {
     const char *text;
     if (rc == -TINE_ECLOSED)
@@ -470,20 +469,20 @@ int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int
     return 2;
 }
 
-/* traceback(service, callback, pid or nil): callback(text) or (nil, err). */
-static int service_traceback(lua_State *L)
+/* traceback(rpc, callback, pid or nil): callback(text) or (nil, err). */
+static int rpc_traceback(lua_State *L)
 {
-    bind_service *b = bind_service_self(L);
+    bind_rpc *b = bind_rpc_self(L);
     int rc;
     if (!b->object.core)
-        return bind_service_fail(L, b, "traceback", -TINE_ECLOSED);
+        return bind_rpc_fail(L, b, "traceback", -TINE_ECLOSED);
     question *q = malloc(sizeof *q);
     if (!q)
-        return bind_service_fail(L, b, "traceback", -ENOMEM);
-    q->service = b;
+        return bind_rpc_fail(L, b, "traceback", -ENOMEM);
+    q->rpc = b;
     lua_pushvalue(L, 2);
     q->callback = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_service_owe(L, 1, b);
+    bind_rpc_owe(L, 1, b);
     if (b->is_pool)
         rc = tine_pool_traceback(b->object.core, (pid_t)luaL_checkinteger(L, 3),
                                  on_text, q);
@@ -493,24 +492,24 @@ static int service_traceback(lua_State *L)
         lua_pushboolean(L, 1);
         return 1;
     }
-    bind_service_paid(b);
+    bind_rpc_paid(b);
     luaL_unref(L, LUA_REGISTRYINDEX, q->callback);
     free(q);
-    return bind_service_fail(L, b, "traceback", rc);
+    return bind_rpc_fail(L, b, "traceback", rc);
 }
 
 /* is(value): whether it is an rpc or a pool. */
-static int service_is(lua_State *L)
+static int rpc_is(lua_State *L)
 {
     luaL_checkany(L, 1);
-    lua_pushboolean(L, luaL_testudata(L, 1, bind_service_type) != NULL);
+    lua_pushboolean(L, luaL_testudata(L, 1, bind_rpc_type) != NULL);
     return 1;
 }
 
 /* pid(rpc) */
-static int service_pid(lua_State *L)
+static int rpc_pid(lua_State *L)
 {
-    bind_service *b = bind_service_self(L);
+    bind_rpc *b = bind_rpc_self(L);
     pid_t pid = b->object.core && !b->is_pool ? tine_rpc_pid(b->object.core) : 0;
     if (pid > 0)
         lua_pushinteger(L, pid);
@@ -519,17 +518,17 @@ static int service_pid(lua_State *L)
     return 1;
 }
 
-void bind_service_open(lua_State *L)
+void bind_rpc_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"new", service_new},
-                                         {"close", service_close},
-                                         {"awaited", service_awaited},
-                                         {"traceback", service_traceback},
-                                         {"pid", service_pid},
-                                         {"is", service_is},
+    static const luaL_Reg functions[] = {{"new", rpc_new},
+                                         {"close", rpc_close},
+                                         {"awaited", rpc_awaited},
+                                         {"traceback", rpc_traceback},
+                                         {"pid", rpc_pid},
+                                         {"is", rpc_is},
                                          {NULL, NULL}};
-    if (luaL_newmetatable(L, bind_service_type)) {
-        lua_pushcfunction(L, service_gc);
+    if (luaL_newmetatable(L, bind_rpc_type)) {
+        lua_pushcfunction(L, rpc_gc);
         lua_setfield(L, -2, "__gc");
     }
     lua_setfield(L, -2, "metatable");

@@ -1,12 +1,12 @@
 /* What the files that stand for tine_rpc and tine_pool in Lua share: rpc.c (the userdata, its
  * options and events), calls.c (calls and their answers), pool.c. */
-#ifndef TINE_BIND_SERVICE_H
-#define TINE_BIND_SERVICE_H
+#ifndef TINE_BIND_RPC_H
+#define TINE_BIND_RPC_H
 
 #include "state.h"
 #include "values/codec.h"
 
-/* User values of a service. */
+/* User values of an rpc or pool. */
 enum {
     BIND_HANDLERS = 1,
     BIND_CODEC,
@@ -14,49 +14,47 @@ enum {
     BIND_SERVICE_VALUES = BIND_CLOSERS
 };
 
-typedef struct bind_service {
+typedef struct bind_rpc {
     bind_object object; /* core: a tine_rpc or a tine_pool */
     int is_pool;
     int strings; /* the serialiser is "string" */
-    bind_codec *codec;
+    tine__codec *codec;
     size_t pending; /* calls and questions without an answer: anchored meanwhile */
     int closing;
     int counted;     /* in idle_services: somebody waits for its on_destroy */
     int wants_death; /* it has an on_destroy */
-} bind_service;
+} bind_rpc;
 
-extern const char bind_service_type[];
+extern const char bind_rpc_type[];
 
-/* The service at index 1, which must be one. */
-bind_service *bind_service_self(lua_State *L);
+/* The rpc or pool at index 1, which must be one. */
+bind_rpc *bind_rpc_self(lua_State *L);
 /* One answer more, or one less, is owed. */
-void bind_service_owe(lua_State *L, int idx, bind_service *b);
-void bind_service_paid(bind_service *b);
-/* As bind_fail, with words for what can befall a service. */
-int bind_service_fail(lua_State *L, const bind_service *b, const char *what, int rc);
+void bind_rpc_owe(lua_State *L, int idx, bind_rpc *b);
+void bind_rpc_paid(bind_rpc *b);
+/* As bind_fail, with words for what can befall an rpc or pool. */
+int bind_rpc_fail(lua_State *L, const bind_rpc *b, const char *what, int rc);
 /* Pushes a handler of b, by name; returns whether it is a function. Pushes nothing otherwise. */
-int bind_service_handler(lua_State *L, bind_service *b, const char *name);
+int bind_rpc_handler(lua_State *L, bind_rpc *b, const char *name);
 /* Stack that is left above values, so that a function can be called with them. */
 #define BIND_CALL_ROOM 1000
 /* Pushes the values, decoded; returns how many, or -1 with a message. */
-int bind_service_values(lua_State *L, bind_service *b, const tine_str *values,
-                        size_t n);
+int bind_rpc_values(lua_State *L, bind_rpc *b, const tine_str *values, size_t n);
 
 /* On top is why an event cannot be decoded: tells on_error, or stderr. */
-void bind_service_lost_event(lua_State *L, bind_service *b);
+void bind_rpc_lost_event(lua_State *L, bind_rpc *b);
 
 /* calls.c */
 void bind_calls_open(lua_State *L); /* sets call, job functions in the table on top */
 /* Encodes the values from first to last as the C API takes them. Returns the number of
  * tine_str, which are valid until the next call, or -1 with a message pushed. */
-int bind_calls_encode(lua_State *L, bind_service *b, int first, int last,
-                      tine_str **out);
+int bind_calls_encode(lua_State *L, bind_rpc *b, int first, int last, tine_str **out);
 
 /* pool.c */
 void bind_pool_open(lua_State *L);
 
 /* rpc.c */
-void bind_service_open(lua_State *L);
+void bind_rpc_open(lua_State *L);
 /* Reads the pool's own options from the table at idx. */
 void bind_pool_options(lua_State *L, int idx, tine_pool_options *o);
 int64_t bind_field_usec(lua_State *L, int idx, const char *name);

@@ -1,5 +1,5 @@
-/* The link between a Lua state and the core. The finalizers of a state that is closed
- * come in any order, so the link's own frees the host and leaves all objects without a
+/* What ties a Lua state to the core. The finalizers of a state that is closed
+ * come in any order, so that of this frees the host and leaves all objects without a
  * core. */
 #include "state.h"
 
@@ -10,59 +10,59 @@
 
 #include "fd/fd.h"
 
-#define LINK_TYPE "tine.link"
+#define LINK_TYPE "tine.state"
 
 /* So many errors can be kept without memory being asked for. */
 #define ERROR_ROOM 4
 
-/* Registry keys: the link, whose user value is the list of errors kept; object address
+/* Registry keys: the state, whose user value is the list of errors kept; object address
  * -> userdata, strongly; the same, weakly. */
 static const char link_key, anchors_key, known_key;
 
-static bind_link *get_link(lua_State *L)
+static bind_state *get_link(lua_State *L)
 {
-    bind_link *link;
+    bind_state *state;
 
     lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
-    link = lua_touserdata(L, -1);
+    state = lua_touserdata(L, -1);
     lua_pop(L, 1);
-    return link;
+    return state;
 }
 
 /* Leaves the host, which is not freed, and all objects without a core. */
-static tine_host *forget_host(bind_link *link)
+static tine_host *forget_host(bind_state *state)
 {
-    tine_host *host = link->host;
+    tine_host *host = state->host;
 
-    while (link->objects) {
-        link->objects->stale = 1;
-        bind_object_release(link->objects);
-        bind_object_detach(link->objects);
+    while (state->objects) {
+        state->objects->stale = 1;
+        bind_object_release(state->objects);
+        bind_object_detach(state->objects);
     }
-    link->watchers = 0;
-    link->depth = 0;
-    link->entered = 0;
-    link->host = NULL;
+    state->watchers = 0;
+    state->depth = 0;
+    state->entered = 0;
+    state->host = NULL;
     return host;
 }
 
-void bind_link_forked(lua_State *L)
+void bind_state_forked(lua_State *L)
 {
     tine_host_free(forget_host(get_link(L)));
 }
 
 static int link_gc(lua_State *L)
 {
-    bind_link *link = luaL_checkudata(L, 1, LINK_TYPE);
-    int in_callback = link->depth > 0;
-    tine_host *host = forget_host(link);
+    bind_state *state = luaL_checkudata(L, 1, LINK_TYPE);
+    int in_callback = state->depth > 0;
+    tine_host *host = forget_host(state);
 
-    link->closed = 1;
+    state->closed = 1;
     /* os.exit(code, true) in a callback: the host is in use below us on the C stack.
      * The process ends, and its children with it. */
     if (!in_callback)
         tine_host_free(host);
-    bind_calls_free(link->call_records);
+    bind_calls_free(state->call_records);
     return 0;
 }
 
@@ -79,27 +79,27 @@ static void push_weak_table(lua_State *L)
 
 static void *module_link(lua_State *L)
 {
-    return bind_link_host(L);
+    return bind_state_host(L);
 }
 
-static tine_host *module_host(const void *link)
+static tine_host *module_host(const void *state)
 {
-    return ((const bind_link *)link)->host;
+    return ((const bind_state *)state)->host;
 }
 
-static void module_take_jobs(void *link, const tine__jobs *jobs)
+static void module_take_jobs(void *state, const tine__jobs *jobs)
 {
-    ((bind_link *)link)->jobs = jobs;
+    ((bind_state *)state)->jobs = jobs;
 }
 
-static int module_enter(void *link, lua_CFunction f, void *arg)
+static int module_enter(void *state, lua_CFunction f, void *arg)
 {
-    return bind_enter(link, f, arg);
+    return bind_enter(state, f, arg);
 }
 
-static bool module_is_entered(const void *link)
+static bool module_is_entered(const void *state)
 {
-    return ((const bind_link *)link)->entered > 0;
+    return ((const bind_state *)state)->entered > 0;
 }
 
 static void open_module(lua_State *L)
@@ -111,19 +111,19 @@ static void open_module(lua_State *L)
     lua_setfield(L, LUA_REGISTRYINDEX, TINE__MODULE);
 }
 
-void bind_link_open(lua_State *L)
+void bind_state_open(lua_State *L)
 {
-    bind_link *link;
+    bind_state *state;
 
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key) == LUA_TUSERDATA) {
         lua_pop(L, 1);
         return;
     }
     lua_pop(L, 1);
-    link = lua_newuserdatauv(L, sizeof *link, 1);
-    memset(link, 0, sizeof *link);
+    state = lua_newuserdatauv(L, sizeof *state, 1);
+    memset(state, 0, sizeof *state);
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-    link->L = lua_tothread(L, -1);
+    state->L = lua_tothread(L, -1);
     lua_pop(L, 1);
     lua_createtable(L, ERROR_ROOM, 0);
     lua_setiuservalue(L, -2, 1);
@@ -140,55 +140,55 @@ void bind_link_open(lua_State *L)
     lua_rawsetp(L, LUA_REGISTRYINDEX, &link_key);
 }
 
-bind_link *bind_link_check(lua_State *L)
+bind_state *bind_state_check(lua_State *L)
 {
-    bind_link *link = get_link(L);
+    bind_state *state = get_link(L);
 
-    if (link->host && tine_host_active(link->host) == -TINE_ESTALE) {
-        int in_callback = link->depth > 0;
-        tine_host *host = forget_host(link);
+    if (state->host && tine_host_active(state->host) == -TINE_ESTALE) {
+        int in_callback = state->depth > 0;
+        tine_host *host = forget_host(state);
 
         if (!in_callback)
             tine_host_free(host);
     }
-    return link;
+    return state;
 }
 
-bind_link *bind_link_host(lua_State *L)
+bind_state *bind_state_host(lua_State *L)
 {
-    bind_link *link = bind_link_check(L);
+    bind_state *state = bind_state_check(L);
     int rc;
 
-    if (link->closed)
+    if (state->closed)
         luaL_error(L, "tine: the Lua state is being closed");
-    if (!link->host) {
-        rc = tine_host_new(&link->host, NULL);
+    if (!state->host) {
+        rc = tine_host_new(&state->host, NULL);
         if (rc < 0) {
-            link->host = NULL;
+            state->host = NULL;
             bind_fail(L, "the host of this process", rc);
             return NULL;
         }
     }
-    return link;
+    return state;
 }
 
 /* ----------------------------------------------------------------- objects */
 
-void bind_object_init(bind_link *link, bind_object *o)
+void bind_object_init(bind_state *state, bind_object *o)
 {
     memset(o, 0, sizeof *o);
-    o->link = link;
-    o->job = link->jobs ? link->jobs->current() : 0;
+    o->state = state;
+    o->job = state->jobs ? state->jobs->current() : 0;
 }
 
 void bind_object_attach(bind_object *o, void *core)
 {
     o->core = core;
-    o->next = o->link->objects;
-    o->prev = &o->link->objects;
+    o->next = o->state->objects;
+    o->prev = &o->state->objects;
     if (o->next)
         o->next->prev = &o->next;
-    o->link->objects = o;
+    o->state->objects = o;
 }
 
 void bind_object_detach(bind_object *o)
@@ -223,7 +223,7 @@ void bind_object_anchor(lua_State *L, int idx, bind_object *o)
 
 void bind_object_release(bind_object *o)
 {
-    lua_State *L = o->link->L;
+    lua_State *L = o->state->L;
 
     if (!o->anchored || !lua_checkstack(L, 2))
         return;
@@ -255,55 +255,55 @@ static int with_traceback(lua_State *L)
     return 1;
 }
 
-void bind_keep_error(lua_State *L, bind_link *link)
+void bind_keep_error(lua_State *L, bind_state *state)
 {
-    if (link->jobs && link->jobs->failed(L, link->jobs->current())) {
+    if (state->jobs && state->jobs->failed(L, state->jobs->current())) {
         lua_pop(L, 1);
         return;
     }
     lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
     lua_getiuservalue(L, -1, 1);
     lua_rotate(L, -3, 2);
-    lua_rawseti(L, -2, link->nerrors + 1);
-    link->nerrors++;
+    lua_rawseti(L, -2, state->nerrors + 1);
+    state->nerrors++;
     lua_pop(L, 2);
-    if (link->host)
-        tine_host_stop(link->host);
+    if (state->host)
+        tine_host_stop(state->host);
 }
 
-void bind_raise_kept(lua_State *L, bind_link *link)
+void bind_raise_kept(lua_State *L, bind_state *state)
 {
     int i;
 
-    if (link->nerrors == 0)
+    if (state->nerrors == 0)
         return;
     lua_rawgetp(L, LUA_REGISTRYINDEX, &link_key);
     lua_getiuservalue(L, -1, 1);
     lua_rawgeti(L, -1, 1);
-    for (i = 1; i <= link->nerrors; i++) {
+    for (i = 1; i <= state->nerrors; i++) {
         lua_rawgeti(L, -2, i + 1);
         lua_rawseti(L, -3, i);
     }
-    link->nerrors--;
+    state->nerrors--;
     lua_error(L);
 }
 
-int bind_enter(bind_link *link, lua_CFunction f, void *arg)
+int bind_enter(bind_state *state, lua_CFunction f, void *arg)
 {
-    lua_State *L = link->L;
+    lua_State *L = state->L;
 
     if (!lua_checkstack(L, LUA_MINSTACK))
         return 0;
-    link->calls++;
-    link->entered++;
+    state->calls++;
+    state->entered++;
     lua_pushcfunction(L, f);
     lua_pushlightuserdata(L, arg);
     int status = lua_pcall(L, 1, 0, 0);
-    link->entered--;
+    state->entered--;
     /* f calls the user only through bind_call, so memory is what it lacked. */
     if (status != LUA_OK) {
-        if (link->nerrors < ERROR_ROOM)
-            bind_keep_error(L, link);
+        if (state->nerrors < ERROR_ROOM)
+            bind_keep_error(L, state);
         else
             lua_pop(L, 1);
     }
@@ -312,12 +312,12 @@ int bind_enter(bind_link *link, lua_CFunction f, void *arg)
 
 int bind_enter_for(bind_object *o, lua_CFunction f, void *arg)
 {
-    const tine__jobs *jobs = o->link->jobs;
+    const tine__jobs *jobs = o->state->jobs;
     if (!jobs)
-        return bind_enter(o->link, f, arg);
+        return bind_enter(o->state, f, arg);
     uint64_t before = jobs->current();
     jobs->enter(o->job);
-    int entered = bind_enter(o->link, f, arg);
+    int entered = bind_enter(o->state, f, arg);
     jobs->enter(before);
     return entered;
 }
@@ -328,23 +328,23 @@ static int keep_it(lua_State *L)
     return 0;
 }
 
-int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
+int bind_enter_call(bind_state *state, lua_CFunction f, void *arg)
 {
-    lua_State *L = link->L;
+    lua_State *L = state->L;
     int top = lua_gettop(L);
 
     if (!lua_checkstack(L, LUA_MINSTACK))
         return 0;
-    link->calls++;
-    link->entered++;
-    lua_pushcfunction(L, link->jobs ? link->jobs->handler : with_traceback);
+    state->calls++;
+    state->entered++;
+    lua_pushcfunction(L, state->jobs ? state->jobs->handler : with_traceback);
     lua_pushcfunction(L, f);
     lua_pushlightuserdata(L, arg);
     int status = lua_pcall(L, 1, 0, top + 1);
-    link->entered--;
+    state->entered--;
     if (status != LUA_OK) {
-        if (link->nerrors < ERROR_ROOM) {
-            bind_keep_error(L, link);
+        if (state->nerrors < ERROR_ROOM) {
+            bind_keep_error(L, state);
         } else {
             lua_pushcfunction(L, keep_it); /* it may lack memory, and then is lost */
             lua_insert(L, -2);
@@ -355,15 +355,15 @@ int bind_enter_call(bind_link *link, lua_CFunction f, void *arg)
     return 1;
 }
 
-void bind_call(bind_link *link, int nargs)
+void bind_call(bind_state *state, int nargs)
 {
-    lua_State *L = link->L;
+    lua_State *L = state->L;
     int handler = lua_gettop(L) - nargs;
 
-    lua_pushcfunction(L, link->jobs ? link->jobs->handler : with_traceback);
+    lua_pushcfunction(L, state->jobs ? state->jobs->handler : with_traceback);
     lua_insert(L, handler);
     if (lua_pcall(L, nargs, 0, handler) != LUA_OK)
-        bind_keep_error(L, link);
+        bind_keep_error(L, state);
     lua_remove(L, handler);
 }
 

@@ -1,21 +1,21 @@
-/* The link between a Lua state and the core: the state's host, the userdata that stand
+/* What ties a Lua state to the core: the state's host, the userdata that stand
  * for things of the core, and calls from the core into Lua. Only files that use tine.h
  * see it. */
-#ifndef TINE_BIND_LINK_H
-#define TINE_BIND_LINK_H
+#ifndef TINE_BIND_STATE_H
+#define TINE_BIND_STATE_H
 
 #include <lua.h>
 
 #include "child/module.h"
 #include "tine.h"
 
-typedef struct bind_link bind_link;
+typedef struct bind_state bind_state;
 typedef struct bind_object bind_object;
 
 /* The head of each userdata that stands for something of the core. */
 struct bind_object {
-    bind_link *link;
-    bind_object *next, **prev; /* in link->objects while core is not NULL */
+    bind_state *state;
+    bind_object *next, **prev; /* in state->objects while core is not NULL */
     void *core;   /* the tine_proc, tine_timer, ...; NULL: none (any more) */
     int anchored; /* in the registry */
     int stale;    /* core went with a fork of the process */
@@ -23,7 +23,7 @@ struct bind_object {
 };
 
 /* One for each Lua state. */
-struct bind_link {
+struct bind_state {
     lua_State *L;         /* the main state, in which callbacks run */
     tine_host *host;      /* NULL until it is needed */
     bind_object *objects; /* all with a core */
@@ -39,20 +39,20 @@ struct bind_link {
     const tine__jobs *jobs;
 };
 
-/* Makes the state's link, unless it is there. */
-void bind_link_open(lua_State *L);
-/* The state's link, with a host for this very process, or without (NULL) if making it
+/* Makes it, unless it is there. */
+void bind_state_open(lua_State *L);
+/* L's, with a host for this very process, or without (NULL) if making it
  * failed: then nil and an err are pushed. Raises when the state is being closed. */
-bind_link *bind_link_host(lua_State *L);
-/* The state's link, which may have no host. If the process was forked off the one that
+bind_state *bind_state_host(lua_State *L);
+/* L's, which may have no host. If the process was forked off the one that
  * made the host, the host is gone after this call, and its objects are stale. */
-bind_link *bind_link_check(lua_State *L);
+bind_state *bind_state_check(lua_State *L);
 /* In a process forked by the core: forgets the host and all that belongs to it, which
  * is not freed. */
-void bind_link_forked(lua_State *L);
+void bind_state_forked(lua_State *L);
 
 /* Initialises the object on top of the stack, which has no core yet. */
-void bind_object_init(bind_link *link, bind_object *o);
+void bind_object_init(bind_state *state, bind_object *o);
 /* Gives o its core, or takes it away. */
 void bind_object_attach(bind_object *o, void *core);
 void bind_object_detach(bind_object *o);
@@ -68,19 +68,19 @@ void bind_object_push(lua_State *L, bind_object *o);
 
 /* Calls f with arg as a light userdata, from a callback of the core: an error in it
  * goes where bind_call puts it. Returns 0 when f could not even be called. */
-int bind_enter(bind_link *link, lua_CFunction f, void *arg);
+int bind_enter(bind_state *state, lua_CFunction f, void *arg);
 /* The same for something of o's: in the name of the job that o belongs to. */
 int bind_enter_for(bind_object *o, lua_CFunction f, void *arg);
 /* As bind_enter, but f calls the user by lua_call, once and last: an error goes where bind_call
  * would put it. Costs half as much. */
-int bind_enter_call(bind_link *link, lua_CFunction f, void *arg);
+int bind_enter_call(bind_state *state, lua_CFunction f, void *arg);
 /* Inside of bind_enter: calls the function under the nargs values on top. An error that
  * it raises is kept, with the traceback if it is a string, and stops the loop. */
-void bind_call(bind_link *link, int nargs);
+void bind_call(bind_state *state, int nargs);
 /* Pops the error on top: it is the running job's, or kept, and stops the loop. */
-void bind_keep_error(lua_State *L, bind_link *link);
+void bind_keep_error(lua_State *L, bind_state *state);
 /* Raises the oldest error kept, if there is one. */
-void bind_raise_kept(lua_State *L, bind_link *link);
+void bind_raise_kept(lua_State *L, bind_state *state);
 
 /* Pushes the err table for a failure that the core tells of. */
 void bind_push_failure(lua_State *L, const tine_error *err);
@@ -102,7 +102,7 @@ void bind_calls_free(void *records);
 
 /* terminal.c: terminal_width(fd): columns, or nil where that is no terminal. */
 int bind_terminal_width(lua_State *L);
-/* unread(fd or path): the octets of a regular file that are still to be read; nil for others. */
+/* unread(fd or path): the bytes of a regular file that are still to be read; nil for others. */
 int bind_unread(lua_State *L);
 /* open_input(path): a descriptor to read from, or nil and a message. Never waits. */
 int bind_open_input(lua_State *L);

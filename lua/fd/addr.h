@@ -1,6 +1,6 @@
 /* addr.c: addresses of sockets, from text and to text. For sock.c. */
-#ifndef TINE_BIND_ADDR_H
-#define TINE_BIND_ADDR_H
+#ifndef TINE_FD_ADDR_H
+#define TINE_FD_ADDR_H
 
 #include <lua.h>
 #include <stdbool.h>

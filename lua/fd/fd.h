@@ -1,8 +1,8 @@
 /* What the files of the Lua binding share with workers: errors and descriptors. The files that
  * make them (error.c, fd*.c, sock.c, addr.c) know nothing of the core: they need Lua and the
  * system. */
-#ifndef TINE_BIND_H
-#define TINE_BIND_H
+#ifndef TINE_FD_FD_H
+#define TINE_FD_FD_H
 
 #include <lua.h>
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* What the files behind the userdata "tine.fd" share: fd.c has its life, fdwait.c its
  * waiting, fdio.c moves bytes and descriptors, sock.c makes sockets. Nobody else
  * includes this. */
-#ifndef TINE_BIND_FD_H
-#define TINE_BIND_FD_H
+#ifndef TINE_FD_FD_PRIV_H
+#define TINE_FD_FD_PRIV_H
 
 #include <lauxlib.h>
 #include <lua.h>

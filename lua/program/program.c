@@ -80,7 +80,7 @@ void tine__program_serve(char **argv, void (*setup)(lua_State *L))
     if (strcmp(argv[1], "--sweep") == 0)
         exit(tine__sweep(number(argv[2]), parent));
     if (parent)
-        tine__guard_parent(parent);
+        tine__pdeathsig_parent(parent);
     tine__title_own_environ();
     lua_State *L = luaL_newstate();
     if (!L) {
@@ -101,8 +101,8 @@ void tine__program_serve(char **argv, void (*setup)(lua_State *L))
 void tine_main(int argc, char **argv, void (*setup)(lua_State *L))
 {
     /* The name, too: --serve may be an option of the program's own. */
-    if (argc && strcmp(argv[0], TINE__SPAWN_NAME) == 0 &&
+    if (argc && strcmp(argv[0], TINE__EXEC_NAME) == 0 &&
         tine__program_is_asked(argc, argv))
         tine__program_serve(argv, setup);
-    tine__spawn_self();
+    tine__exec_self();
 }

@@ -1,6 +1,6 @@
 /* How a program becomes an interpreter; see tine_main. */
-#ifndef TINE_PROGRAM_H
-#define TINE_PROGRAM_H
+#ifndef TINE_PROGRAM_PROGRAM_H
+#define TINE_PROGRAM_PROGRAM_H
 
 #include <stdbool.h>
 

@@ -159,7 +159,7 @@ local function explain(path, value, message)
   return path .. ": " .. message:gsub("^.-: ", "")
 end
 
--- Octets that no other string has: what is to stand in the text without quotes, or to be read
+-- Bytes that no other string has: what is to stand in the text without quotes, or to be read
 -- otherwise than lua-cjson does, passes it as a string that begins with these.
 local mark <const> = ("%016x%016x"):format(math.random(0), math.random(0))
 

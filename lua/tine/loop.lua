@@ -56,7 +56,7 @@ function loop.run()
   while not stopped do
     if not core.loop.active() and not wake_idlers() then
       -- An rpc or a pool that was dropped closes when it is collected, and tells on_destroy.
-      if collected or core.service.awaited() == 0 then
+      if collected or core.rpc.awaited() == 0 then
         return true
       end
       collectgarbage()

@@ -85,7 +85,7 @@ local function open(run, name)
   return core.adopt(fd), name
 end
 
--- Octets of all that is to be read, or nil where that cannot be known.
+-- Bytes of all that is to be read, or nil where that cannot be known.
 local function total_size(names)
   local sum = 0
   for _, name in ipairs(names) do
@@ -186,7 +186,7 @@ end
 local function draw(run)
   flush(run)
   if run.bar then
-    run.bar:draw(run.done, run.failed, run.size and math.min(run.octets / run.size, 1))
+    run.bar:draw(run.done, run.failed, run.size and math.min(run.bytes / run.size, 1))
   end
 end
 
@@ -251,7 +251,7 @@ local function ended(run, job, err, text)
   job.err, job.text = err, text
   if not job.dropped then
     run.done = run.done + 1
-    run.octets = run.octets + job.octets
+    run.bytes = run.bytes + job.bytes
     if err then
       count_failure(run, job)
     end
@@ -265,7 +265,7 @@ local function start(run, line, number, source)
   run.held = run.held + 1
   local job = {
     line = line, number = number, source = source, seq = run.seq, order = run.order,
-    octets = #line + 1,
+    bytes = #line + 1,
   }
   run.jobs[job.order] = job
   job.call = run.pool:call {
@@ -285,7 +285,7 @@ local function is_done(run, line)
     complain(run, problem)
     abandon(run)
   elseif done then
-    run.octets = run.octets + #line + 1
+    run.bytes = run.bytes + #line + 1
   end
   return done
 end
@@ -466,7 +466,7 @@ local function new_run(options)
   local run = {
     options = options, names = names, bar = bar, closed = fill_streams(),
     ordered = options.ordered, window = WINDOW * (options.workers or tine.cpus()),
-    size = bar and total_size(names), octets = 0, done = 0, failed = 0, order = 0, seq = 0,
+    size = bar and total_size(names), bytes = 0, done = 0, failed = 0, order = 0, seq = 0,
     held = 0, next_order = 1, results = {}, jobs = {}, interrupts = 0,
   }
   run.printer = printer.new(bar, run.closed[1], function(problem) cannot_write(run, problem) end)

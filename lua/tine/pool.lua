@@ -16,7 +16,7 @@ end
 
 local function call_with(self, options, cb)
   local args = options.args or {}
-  local job, err = core.service.call_with(self, options, cb, options.on_event, args,
+  local job, err = core.rpc.call_with(self, options, cb, options.on_event, args,
     service.count(args))
   return job or service.fail_later(cb, err)
 end
@@ -93,7 +93,7 @@ function Map:has_room()
   if not queue or queue.closed then
     return true
   end
-  return core.service.has_room(self.pool) ~= false
+  return core.rpc.has_room(self.pool) ~= false
 end
 
 -- Keeps the window full, but no call waits in it that the queue has no room for. What the source
@@ -253,7 +253,7 @@ function methods:broadcast(...)
   end
   local args = table.pack(...)
   local listen = service.listener(cb, "broadcast")
-  local ok, err = core.service.broadcast(self, listen, table.unpack(args, 1, n))
+  local ok, err = core.rpc.broadcast(self, listen, table.unpack(args, 1, n))
   if not ok then
     service.fail_later(listen, err)
   end
@@ -280,7 +280,7 @@ function methods:resize(bounds)
     error("resize: idle is more than max", 2)
   end
   own.max, own.idle = max, idle
-  return core.service.resize(self, math.tointeger(max) or 0x7fffffff, math.tointeger(idle))
+  return core.rpc.resize(self, math.tointeger(max) or 0x7fffffff, math.tointeger(idle))
 end
 
 --- Workers come from another template once the first from there is ready; old ones finish what
@@ -292,7 +292,7 @@ end
 function methods:reload(template, cb)
   check(self, "reload")
   local listen = service.listener(cb, "reload")
-  return answer(cb, listen, core.service.reload(template, self, listen))
+  return answer(cb, listen, core.rpc.reload(template, self, listen))
 end
 
 --- Makes the most warmed worker, between two jobs and when its replacement is ready, the template
@@ -304,7 +304,7 @@ end
 function methods:promote(cb)
   check(self, "promote")
   local listen = service.listener(cb, "promote")
-  return answer(cb, listen, core.service.promote(self, listen))
+  return answer(cb, listen, core.rpc.promote(self, listen))
 end
 
 --- Asks what a worker runs now. Of an async worker that runs nothing: where its open calls wait,
@@ -318,7 +318,7 @@ function methods:traceback(pid, cb)
     error("traceback: a process id expected, got " .. type(pid), 2)
   end
   local listen = service.listener(cb, "traceback")
-  return answer(cb, listen, core.service.traceback(self, listen, pid))
+  return answer(cb, listen, core.rpc.traceback(self, listen, pid))
 end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
@@ -348,7 +348,7 @@ function methods:stats(options)
     error("stats: a table of options expected, got " .. type(options), 2)
   end
   service.check("stats", options or {}, service.stats_options, 3)
-  return core.service.stats(self, options ~= nil and options.memory)
+  return core.rpc.stats(self, options ~= nil and options.memory)
 end
 
 --- Finishes what is queued, then ends the workers. Without a callback, inside of tine.go: waits
@@ -420,7 +420,7 @@ function process.methods:pool(func, options)
     error("pool: idle is more than max", 2)
   end
   local queue = bound_queue(checked)
-  local pool, err = core.service.new(self, true, checked)
+  local pool, err = core.rpc.new(self, true, checked)
   if not pool then
     return nil, err
   end

@@ -12,7 +12,7 @@ local methods = {}
 local kinds = setmetatable({}, { __mode = "k" }) -- handle -> its methods
 rpc.methods, rpc.kinds = methods, kinds
 
-local meta = core.service.metatable
+local meta = core.rpc.metatable
 meta.__name = "tine.service"
 
 function meta.__index(self, name)
@@ -21,12 +21,12 @@ function meta.__index(self, name)
 end
 
 function meta.__tostring(self)
-  local pid = core.service.pid(self)
+  local pid = core.rpc.pid(self)
   return kinds[self] and "tine.pool" or pid and ("tine.rpc (process %d)"):format(pid) or "tine.rpc"
 end
 
 local function check(self, what)
-  service.check_self(what, self, core.service.is(self), "an rpc or a pool")
+  service.check_self(what, self, core.rpc.is(self), "an rpc or a pool")
 end
 
 --- Calls the function in the worker.
@@ -65,7 +65,7 @@ end
 
 meta.__close = function(self)
   service.closing(self)
-  core.service.close(self)
+  core.rpc.close(self)
 end
 
 --- Asks what the worker runs now.
@@ -74,7 +74,7 @@ end
 function methods:traceback(cb)
   check(self, "traceback")
   local listen = service.listener(cb, "traceback")
-  local ok, err = core.service.traceback(self, listen)
+  local ok, err = core.rpc.traceback(self, listen)
   if not ok then
     service.fail_later(function(e) listen(nil, e) end, err)
   end
@@ -88,7 +88,7 @@ end
 -- @treturn ?integer nil while it is not known
 function methods:pid()
   check(self, "pid")
-  return core.service.pid(self)
+  return core.rpc.pid(self)
 end
 
 --- Makes the process a worker that serves calls of a function. Consumes the handle.
@@ -117,7 +117,7 @@ end
 -- @treturn[2] err
 function process.methods:rpc(func, options)
   local checked = service.options("rpc", func, options, service.rpc_options, {}, 3)
-  local handle, err = core.service.new(self, false, checked)
+  local handle, err = core.rpc.new(self, false, checked)
   return handle, err
 end
 

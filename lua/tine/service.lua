@@ -193,7 +193,7 @@ end
 -- @treturn job one that has ended
 function service.fail_later(cb, err)
   loop.timer(0, function() cb(err) end)
-  return core.service.ended_job()
+  return core.rpc.ended_job()
 end
 
 --- A callback for a call that ends a wait of the running task.
@@ -202,7 +202,7 @@ end
 -- @treturn ?function nil outside of one
 function service.waker(what, level)
   local wake = task.waker(what, level + 1)
-  return wake and core.service.guard(wake, (coroutine.running()))
+  return wake and core.rpc.guard(wake, (coroutine.running()))
 end
 
 --- Calls, and waits for the answer, inside of a task.
@@ -223,7 +223,7 @@ local function slow_call(err, self, ...)
   local cb = n > 0 and select(n, ...) or nil
   if err then
     return service.fail_later(cb, err)
-  elseif not core.service.is(self) then
+  elseif not core.rpc.is(self) then
     error("call: an rpc or a pool expected, got " .. type(self), 3)
   end
   if not task.current() then
@@ -235,7 +235,7 @@ end
 --- Calls: `call(service, ..., cb)`. Without a callback, inside of tine.go: waits, and returns
 -- what it would have got.
 -- @treturn job
-service.call = core.service.caller(slow_call)
+service.call = core.rpc.caller(slow_call)
 
 --- Waits for the results of a call.
 -- @return them
@@ -252,7 +252,7 @@ end
 -- @tparam[opt] number seconds to wait at most; then the job goes on
 -- @return its results
 -- @raise its err; or one of kind `"timeout"`
-function core.service.job_methods:await(seconds)
+function core.rpc.job_methods:await(seconds)
   if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
     error("await: a time of 0 or more seconds expected", 2)
   end
@@ -260,7 +260,7 @@ function core.service.job_methods:await(seconds)
   if not wake then
     error("await: only inside of tine.go", 2)
   end
-  local open = core.service.tap(self, function(cb)
+  local open = core.rpc.tap(self, function(cb)
     return function(...)
       local args = table.pack(...)
       local _ <close> = setmetatable({}, { __close = function()
@@ -305,7 +305,7 @@ function service.close(self, cb, seconds)
   local wake = not cb and task.waker("close", 3)
   service.closing(self)
   local listen = cb or wake or nil
-  if not core.service.close(self, listen, seconds) then
+  if not core.rpc.close(self, listen, seconds) then
     loop.timer(0, function() listen() end)
   end
   if wake then

@@ -125,7 +125,7 @@ ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags)
     return -1;
 }
 
-/* If set, decides what a sendmsg does: an errno to fail with, or 0 with *most octets. */
+/* If set, decides what a sendmsg does: an errno to fail with, or 0 with *most bytes. */
 static int (*fault_sendmsg)(const struct msghdr *msg, size_t *most);
 
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)

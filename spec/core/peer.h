@@ -1,6 +1,6 @@
 /* A worker that is played by the test: a real process, forked from the test program by
- * tine_proc_here, that takes SERVE, and from then on sends and does what a script says, octet
- * by octet. And the host's side of it: an rpc whose every call is written down. */
+ * tine_proc_here, that takes SERVE, and from then on sends and does what a script says, byte
+ * by byte. And the host's side of it: an rpc whose every call is written down. */
 #ifndef TINE_SPEC_PEER_H
 #define TINE_SPEC_PEER_H
 
@@ -24,7 +24,7 @@ typedef struct peer {
     int fd;
     tine__page *page;
     unsigned char *ring;
-    tine__buf out; /* frames, of which `sent` octets are sent */
+    tine__buf out; /* frames, of which `sent` bytes are sent */
     size_t sent;
     tine__call_head head; /* of the last frame read */
     tine__buf body;
@@ -47,8 +47,8 @@ TEST_UNUSED static void peer_frame(peer *p, int type, uint64_t serial, const voi
     CHECK(!p->out.failed);
 }
 
-/* An answer with one value of len octets, each of them `octet`. */
-TEST_UNUSED static void peer_result(peer *p, uint64_t serial, int octet, size_t len)
+/* An answer with one value of len bytes, each of them `byte`. */
+TEST_UNUSED static void peer_result(peer *p, uint64_t serial, int byte, size_t len)
 {
     tine__buf b = {0};
     tine__buf_u64(&b, (uint64_t)test_usec() * 1000);
@@ -56,7 +56,7 @@ TEST_UNUSED static void peer_result(peer *p, uint64_t serial, int octet, size_t 
     tine__buf_u32(&b, (uint32_t)len);
     unsigned char *to = tine__buf_room(&b, len);
     CHECK(to);
-    memset(to, octet, len);
+    memset(to, byte, len);
     b.len += len;
     peer_frame(p, TINE__RESULT, serial, b.data, b.len);
     tine__buf_free(&b);
@@ -118,7 +118,7 @@ TEST_UNUSED __attribute__((noreturn)) static void peer_die(void)
 }
 
 /* Returns false at the end of the stream. */
-TEST_UNUSED static bool peer_octets(int fd, void *to, size_t len)
+TEST_UNUSED static bool peer_bytes(int fd, void *to, size_t len)
 {
     for (size_t done = 0; done < len;) {
         ssize_t n = recv(fd, (char *)to + done, len - done, 0);
@@ -134,13 +134,13 @@ TEST_UNUSED static bool peer_read(peer *p)
 {
     unsigned char head[TINE__CALL_HEAD];
     p->body.len = 0;
-    if (!peer_octets(p->fd, head, sizeof head))
+    if (!peer_bytes(p->fd, head, sizeof head))
         return false;
     CHECK(tine__call_head_get(&p->head, head));
     unsigned char *to = tine__buf_room(&p->body, p->head.len + 1);
     CHECK(to);
     p->body.len = p->head.len;
-    return peer_octets(p->fd, to, p->head.len);
+    return peer_bytes(p->fd, to, p->head.len);
 }
 
 TEST_UNUSED static void peer_start(peer *p)
@@ -176,7 +176,7 @@ static int peer_command(int fd, int type, tine__buf *body)
     if (n == 0)
         _exit(0); /* the host wants us no more */
     CHECK_INT(n, 1);
-    CHECK(peer_octets(fd, head + 1, sizeof head - 1));
+    CHECK(peer_bytes(fd, head + 1, sizeof head - 1));
     CHECK_INT(head[0], type);
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
     if (c)
@@ -184,7 +184,7 @@ static int peer_command(int fd, int type, tine__buf *body)
     size_t len = (size_t)head[4] | (size_t)head[5] << 8 | (size_t)head[6] << 16;
     body->len = 0;
     unsigned char *to = tine__buf_room(body, len);
-    CHECK(to && peer_octets(fd, to, len));
+    CHECK(to && peer_bytes(fd, to, len));
     body->len = len;
     return got;
 }
@@ -239,8 +239,8 @@ typedef struct called {
     bool ok;
     tine_kind kind;
     char message[200];
-    size_t n, len; /* values, and the octets of the last one */
-    int octet;     /* that all of them are; -1: they differ */
+    size_t n, len; /* values, and the bytes of the last one */
+    int byte;      /* that all of them are; -1: they differ */
 } called;
 
 enum { MOST_CALLS = 600 };
@@ -277,11 +277,11 @@ TEST_UNUSED static void session_ended(void *arg, tine_job *job, const tine_error
     for (size_t i = 0; i < n; i++) {
         const unsigned char *data = results[i].data;
         c->len = results[i].len;
-        c->octet = c->len ? data[0] : -1;
+        c->byte = c->len ? data[0] : -1;
         check_text(data, c->len);
         for (size_t k = 0; k < c->len; k++)
             if (data[k] != data[0])
-                c->octet = -1;
+                c->byte = -1;
     }
     if (s->on_end)
         s->on_end(c);

@@ -1,7 +1,7 @@
 /* The table of a template's workers: against a naive model, and with real children. */
-#define tine__workers_room test_workers_room
-#define tine__workers_add test_workers_add
-#define tine__workers_forget test_workers_forget
+#define tine__children_room test_workers_room
+#define tine__children_add test_workers_add
+#define tine__children_forget test_workers_forget
 #define tine__reap test_reap
 #define tine__reap_by_signal test_reap_by_signal
 #include "../../../core/child/children.c" /* NOLINT(bugprone-suspicious-include) */
@@ -12,7 +12,7 @@
 
 enum { MODEL = 4096, PIDS = 1 << 22 };
 
-static tine__workers table;
+static tine__children table;
 static tine__worker model[MODEL];
 static size_t nmodel;
 
@@ -51,7 +51,7 @@ static void insert_both(pid_t pid)
         return;
     model[nmodel++] =
         (tine__worker){.pid = pid, .id = (uint64_t)test_random() << 32 | test_random()};
-    CHECK_INT(tine__workers_add(&table, pid, model[nmodel - 1].id, false), 0);
+    CHECK_INT(tine__children_add(&table, pid, model[nmodel - 1].id, false), 0);
 }
 
 static void remove_both(size_t i)
@@ -79,7 +79,7 @@ static pid_t next_pid(void)
 /* All want the same few places. */
 static pid_t crowded_pid(void)
 {
-    tine__workers full = {.nslots = 1024};
+    tine__children full = {.nslots = 1024};
     pid_t pid;
     do
         pid = any_pid();
@@ -126,7 +126,7 @@ static void without_memory(void)
 {
     for (pid_t pid = 1; pid <= 200; pid++) {
         fault_set(1, 0);
-        int err = tine__workers_room(&table);
+        int err = tine__children_room(&table);
         bool hit = fault_hit;
         fault_set(0, 0);
         CHECK_INT(err, hit ? -ENOMEM : 0);
@@ -202,7 +202,7 @@ static void ends_are_reported(void)
     pid_t foreign = child_with_code(99), pids[20];
     for (int i = 0; i < 20; i++) {
         pids[i] = child_with_code(i);
-        CHECK_INT(tine__workers_add(&c->workers, pids[i], (uint64_t)(1000 + i), false),
+        CHECK_INT(tine__children_add(&c->workers, pids[i], (uint64_t)(1000 + i), false),
                   0);
     }
     unsigned seen = 0;
@@ -229,7 +229,7 @@ static void stolen_status(void)
     for (int others = 0; others < 2; others++) {
         pid_t pid = child_with_code(5);
         pid_t other = others ? child_with_code(6) : 0;
-        CHECK_INT(tine__workers_add(&c->workers, pid, 77, false), 0);
+        CHECK_INT(tine__children_add(&c->workers, pid, 77, false), 0);
         CHECK_INT(waitpid(pid, NULL, 0), pid);
         tine__reap(c);
         CHECK(next_report(&r));
@@ -251,14 +251,14 @@ static void reaped_by_signal(void)
     sigprocmask(SIG_BLOCK, &chld, &before);
     for (int i = 0; i < 5; i++)
         CHECK_INT(
-            tine__workers_add(&c->workers, child_with_code(3), (uint64_t)i, false), 0);
+            tine__children_add(&c->workers, child_with_code(3), (uint64_t)i, false), 0);
     tine__reap_by_signal(); /* those have ended already */
     for (int i = 0; i < 5; i++)
         CHECK(next_report(&r) && r.status == 3 << 8);
     CHECK(!next_report(&r));
     for (int i = 0; i < 5; i++)
         CHECK_INT(
-            tine__workers_add(&c->workers, child_with_code(4), (uint64_t)i, false), 0);
+            tine__children_add(&c->workers, child_with_code(4), (uint64_t)i, false), 0);
     sigprocmask(SIG_SETMASK, &before, NULL); /* now the signal comes */
     for (int i = 0; i < 5; i++)
         CHECK(next_report(&r) && r.status == 4 << 8);
@@ -276,6 +276,6 @@ int main(void)
     RUN(ends_are_reported);
     RUN(stolen_status);
     RUN(reaped_by_signal);
-    tine__workers_forget(&table);
+    tine__children_forget(&table);
     return 0;
 }

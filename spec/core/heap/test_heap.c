@@ -149,7 +149,7 @@ static void test_sealed_blocks_stay(void)
         CHECK(tine__heap_seal_now(&h) == 0);
         CHECK(h.stats.own == 0 && h.stats.shared == own + shared);
         CHECK(h.stats.seals == (unsigned)seals && h.stats.sealed > 0);
-        CHECK(seals > 1 || tine__heap_written(&h) == 0);
+        CHECK(seals > 1 || tine__heap_dirty_pages(&h) == 0);
         for (int i = 0; i < BLOCKS; i++)
             check_fill(&blocks[i], blocks[i].size);
     }
@@ -240,11 +240,11 @@ static void seal_without_huge_pages(void)
     CHECK(h.stats.huge == 0 && h.stats.seals == 1 && !h.stats.failures);
     for (int i = 0; i < 40; i++)
         check_fill(&blocks[i], blocks[i].size);
-    CHECK(tine__heap_written(&h) == 0);
+    CHECK(tine__heap_dirty_pages(&h) == 0);
     free_all(&h);
 }
 
-/* Octets that are mapped by huge pages, of the mapping that begins there; -1: none begins. */
+/* Bytes that are mapped by huge pages, of the mapping that begins there; -1: none begins. */
 static long mapped_huge(const void *begin)
 {
     char line[300];
@@ -307,14 +307,14 @@ static void test_minor_collections_only(void)
     run(L, "data = {} for i = 1, 40000 do data[i] = {i, name = 'item ' .. i} end "
            "weak = setmetatable({}, {__mode = 'v'}) finalized = 0");
     tine__heap_seal(L);
-    CHECK(h->stats.seals == 1 && !h->stats.failures && tine__heap_written(h) == 0);
+    CHECK(h->stats.seals == 1 && !h->stats.failures && tine__heap_dirty_pages(h) == 0);
     run(L, "for i = 1, 400000 do local t = {i} "
            "if i % 1000 == 0 then weak[1] = t "
            "setmetatable(t, {__gc = function() finalized = finalized + 1 end}) end end "
            "assert(finalized > 100, finalized)");
     CHECK(h->stats.minors > 3 && h->stats.majors == 0);
     CHECK(h->stats.own < 8 << 20);
-    CHECK(tine__heap_written(h) < 60);
+    CHECK(tine__heap_dirty_pages(h) < 60);
     run(L, "for i = 1, #data do assert(data[i][1] == i and data[i].name == 'item ' .. "
            "i) end "
            "for i = 1, 10 do weak[i] = {} end");

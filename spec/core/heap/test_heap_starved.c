@@ -261,7 +261,7 @@ static void lua_goes_on(int resource, bool sealed)
     limit(resource, ROOM * MB);
     for (int round = 0; round < 2; round++)
         fail_and_go_on(L);
-    CHECK(h->own.state != TINE__OWN_UNDER_WAY);
+    CHECK(h->own.state != TINE__PRIVATE_GC_UNDER_WAY);
     lua_close(L);
 }
 
@@ -300,7 +300,7 @@ static void with_refused(int sealed)
         CHECK(good || hit);
         tine__gc_relieve(L);
         CHECK(run(L, work));
-        CHECK(h->own.state != TINE__OWN_UNDER_WAY);
+        CHECK(h->own.state != TINE__PRIVATE_GC_UNDER_WAY);
     }
     CHECK(run(L, "for i = 1, #data do assert(data[i].name == 'item ' .. i) end"));
     run(L, "collectgarbage('collect', 'full')");

@@ -15,7 +15,7 @@ static tine__heap *h;
 
 static int own(lua_State *L)
 {
-    lua_pushboolean(L, tine__own_collect(L, h));
+    lua_pushboolean(L, tine__private_gc_collect(L, h));
     lua_pushinteger(L, h->stats.own);
     return 2;
 }
@@ -38,8 +38,8 @@ static void on_count(lua_State *L, lua_Debug *d)
 {
     (void)L;
     (void)d;
-    if (h->own.state == TINE__OWN_IDLE)
-        h->own.state = TINE__OWN_WANTED;
+    if (h->own.state == TINE__PRIVATE_GC_IDLE)
+        h->own.state = TINE__PRIVATE_GC_WANTED;
 }
 
 /* stress(n): one every n instructions from now on; 0: none. */

@@ -394,7 +394,7 @@ static void rpc_questions(tine_host *host)
 
 /* ------------------------------------------------------------------ MessagePack */
 
-/* Whether octets are just the MessagePack array ["text", 7, -3, 2.5, true, nil, [1, "x"], ""]. */
+/* Whether bytes are just the MessagePack array ["text", 7, -3, 2.5, true, nil, [1, "x"], ""]. */
 static void check_values(const tine_str *values, size_t n)
 {
     msgpack_unpacked u;

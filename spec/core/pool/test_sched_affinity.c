@@ -195,13 +195,13 @@ static void forgotten(void)
         use_key(&j[2], i, &to);
         done(&j[2]);
     }
-    CHECK(tine__keys_find(&s->keys, 1000001) != NULL);
+    CHECK(tine__affinity_find(&s->keys, 1000001) != NULL);
     for (uint64_t i = 0; i < 3 * TINE__SCHED_KEYS; i++) {
         use_key(&j[2], 2000000 + i, &to);
         done(&j[2]);
     }
-    CHECK(tine__keys_find(&s->keys, 1000001) == NULL);
-    CHECK(tine__keys_find(&s->keys, 1000000)->worker == first);
+    CHECK(tine__affinity_find(&s->keys, 1000001) == NULL);
+    CHECK(tine__affinity_find(&s->keys, 1000000)->worker == first);
     CHECK_INT(s->keys.n, TINE__SCHED_KEYS);
     use_key(&j[3], 1000000, &to);
     CHECK(to == first);
@@ -211,7 +211,7 @@ static void forgotten(void)
         use_key(&many[i], 3000000 + i, &to);
     CHECK(s->keys.n > MANY);
     for (uint64_t i = 0; i < MANY; i++) {
-        CHECK(tine__keys_find(&s->keys, 3000000 + i)->open == 1);
+        CHECK(tine__affinity_find(&s->keys, 3000000 + i)->open == 1);
         done(&many[i]);
     }
     free(many);

@@ -200,7 +200,7 @@ static size_t parked(size_t n)
     CHECK_INT(tine__sched_add(s, &first, now), 0);
     CHECK_INT(next().what, TINE__SCHED_ASSIGN);
     tine__sched_retire(s, first.worker, now);
-    tine__key *e = tine__keys_find(&s->keys, first.key);
+    tine__affine *e = tine__affinity_find(&s->keys, first.key);
     real_due = e->parked.before;
     e->parked.before = count_due;
     most = all = calls = compares = 0;
@@ -247,7 +247,7 @@ static void with_more_keys(void)
     }
     for (size_t i = 0; i < s->keys.nslots; i++) {
         size_t length = 0;
-        for (const tine__key *e = s->keys.slots[i]; e; e = e->next)
+        for (const tine__affine *e = s->keys.slots[i]; e; e = e->next)
             length++;
         longest = length > longest ? length : longest;
     }

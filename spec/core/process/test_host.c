@@ -79,13 +79,13 @@ static void the_loop_waits_for_what_it_should(tine_host *host)
     seen s, of_detached;
     /* A command that is under way. */
     int fds[2];
-    char octet;
+    char byte;
     CHECK(pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0);
     CHECK_INT(tine_proc_send_fd(p, &fds[1], 1), 0);
     eval(p, "tine_fd = require('tine').run_args()");
     eval(p, slow);
     run_out(host);
-    CHECK(read(fds[0], &octet, 1) == 1);
+    CHECK(read(fds[0], &byte, 1) == 1);
     close(fds[0]);
     CHECK(!tine_proc_busy(p) && !tine_proc_ended(p));
     /* A function that runs. */

@@ -396,10 +396,10 @@ static void early_template_that_dies(tine_host *host)
     check_works(host, false); /* from then on by exec again */
 }
 
-static void *wait_for_octet(void *arg)
+static void *wait_for_byte(void *arg)
 {
-    char octet;
-    ssize_t n = read(*(int *)arg, &octet, 1);
+    char byte;
+    ssize_t n = read(*(int *)arg, &byte, 1);
     return n < 0 ? arg : NULL;
 }
 
@@ -409,7 +409,7 @@ static void not_with_threads(tine_host *host)
     pthread_t thread;
     tine_proc *p;
     CHECK(pipe2(pair, O_CLOEXEC) == 0);
-    CHECK_INT(pthread_create(&thread, NULL, wait_for_octet, &pair[0]), 0);
+    CHECK_INT(pthread_create(&thread, NULL, wait_for_byte, &pair[0]), 0);
     CHECK_INT(tine_proc_here(host, NULL, &p, &fd), -EBUSY);
     CHECK_INT(handles(host), 0);
     check_works(host, false);

@@ -31,8 +31,8 @@ static void close_raw(tine_host *host, raw *r)
     tine_proc_close(r->p);
 }
 
-static void send_octets(int sock, const void *data, size_t len, const int *fds,
-                        size_t nfds)
+static void send_bytes(int sock, const void *data, size_t len, const int *fds,
+                       size_t nfds)
 {
     union {
         struct cmsghdr align;
@@ -67,7 +67,7 @@ static int send_frame(int sock, int type, size_t named, const tine__buf *body,
     tine__frame_head(frame, type, named, body->len);
     if (body->len)
         memcpy(frame + TINE__FRAME_HEAD, body->data, body->len);
-    send_octets(sock, frame, TINE__FRAME_HEAD + body->len, fds, nfds);
+    send_bytes(sock, frame, TINE__FRAME_HEAD + body->len, fds, nfds);
     close(pair[1]);
     return pair[0];
 }
@@ -75,10 +75,10 @@ static int send_frame(int sock, int type, size_t named, const tine__buf *body,
 /* Whether all duplicates of the other end are closed, in the end. */
 static void check_all_closed(tine_host *host, int fd)
 {
-    char octet;
+    char byte;
     int64_t end = test_usec() + DEADLINE_USEC;
     ssize_t n;
-    while ((n = recv(fd, &octet, 1, MSG_DONTWAIT)) < 0 && errno == EAGAIN &&
+    while ((n = recv(fd, &byte, 1, MSG_DONTWAIT)) < 0 && errno == EAGAIN &&
            test_usec() < end)
         CHECK(tine_host_poll(host, 1000) >= 0);
     CHECK(n == 0);
@@ -142,7 +142,7 @@ static void missing_descriptors(tine_host *host)
     tine__buf_free(&forked);
 }
 
-/* The descriptors of a frame may only come with its first octet, but come they did. */
+/* The descriptors of a frame may only come with its first byte, but come they did. */
 static void late_descriptors(tine_host *host)
 {
     unsigned char frame[100];
@@ -154,8 +154,8 @@ static void late_descriptors(tine_host *host)
     memcpy(frame + TINE__FRAME_HEAD, eval.data, eval.len);
     open_raw(host, &r);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-    send_octets(r.seen.fd, frame, 20, NULL, 0);
-    send_octets(r.seen.fd, frame + 20, TINE__FRAME_HEAD + eval.len - 20, pair + 1, 1);
+    send_bytes(r.seen.fd, frame, 20, NULL, 0);
+    send_bytes(r.seen.fd, frame + 20, TINE__FRAME_HEAD + eval.len - 20, pair + 1, 1);
     close(pair[1]);
     await(host, &r.seen.errors, 1);
     CHECK(r.seen.kind == TINE_KIND_PROTOCOL);

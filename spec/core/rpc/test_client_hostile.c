@@ -27,15 +27,15 @@ static void expect_killed(const char *why)
 
 /* --------------------------------------------------------------------- headers */
 
-typedef struct octets {
+typedef struct bytes {
     unsigned char data[64];
     size_t len;
     bool early; /* before it is ready */
-} octets;
+} bytes;
 
-static void send_octets(peer *p, const void *arg)
+static void send_bytes(peer *p, const void *arg)
 {
-    const octets *o = arg;
+    const bytes *o = arg;
     if (!o->early)
         peer_frame(p, TINE__READY, 0, NULL, 0);
     peer_start(p);
@@ -44,9 +44,9 @@ static void send_octets(peer *p, const void *arg)
     hang();
 }
 
-static void expect_refused(tine_host *host, const octets *o, const char *why)
+static void expect_refused(tine_host *host, const bytes *o, const char *why)
 {
-    session_begin(&s, host, send_octets, o, NULL);
+    session_begin(&s, host, send_bytes, o, NULL);
     session_call(&s, 3);
     expect_killed(why);
 }
@@ -54,7 +54,7 @@ static void expect_refused(tine_host *host, const octets *o, const char *why)
 static void unknown_kinds(tine_host *host)
 {
     for (int type = 0; type < 256; type++) {
-        octets o = {.len = TINE__CALL_HEAD};
+        bytes o = {.len = TINE__CALL_HEAD};
         if ((type > TINE__READY && type <= TINE__FATAL) || type == TINE__FAULT)
             continue;
         tine__call_head_put(o.data, type, 1, 0);
@@ -74,7 +74,7 @@ static void unknown_kinds(tine_host *host)
 static void before_it_is_ready(tine_host *host)
 {
     for (int type = TINE__RESULT; type < TINE__FATAL; type++) {
-        octets o = {.len = TINE__CALL_HEAD, .early = true};
+        bytes o = {.len = TINE__CALL_HEAD, .early = true};
         tine__call_head_put(o.data, type, 1, 0);
         expect_refused(host, &o, "it sent something else before it was ready");
     }
@@ -83,17 +83,17 @@ static void before_it_is_ready(tine_host *host)
 static void flipped_bits(tine_host *host)
 {
     for (int bit = 0; bit < 24; bit++) {
-        octets o = {.len = TINE__CALL_HEAD + 20};
+        bytes o = {.len = TINE__CALL_HEAD + 20};
         tine__call_head_put(o.data, TINE__RESULT, 1, 20);
         o.data[5 + bit / 8] ^= (unsigned char)(1 << bit % 8);
         expect_refused(host, &o, "it sent garbage on its socket");
     }
 }
 
-static void random_octets(tine_host *host)
+static void random_bytes(tine_host *host)
 {
     for (int i = 0; i < 100; i++) {
-        octets o = {.len = sizeof o.data, .early = i % 2};
+        bytes o = {.len = sizeof o.data, .early = i % 2};
         for (size_t k = 0; k < sizeof o.data; k++)
             o.data[k] = (unsigned char)test_random();
         expect_refused(host, &o, "it sent");
@@ -105,7 +105,7 @@ static void unknown_calls(tine_host *host)
     static const uint64_t serials[] = {0, 2, 3, 4, 257, UINT64_MAX};
     for (size_t i = 0; i < sizeof serials / sizeof *serials; i++)
         for (int type = TINE__RESULT; type <= TINE__SKIPPED; type++) {
-            octets o = {.len = TINE__CALL_HEAD + TINE__CALL_TIMES};
+            bytes o = {.len = TINE__CALL_HEAD + TINE__CALL_TIMES};
             if (type > TINE__ERROR && type < TINE__SKIPPED)
                 continue;
             tine__call_head_put(o.data, type, serials[i], TINE__CALL_TIMES);
@@ -457,7 +457,7 @@ int main(void)
     HOST(unknown_kinds);
     HOST(before_it_is_ready);
     HOST(flipped_bits);
-    HOST(random_octets);
+    HOST(random_bytes);
     HOST(unknown_calls);
     HOST(cut_answers);
     HOST(bad_lengths);

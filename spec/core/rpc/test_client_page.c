@@ -453,7 +453,7 @@ static void on_told(void *arg, const tine_error *err, const char *text, size_t l
     refused = err ? err->kind : TINE_KIND_EXCEPTION;
 }
 
-/* Of a call that is open, and of one that is not; less the octets that arg says. */
+/* Of a call that is open, and of one that is not; less the bytes that arg says. */
 static void tell_of_calls(peer *p, const void *arg)
 {
     tine__buf b = {0};

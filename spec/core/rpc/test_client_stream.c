@@ -31,11 +31,11 @@ static void split_everywhere(peer *p, const void *arg)
     peer_leave(p);
 }
 
-static void check_results(int n, int octet, size_t len)
+static void check_results(int n, int byte, size_t len)
 {
     for (int i = 0; i < n; i++) {
         const called *c = &s.calls[i];
-        CHECK(c->ok && c->n == 1 && c->octet == octet && c->len == len);
+        CHECK(c->ok && c->n == 1 && c->byte == byte && c->len == len);
         CHECK_INT(c->order, i + 1);
     }
 }
@@ -49,7 +49,7 @@ static void answers_split_everywhere(tine_host *host)
     CHECK(!s.faults && s.seen.ok);
 }
 
-static void octet_by_octet(peer *p, const void *arg)
+static void byte_by_byte(peer *p, const void *arg)
 {
     (void)arg;
     peer_frame(p, TINE__READY, 0, NULL, 0);
@@ -66,12 +66,12 @@ static void octet_by_octet(peer *p, const void *arg)
     peer_leave(p);
 }
 
-static void frames_octet_by_octet(tine_host *host)
+static void frames_byte_by_byte(tine_host *host)
 {
-    session_begin(&s, host, octet_by_octet, NULL, NULL);
+    session_begin(&s, host, byte_by_byte, NULL, NULL);
     session_call(&s, 2);
     session_end(&s);
-    CHECK(s.calls[0].ok && s.calls[0].octet == 'x');
+    CHECK(s.calls[0].ok && s.calls[0].byte == 'x');
     CHECK(!s.calls[1].ok && s.calls[1].kind == TINE_KIND_EXCEPTION);
     CHECK(!strcmp(s.calls[1].message, "as told"));
     CHECK(s.events == 2 && !strcmp(s.last_event, "1: one"));
@@ -124,7 +124,7 @@ static void async_out_of_order(tine_host *host)
         const called *c = &s.calls[i];
         size_t len = (size_t)(i + 1) * 37 % 5000;
         CHECK(c->ok && c->n == 1 && c->len == len);
-        CHECK(!len || c->octet == (i + 1) % 256);
+        CHECK(!len || c->byte == (i + 1) % 256);
         CHECK_INT(c->order, MOST_CALLS - i);
     }
 }
@@ -156,7 +156,7 @@ static void results_of_all_sizes(tine_host *host)
     session_end(&s);
     for (size_t i = 0; i < SIZES; i++) {
         CHECK(s.calls[i].ok && s.calls[i].n == 1 && s.calls[i].len == sizes[i]);
-        CHECK(!sizes[i] || s.calls[i].octet == 'z');
+        CHECK(!sizes[i] || s.calls[i].byte == 'z');
     }
 }
 
@@ -192,7 +192,7 @@ static void results_of_all_counts(tine_host *host)
 
 /* What was put into the ring, and how much of it into the socket, when the worker died. */
 typedef struct cut {
-    size_t before; /* octets of the stream before, all sent */
+    size_t before; /* bytes of the stream before, all sent */
     size_t sent, tail;
 } cut;
 
@@ -240,7 +240,7 @@ static void expect_cut(tine_host *host, const cut *c)
         const called *call = &s.calls[i];
         CHECK_INT(call->order, i + 1);
         if (i < whole)
-            CHECK(call->ok && call->octet == '0' + i && call->len == SMALL);
+            CHECK(call->ok && call->byte == '0' + i && call->len == SMALL);
         else if (i == whole)
             CHECK(!call->ok && call->kind == TINE_KIND_CRASH);
         else
@@ -248,7 +248,7 @@ static void expect_cut(tine_host *host, const cut *c)
     }
 }
 
-/* It dies after each octet that it sends, the rest lying in the ring. */
+/* It dies after each byte that it sends, the rest lying in the ring. */
 static void ring_after_socket(tine_host *host)
 {
     cut c = {.tail = (size_t)RING_CALLS * SMALL_ANSWER};
@@ -256,7 +256,7 @@ static void ring_after_socket(tine_host *host)
         expect_cut(host, &c);
 }
 
-/* The ring's end lies at each octet of the answers. */
+/* The ring's end lies at each byte of the answers. */
 static void ring_wraps(tine_host *host)
 {
     cut c = {.tail = (size_t)RING_CALLS * SMALL_ANSWER};
@@ -267,8 +267,8 @@ static void ring_wraps(tine_host *host)
     }
 }
 
-/* Nothing of the later answers is in the ring: the socket has all, cut at each octet. */
-static void dies_after_each_octet(tine_host *host)
+/* Nothing of the later answers is in the ring: the socket has all, cut at each byte. */
+static void dies_after_each_byte(tine_host *host)
 {
     for (size_t at = 0; at <= (size_t)RING_CALLS * SMALL_ANSWER; at++) {
         cut c = {.sent = at, .tail = at};
@@ -276,7 +276,7 @@ static void dies_after_each_octet(tine_host *host)
     }
 }
 
-/* A large answer is sent past the ring: its octets there are old ones. */
+/* A large answer is sent past the ring: its bytes there are old ones. */
 static void die_in_large(peer *p, const void *arg)
 {
     const size_t *sent = arg;
@@ -299,7 +299,7 @@ static void dies_within_a_large_answer(tine_host *host)
         session_call(&s, 3);
         session_end(&s);
         bool all = cuts[i] == whole;
-        CHECK(all ? s.calls[0].ok && s.calls[0].octet == 'l'
+        CHECK(all ? s.calls[0].ok && s.calls[0].byte == 'l'
                   : s.calls[0].kind == TINE_KIND_CRASH);
         for (int k = 1; k < 3; k++)
             CHECK(!s.calls[k].ok &&
@@ -310,14 +310,14 @@ static void dies_within_a_large_answer(tine_host *host)
 int main(void)
 {
     HOST(answers_split_everywhere);
-    HOST(frames_octet_by_octet);
+    HOST(frames_byte_by_byte);
     HOST(many_in_one_read);
     HOST(async_out_of_order);
     HOST(results_of_all_sizes);
     HOST(results_of_all_counts);
     HOST(ring_after_socket);
     HOST(ring_wraps);
-    HOST(dies_after_each_octet);
+    HOST(dies_after_each_byte);
     HOST(dies_within_a_large_answer);
     return 0;
 }

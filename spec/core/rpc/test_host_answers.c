@@ -68,9 +68,9 @@ static void await_answers(tine_host *host, bool turn)
 {
     if (turn)
         host->turn(host); /* then nothing is left to do but to hear them */
-    for (tine__caller *c = host->busy; c; c = c->next_busy)
-        tine__caller_flush(c);
-    for (const tine__caller *c = host->busy; c; c = c->next_busy)
+    for (tine__client *c = host->busy; c; c = c->next_busy)
+        tine__client_flush(c);
+    for (const tine__client *c = host->busy; c; c = c->next_busy)
         for (int64_t end = test_usec() + DEADLINE_USEC;
              atomic_load(&c->region.page->flushed) == c->received;) {
             CHECK(test_usec() < end);

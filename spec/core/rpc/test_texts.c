@@ -110,7 +110,7 @@ static void in_the_ring(tine_host *host)
     session_begin(&s, host, leaves_a_ring, NULL, NULL);
     session_call(&s, 1);
     session_end(&s);
-    CHECK(s.calls[0].ok && s.calls[0].octet == 'r');
+    CHECK(s.calls[0].ok && s.calls[0].byte == 'r');
 }
 
 static void traced(peer *p, const void *arg)
@@ -152,7 +152,7 @@ static void in_tracebacks(tine_host *host)
 static struct {
     int lines;
     char text[4][40];
-    size_t longest, octets;
+    size_t longest, bytes;
 } heard;
 
 static void on_line(void *arg, tine_proc *p, const char *line, size_t len)
@@ -162,7 +162,7 @@ static void on_line(void *arg, tine_proc *p, const char *line, size_t len)
     if (heard.lines < 4)
         (void)snprintf(heard.text[heard.lines], sizeof heard.text[0], "%s", line);
     heard.lines++;
-    heard.octets += len;
+    heard.bytes += len;
     if (len > heard.longest)
         heard.longest = len;
 }
@@ -196,7 +196,7 @@ static void in_pieces_of_a_line(tine_host *host)
     enum { MIB = 1 << 20 };
     output_of(host,
               "io.write(('x'):rep(5 << 19), '\\n', ('y'):rep((1 << 20) - 1), '\\n')");
-    CHECK_INT(heard.octets, (5 << 19) + MIB - 1);
+    CHECK_INT(heard.bytes, (5 << 19) + MIB - 1);
     CHECK(heard.lines >= 3 && heard.lines <= 4);
     CHECK(heard.longest >= MIB && heard.longest < 2 * MIB);
 }

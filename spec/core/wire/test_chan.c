@@ -16,7 +16,7 @@ static tine__reader reader;
 static int far = -1;
 
 /* What was queued and has not come out yet: frame number i has a body of size_of(i), made of
- * octets that depend on i, and fds_of(i) descriptors. */
+ * bytes that depend on i, and fds_of(i) descriptors. */
 static size_t queued, arrived;
 static size_t (*size_of)(size_t i), (*fds_of)(size_t i);
 enum { MARKS = 65536 };
@@ -76,7 +76,7 @@ static void check_frame(void)
     tine__reader_next(&reader);
 }
 
-/* Reads at most `most` octets and checks the frames in them. Returns what it got. */
+/* Reads at most `most` bytes and checks the frames in them. Returns what it got. */
 static size_t drain(size_t most)
 {
     size_t got = 0;
@@ -123,7 +123,7 @@ static void finish(void)
     CHECK_INT(marks_in, marks_out);
 }
 
-static size_t few_octets(size_t i)
+static size_t few_bytes(size_t i)
 {
     return i % 7 * 5;
 }
@@ -167,7 +167,7 @@ static void frames_and_descriptors_in_order(void)
 
 static void the_most_descriptors(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = many_fds;
     open_pair(false);
     for (int i = 0; i < 6; i++)
@@ -197,7 +197,7 @@ static int shorten(const struct msghdr *msg, size_t *most)
 
 static void short_write_at_every_position(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = some_fds;
     fault_sendmsg = shorten;
     for (size_t at = 1; at < 240; at++) {
@@ -213,7 +213,7 @@ static void short_write_at_every_position(void)
 
 static void short_writes_only(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = some_fds;
     fault_sendmsg = shorten;
     for (short_each = 1; short_each < 40; short_each++) {
@@ -250,7 +250,7 @@ static void errors_that_pass(void)
     static const int list[] = {EINTR,  EINTR, EAGAIN,      ENOBUFS,
                                ENOMEM, EINTR, ETOOMANYREFS};
     static const int expected[] = {-EAGAIN, -ENOBUFS, -ENOBUFS, -ENOBUFS};
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = some_fds;
     open_pair(false);
     for (int i = 0; i < 10; i++)
@@ -269,7 +269,7 @@ static void errors_that_pass(void)
 
 static void peer_that_closes(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = some_fds;
     open_pair(true);
     for (int i = 0; i < 500; i++)
@@ -292,7 +292,7 @@ static void peer_that_closes(void)
 
 static void descriptors_are_closed_when_sent(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = some_fds;
     open_pair(false);
     size_t before = test_fds();
@@ -308,7 +308,7 @@ static void descriptors_are_closed_when_sent(void)
 
 static void free_closes_what_was_queued(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = some_fds;
     open_pair(false);
     for (int i = 0; i < 50; i++)
@@ -344,7 +344,7 @@ static void put_without_memory(void)
 
 static void thousands_of_frames(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = no_fds;
     open_pair(true);
     for (int i = 0; i < 20000; i++)
@@ -363,7 +363,7 @@ static int always_one(const struct msghdr *msg, size_t *most)
 
 static void a_flush_is_bounded(void)
 {
-    size_of = few_octets;
+    size_of = few_bytes;
     fds_of = no_fds;
     open_pair(false);
     for (int i = 0; i < 10; i++)

@@ -50,7 +50,7 @@ static size_t marked(int *fds, ino_t *marks, size_t n)
     return n;
 }
 
-/* Gives the reader at most `most` octets of the n left. Returns what it took. */
+/* Gives the reader at most `most` bytes of the n left. Returns what it took. */
 static size_t feed(tine__reader *r, const unsigned char *from, size_t n, size_t most,
                    const int *fds, size_t nfds, int *result)
 {
@@ -76,8 +76,8 @@ static void check_frame(const wire *w, size_t i, tine__reader *r, const ino_t *m
         CHECK(test_mark(r->fds[k]) == marks[k]);
 }
 
-/* Feeds all of w; octet number k of it ends a piece where cut(k). The descriptors come with
- * the octet `late` of their frame, or its last. */
+/* Feeds all of w; byte number k of it ends a piece where cut(k). The descriptors come with
+ * the byte `late` of their frame, or its last. */
 static void feed_all(const wire *w, bool (*cut)(size_t k, size_t arg), size_t arg,
                      size_t late)
 {
@@ -97,7 +97,7 @@ static void feed_all(const wire *w, bool (*cut)(size_t k, size_t arg), size_t ar
             while (at + piece < w->len && !cut(at + piece, arg))
                 piece++;
             tine__reader_room(&r, &room);
-            CHECK(at + room <= end); /* never an octet of what follows */
+            CHECK(at + room <= end); /* never a byte of what follows */
             bool now = nfds && at <= ride && ride < at + (piece < room ? piece : room);
             at += feed(&r, w->bytes + at, w->len - at, piece, fds, now ? nfds : 0,
                        &result);
@@ -142,7 +142,7 @@ static void at_every_split_point(void)
         feed_all(&w, cut_once, at, 0);
 }
 
-static void descriptors_with_any_octet(void)
+static void descriptors_with_any_byte(void)
 {
     wire w = example();
     for (size_t late = 0; late < TINE__FRAME_HEAD + 33; late++) {
@@ -166,7 +166,7 @@ static void random_streams(void)
     }
 }
 
-static void user_octets_are_left_alone(void)
+static void user_bytes_are_left_alone(void)
 {
     wire w = {0};
     add_frame(&w, TINE__FRAME_RUN, 0, 40);
@@ -426,9 +426,9 @@ int main(void)
 {
     RUN(in_equal_pieces);
     RUN(at_every_split_point);
-    RUN(descriptors_with_any_octet);
+    RUN(descriptors_with_any_byte);
     RUN(random_streams);
-    RUN(user_octets_are_left_alone);
+    RUN(user_bytes_are_left_alone);
     RUN(garbage_heads);
     RUN(oversized);
     RUN(claims_cost_nothing);

@@ -1,4 +1,4 @@
-/* The status board: regions that are zeroed, apart from each other and used again; a memfd goes
+/* The scoreboard: regions that are zeroed, apart from each other and used again; a memfd goes
  * with the last that is given back; and what happens without descriptors or memory. */
 #include "wire/scoreboard.h"
 
@@ -13,16 +13,16 @@ enum { IN_ONE = 64, MANY = 200 };
 
 static tine__region r[MANY];
 
-static void open_board(tine__board **b)
+static void open_board(tine__scoreboard **b)
 {
     memset(r, 0, sizeof r);
-    CHECK_INT(tine__board_open(b), 0);
+    CHECK_INT(tine__scoreboard_open(b), 0);
 }
 
-static void take(tine__board *b, size_t from, size_t to)
+static void take(tine__scoreboard *b, size_t from, size_t to)
 {
     for (size_t i = from; i < to; i++)
-        CHECK_INT(tine__board_take(b, &r[i]), 0);
+        CHECK_INT(tine__scoreboard_take(b, &r[i]), 0);
 }
 
 static bool is_zero(const void *data, size_t len)
@@ -36,7 +36,7 @@ static bool is_zero(const void *data, size_t len)
 
 static void zeroed_and_apart(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     size_t fds = test_fds();
     open_board(&b);
     take(b, 0, MANY);
@@ -51,14 +51,14 @@ static void zeroed_and_apart(void)
         CHECK(p[0] == (unsigned char)(i + 1) &&
               memcmp(p, p + 1, TINE__REGION - 1) == 0);
     }
-    tine__board_free(b);
+    tine__scoreboard_free(b);
     CHECK_INT(test_fds(), fds);
 }
 
 /* What a worker maps by descriptor and offset is what the host sees; nobody can cut it off. */
 static void shared(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     struct stat st;
     open_board(&b);
     take(b, 0, 3);
@@ -78,70 +78,70 @@ static void shared(void)
     CHECK_INT(ftruncate(r[0].fd, 0), -1);
     CHECK_INT(errno, EPERM);
     CHECK_INT(ftruncate(r[0].fd, st.st_size * 2), -1);
-    tine__board_free(b);
+    tine__scoreboard_free(b);
 }
 
 static void used_again(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     open_board(&b);
     size_t fds = test_fds();
     take(b, 0, 2);
     for (int round = 0; round < 1000; round++) {
         tine__page *was = r[1].page;
         memset((void *)r[1].page, 0xff, sizeof *r[1].page);
-        tine__board_give_back(b, &r[1]);
+        tine__scoreboard_give_back(b, &r[1]);
         CHECK(r[1].page == NULL && r[1].fd == -1);
-        tine__board_give_back(b, &r[1]); /* nothing */
+        tine__scoreboard_give_back(b, &r[1]); /* nothing */
         take(b, 1, 2);
         CHECK(r[1].page == was);
         CHECK(is_zero(r[1].page, sizeof *r[1].page));
     }
     CHECK_INT(test_fds() - fds, 1);
-    tine__board_free(b);
+    tine__scoreboard_free(b);
 }
 
 /* Holes are filled before another memfd is made, and each goes with its last region. */
 static void memfds_close(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     open_board(&b);
     size_t fds = test_fds();
     take(b, 0, 3 * IN_ONE);
     CHECK_INT(test_fds() - fds, 3);
     tine__page *hole = r[IN_ONE + 7].page;
-    tine__board_give_back(b, &r[IN_ONE + 7]);
+    tine__scoreboard_give_back(b, &r[IN_ONE + 7]);
     take(b, IN_ONE + 7, IN_ONE + 8);
     CHECK(r[IN_ONE + 7].page == hole);
     for (size_t i = IN_ONE; i < 2 * IN_ONE; i++) { /* the one in the middle */
         CHECK_INT(test_fds() - fds, 3);
-        tine__board_give_back(b, &r[i]);
+        tine__scoreboard_give_back(b, &r[i]);
     }
     CHECK_INT(test_fds() - fds, 2);
     for (size_t i = 0; i < IN_ONE; i++)
-        tine__board_give_back(b, &r[i]);
+        tine__scoreboard_give_back(b, &r[i]);
     CHECK_INT(test_fds() - fds, 1);
     for (size_t i = 3 * IN_ONE; i-- > 2 * IN_ONE;)
-        tine__board_give_back(b, &r[i]);
+        tine__scoreboard_give_back(b, &r[i]);
     CHECK_INT(test_fds() - fds, 0);
     take(b, 0, 1);
     CHECK_INT(test_fds() - fds, 1);
-    tine__board_give_back(b, &r[0]);
+    tine__scoreboard_give_back(b, &r[0]);
     CHECK_INT(test_fds() - fds, 0);
-    tine__board_free(b);
+    tine__scoreboard_free(b);
 }
 
 /* Against a list of who has what. */
 static void at_random(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     open_board(&b);
     size_t fds = test_fds(), held = 0;
     for (int round = 0; round < 20000; round++) {
         size_t i = test_random() % MANY;
         if (r[i].chunk) {
             CHECK_INT(r[i].page->started, i + 1); /* nobody else wrote there */
-            tine__board_give_back(b, &r[i]);
+            tine__scoreboard_give_back(b, &r[i]);
             held--;
         } else if (round % 4000 < 2500 || test_random() % 4 == 0) {
             take(b, i, i + 1);
@@ -154,14 +154,14 @@ static void at_random(void)
         CHECK(held || !open);
     }
     for (size_t i = 0; i < MANY; i++)
-        tine__board_give_back(b, &r[i]);
+        tine__scoreboard_give_back(b, &r[i]);
     CHECK_INT(test_fds(), fds);
-    tine__board_free(b);
+    tine__scoreboard_free(b);
 }
 
 static void no_descriptors(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     struct rlimit before, limit;
     open_board(&b);
     take(b, 0, 1);
@@ -175,13 +175,13 @@ static void no_descriptors(void)
     take(b, 1, IN_ONE); /* there is room */
     tine__region more = {.fd = -1};
     for (int i = 0; i < 3; i++)
-        CHECK_INT(tine__board_take(b, &more), -EMFILE);
+        CHECK_INT(tine__scoreboard_take(b, &more), -EMFILE);
     CHECK(more.page == NULL && more.chunk == NULL);
-    tine__board_give_back(b, &r[9]);
-    CHECK_INT(tine__board_take(b, &r[9]), 0);
+    tine__scoreboard_give_back(b, &r[9]);
+    CHECK_INT(tine__scoreboard_take(b, &r[9]), 0);
     CHECK_INT(setrlimit(RLIMIT_NOFILE, &before), 0);
     take(b, IN_ONE, IN_ONE + 1);
-    tine__board_free(b);
+    tine__scoreboard_free(b);
 }
 
 /* A descriptor that would be 0, 1 or 2 is moved, and if it cannot be, not kept. */
@@ -191,7 +191,7 @@ static void with_stdin_closed(void)
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (!pid) {
-        tine__board *b;
+        tine__scoreboard *b;
         close(0);
         size_t fds = test_fds();
         open_board(&b);
@@ -200,7 +200,7 @@ static void with_stdin_closed(void)
         CHECK_INT(fcntl(r[0].fd, F_GETFD), FD_CLOEXEC);
         CHECK_INT(test_fds() - fds, 1);
         CHECK_INT(fcntl(0, F_GETFD), -1);
-        tine__board_free(b);
+        tine__scoreboard_free(b);
         _exit(0);
     }
     int status;
@@ -210,18 +210,18 @@ static void with_stdin_closed(void)
 
 static void without_memory(void)
 {
-    tine__board *b;
+    tine__scoreboard *b;
     fault_set(1, 0);
-    CHECK_INT(tine__board_open(&b), -ENOMEM);
+    CHECK_INT(tine__scoreboard_open(&b), -ENOMEM);
     fault_set(0, 0);
     open_board(&b);
     fault_set(1, 0);
-    CHECK_INT(tine__board_take(b, &r[0]), -ENOMEM);
+    CHECK_INT(tine__scoreboard_take(b, &r[0]), -ENOMEM);
     CHECK(fault_hit && !r[0].chunk);
     fault_set(0, 0);
     take(b, 0, 1);
-    tine__board_free(b);
-    tine__board_free(NULL);
+    tine__scoreboard_free(b);
+    tine__scoreboard_free(NULL);
 }
 
 int main(void)
