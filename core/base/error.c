@@ -1,4 +1,4 @@
-/* Errors that outlive the callback in which they arrived, and how ends of processes read. */
+/* Errors as values; see error.h. */
 #include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -37,23 +37,61 @@ tine__cause *tine__cause_new(const tine_error *err)
     return cause;
 }
 
-tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, ...)
+const tine_error tine__error_no_memory = {.kind = TINE_KIND_SYSTEM,
+                                          .message = "out of memory",
+                                          .message_len = sizeof "out of memory" - 1,
+                                          .code = -1,
+                                          .sys_errno = ENOMEM};
+
+tine_error tine__error_make(tine_kind kind, pid_t pid, const char *message)
+{
+    return (tine_error){.kind = kind,
+                        .message = message,
+                        .message_len = strlen(message),
+                        .pid = pid,
+                        .code = -1};
+}
+
+static void say(tine_error *err, char *buf, size_t size, const char *fmt, va_list args)
+{
+    int n = vsnprintf(buf, size, fmt, args);
+    err->message = buf;
+    err->message_len = n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
+}
+
+tine_error tine__error_print(tine_kind kind, pid_t pid, char *buf, size_t size,
+                             const char *fmt, ...)
+{
+    tine_error err = {.kind = kind, .pid = pid, .code = -1};
+    va_list args;
+    va_start(args, fmt);
+    say(&err, buf, size, fmt, args);
+    va_end(args);
+    return err;
+}
+
+void tine__error_say(tine_error *err, char *buf, size_t size, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    int n = vsnprintf(buf, size, fmt, args);
+    say(err, buf, size, fmt, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < size)
-        n += snprintf(buf + n, size - (size_t)n, ": %s (%s)", tine_strerror(err),
-                      tine_errname(err));
-    size_t len = n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
-    return (tine_error){
-        .kind = TINE_KIND_SYSTEM,
-        .message = buf,
-        .message_len = len,
-        .code = -1,
-        .sys_errno = -err < TINE_EEXCEPTION ? -err : 0,
-    };
+}
+
+tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, ...)
+{
+    tine_error e = {.kind = TINE_KIND_SYSTEM, .code = -1};
+    va_list args;
+    va_start(args, fmt);
+    say(&e, buf, size, fmt, args);
+    va_end(args);
+    size_t n = e.message_len;
+    tine__error_say(&e, buf + n, size - n, ": %s (%s)", tine_strerror(err),
+                    tine_errname(err));
+    e.message = buf;
+    e.message_len += n;
+    e.sys_errno = -err < TINE_EEXCEPTION ? -err : 0;
+    return e;
 }
 
 void tine__status_text(int status, char *buf, size_t size)
@@ -70,9 +108,5 @@ void tine__status_text(int status, char *buf, size_t size)
 
 tine_error tine__error_cancelled(void)
 {
-    static const char text[] = "the job was cancelled";
-    return (tine_error){.kind = TINE_KIND_CANCELLED,
-                        .message = text,
-                        .message_len = sizeof text - 1,
-                        .code = -1};
+    return tine__error_make(TINE_KIND_CANCELLED, 0, "the job was cancelled");
 }

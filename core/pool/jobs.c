@@ -92,18 +92,14 @@ void tine__pool_end_queued(tine_pool *pool, enum tine__fate fate)
 tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size)
 {
     const tine__cause *cause = pool->is_dead ? pool->dead : pool->last;
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
-    if (cause)
-        err = cause->error;
+    tine_error err =
+        cause ? cause->error : tine__error_make(TINE_KIND_CLOSED, 0, "unknown");
     /* Of a job that has not started nobody has crashed. */
     if (err.kind == TINE_KIND_CRASH || err.kind == TINE_KIND_EXIT)
         err.kind = TINE_KIND_CLOSED;
-    int n = snprintf(text, size, "the pool cannot make workers: %s%.*s",
-                     pool->is_dead ? "" : "5 in a row have failed; the last: ",
-                     cause ? (int)cause->error.message_len : 7,
-                     cause ? cause->error.message : "unknown");
-    err.message = text;
-    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    tine__error_say(&err, text, size, "the pool cannot make workers: %s%.*s",
+                    pool->is_dead ? "" : "5 in a row have failed; the last: ",
+                    (int)err.message_len, err.message);
     return err;
 }
 
@@ -124,30 +120,26 @@ tine_error tine__pool_tried(const tine_error *err, unsigned times, char *text,
 static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *text,
                              size_t size)
 {
-    tine_error err = {
-        .kind = TINE_KIND_CLOSED, .code = -1, .message = TINE__POOL_CLOSED};
+    tine_error err = tine__error_make(TINE_KIND_CLOSED, 0, TINE__POOL_CLOSED);
     switch (job->pool->fate) {
     case TINE__FATE_CANCELLED:
         return tine__error_cancelled();
     case TINE__FATE_REJECTED:
-        err.kind = TINE_KIND_REJECTED;
-        err.message = text;
         if (pool->options.queue == TINE_NO_QUEUE)
-            snprintf(text, size, "all workers are busy, and there is no queue");
-        else
-            snprintf(text, size, "the queue is full: %zu calls wait (queue)",
-                     pool->options.queue);
-        break;
+            return tine__error_make(TINE_KIND_REJECTED, 0,
+                                    "all workers are busy, and there is no queue");
+        return tine__error_print(TINE_KIND_REJECTED, 0, text, size,
+                                 "the queue is full: %zu calls wait (queue)",
+                                 pool->options.queue);
     case TINE__FATE_NO_WORKERS:
         return tine__pool_no_workers(pool, text, size);
     case TINE__FATE_WORKER_GONE:
-        err.message = "the worker ended before the call started";
-        break;
+        return tine__error_make(TINE_KIND_CLOSED, 0,
+                                "the worker ended before the call started");
     case TINE__FATE_RETURNED:
-        err.message = text;
-        snprintf(text, size, "%u workers ended before the call started",
-                 job->pool->returned);
-        break;
+        return tine__error_print(TINE_KIND_CLOSED, 0, text, size,
+                                 "%u workers ended before the call started",
+                                 job->pool->returned);
     case TINE__FATE_NO_MEMORY:
         return tine__error_system(-ENOMEM, text, size, "call");
     case TINE__FATE_CLOSED:
@@ -156,7 +148,6 @@ static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *t
     default:
         break;
     }
-    err.message_len = strlen(err.message);
     return err;
 }
 

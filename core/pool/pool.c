@@ -174,10 +174,12 @@ static void roll(tine_pool *pool)
     bool stuck = pool->is_dead || tine__sched_broken(pool->sched);
     if (!pool->rolling || (!stuck && tine__pool_has_old(pool)))
         return;
-    tine_error err = {.code = -1};
-    if (stuck)
-        err = tine__pool_no_workers(pool, text, sizeof text);
-    tine__pool_reloaded(pool, stuck ? &err : NULL);
+    if (!stuck) {
+        tine__pool_reloaded(pool, NULL);
+        return;
+    }
+    tine_error err = tine__pool_no_workers(pool, text, sizeof text);
+    tine__pool_reloaded(pool, &err);
 }
 
 static void run_task(void *arg)
@@ -399,10 +401,7 @@ static void teardown_list(tine_pool *pool, tine_job *job, const tine_error *err)
 
 static void teardown(tine_pool *pool)
 {
-    tine_error err = {.kind = TINE_KIND_CLOSED,
-                      .message = TINE__POOL_CLOSED,
-                      .message_len = sizeof TINE__POOL_CLOSED - 1,
-                      .code = -1};
+    tine_error err = tine__error_make(TINE_KIND_CLOSED, 0, TINE__POOL_CLOSED);
     pool->closed = true; /* nothing can be called any more */
     while (pool->workers) {
         tine__pool_worker *w = pool->workers;
@@ -500,12 +499,9 @@ void tine_pool_close(tine_pool *pool, int64_t kill_after_usec, tine_gone_cb gone
         pool->gone = gone;
         pool->gone_arg = arg;
         tine__sched_close(pool->sched, now);
-        static const char text[] =
-            "the pool was closed before the new template was ready";
-        tine_error err = {.kind = TINE_KIND_CLOSED,
-                          .message = text,
-                          .message_len = sizeof text - 1,
-                          .code = -1};
+        tine_error err =
+            tine__error_make(TINE_KIND_CLOSED, 0,
+                             "the pool was closed before the new template was ready");
         if (pool->candidate || pool->promoting)
             tine__pool_reload_failed(pool, &err);
         else if (pool->rolling)

@@ -76,13 +76,11 @@ static void lost_current(tine_pool *pool, const tine__source *s, const tine_erro
     }
     if (!(why && why->kind == TINE_KIND_EXCEPTION) && make_again(pool, s))
         return;
-    tine_error err = why ? *why : (tine_error){.code = -1};
+    tine_error err = why ? *why : tine__error_make(TINE_KIND_CLOSED, 0, "by itself");
     if (err.kind != TINE_KIND_EXCEPTION)
         err.kind = TINE_KIND_CLOSED;
-    int n = snprintf(text, sizeof text, "the pool's template has ended: %.*s",
-                     why ? (int)why->message_len : 9, why ? why->message : "by itself");
-    err.message = text;
-    err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
+    tine__error_say(&err, text, sizeof text, "the pool's template has ended: %.*s",
+                    (int)err.message_len, err.message);
     tine__pool_die(pool, &err);
 }
 
@@ -92,11 +90,8 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
     tine__source *s = arg;
     tine_pool *pool = s->pool;
     const tine_error *why = cause ? cause : err;
-    static const char text[] = "the new template has ended";
-    tine_error gone = {.kind = TINE_KIND_CLOSED,
-                       .message = text,
-                       .message_len = sizeof text - 1,
-                       .code = -1};
+    tine_error gone =
+        tine__error_make(TINE_KIND_CLOSED, 0, "the new template has ended");
     (void)info;
     s->proc = NULL;
     if (s->ours)

@@ -155,18 +155,6 @@ void tine__memory_read(tine_memory *m, pid_t pid, bool mappings)
 
 /* -------------------------------------------------------------------- questions */
 
-/* One that has failed answers, too, but has not carried out what came after. */
-static const tine_error *why_of(const tine_proc *p)
-{
-    static const char text[] = "out of memory";
-    static const tine_error unknown = {.kind = TINE_KIND_SYSTEM,
-                                       .message = text,
-                                       .message_len = sizeof text - 1,
-                                       .code = -1,
-                                       .sys_errno = ENOMEM};
-    return p->cause ? &p->cause->error : &unknown;
-}
-
 /* The first one. */
 static void tell(tine_proc *p, const tine_error *err, const tine_memory *m)
 {
@@ -174,7 +162,8 @@ static void tell(tine_proc *p, const tine_error *err, const tine_memory *m)
     p->questions = q->next;
     p->refs++;
     if (q->loaded)
-        q->loaded(q->arg, p, p->failed ? why_of(p) : err);
+        /* One that has failed answers, too, but has not carried out what came after. */
+        q->loaded(q->arg, p, p->failed ? tine__cause_error(p->cause) : err);
     else
         q->cb(q->arg, p, err, m);
     p->refs--;

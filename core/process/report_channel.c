@@ -146,12 +146,8 @@ void tine__reports_last(tine_proc *p)
 {
     tine__report r;
     arrival a = {.sender = p->pid};
-    static const char text[] = "the process sent garbage on the report channel";
-    tine_error garbage = {.kind = TINE_KIND_PROTOCOL,
-                          .message = text,
-                          .message_len = sizeof text - 1,
-                          .pid = p->pid,
-                          .code = -1};
+    tine_error garbage = tine__error_make(
+        TINE_KIND_PROTOCOL, p->pid, "the process sent garbage on the report channel");
     if (p->own_channel < 0)
         return;
     ssize_t len = recv(p->own_channel, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);

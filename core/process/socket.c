@@ -172,9 +172,8 @@ static void socket_ended(tine_proc *p)
     p->eof = true;
     if (!p->adopted || p->made)
         return;
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1};
-    err.message = "the process behind the descriptor is gone";
-    err.message_len = strlen(err.message);
+    tine_error err = tine__error_make(TINE_KIND_CLOSED, 0,
+                                      "the process behind the descriptor is gone");
     tine__proc_never(p, &err);
 }
 
@@ -190,9 +189,9 @@ static void data_came(tine_proc *p)
     if (p->made && (!p->consumed || p->held)) {
         tine__proc_broken(p, "it sent data before it was told to run");
     } else if (!p->made) {
-        tine_error err = {.kind = TINE_KIND_PROTOCOL, .code = -1};
-        err.message = "something else than a process of tine is behind the descriptor";
-        err.message_len = strlen(err.message);
+        tine_error err = tine__error_make(
+            TINE_KIND_PROTOCOL, 0,
+            "something else than a process of tine is behind the descriptor");
         tine__proc_never(p, &err);
     }
 }

@@ -118,10 +118,10 @@ static void on_no_hello(void *arg, tine_timer *timer)
     if (++p->hello_steps < HELLO_STEPS &&
         tine__timer_internal(p->host, &p->timer, HELLO_USEC, on_no_hello, p) == 0)
         return;
-    tine_error err = {.kind = TINE_KIND_TIMEOUT, .pid = p->pid, .code = -1};
-    err.message = p->adopted ? "no process of tine answers behind the descriptor"
-                             : "the interpreter did not answer: is it a tine-template?";
-    err.message_len = strlen(err.message);
+    tine_error err = tine__error_make(
+        TINE_KIND_TIMEOUT, p->pid,
+        p->adopted ? "no process of tine answers behind the descriptor"
+                   : "the interpreter did not answer: is it a tine-template?");
     if (!p->direct) {
         tine__proc_never(p, &err);
         return;
@@ -308,10 +308,8 @@ static int never_forked(tine_proc *p, tine_proc *parent, int err)
         return never(p, err, "fork from a process that has ended", NULL);
     char text[600];
     tine_error cause = parent->cause->error;
-    int n = snprintf(text, sizeof text, "the process to fork from failed: %.*s",
-                     (int)cause.message_len, cause.message);
-    cause.message = text;
-    cause.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
+    tine__error_say(&cause, text, sizeof text, "the process to fork from failed: %.*s",
+                    (int)cause.message_len, cause.message);
     tine__proc_never(p, &cause);
     return 0;
 }

@@ -10,16 +10,6 @@
 #include "process.h"
 #include "sweeper.h"
 
-static const tine_error *cause_of(const tine_proc *p)
-{
-    static const tine_error no_memory = {.kind = TINE_KIND_SYSTEM,
-                                         .message = "out of memory",
-                                         .message_len = sizeof "out of memory" - 1,
-                                         .code = -1,
-                                         .sys_errno = ENOMEM};
-    return p->cause ? &p->cause->error : &no_memory;
-}
-
 static void tell_ready(tine_proc *p, const tine_error *err)
 {
     const tine__observer *o = p->observer;
@@ -66,7 +56,7 @@ static bool tell_observer(tine_proc *p, const tine_error *err)
 /* An error that no handler took is printed, unless another callback will carry it. */
 static void tell_error(tine_proc *p, bool carried)
 {
-    const tine_error *err = cause_of(p);
+    const tine_error *err = tine__cause_error(p->cause);
     if (p->error_told)
         return;
     if (tell_observer(p, err))
@@ -95,18 +85,14 @@ static tine_error exit_error(const tine_proc *p, exit_text *t)
     else
         tine__status_text(p->info.signal ? p->info.signal : p->info.code << 8,
                           t->status, sizeof t->status);
-    snprintf(t->message, sizeof t->message, "process %d%s%s%s %s", (int)p->info.pid,
-             p->name ? " (" : "", p->name ? p->name : "", p->name ? ")" : "",
-             t->status);
-    return (tine_error){
-        .kind = p->info.signal ? TINE_KIND_CRASH : TINE_KIND_EXIT,
-        .message = t->message,
-        .message_len = strlen(t->message),
-        .pid = p->info.pid,
-        .code = p->info.code,
-        .signal = p->info.signal,
-        .status = t->status,
-    };
+    tine_error err = tine__error_print(
+        p->info.signal ? TINE_KIND_CRASH : TINE_KIND_EXIT, p->info.pid, t->message,
+        sizeof t->message, "process %d%s%s%s %s", (int)p->info.pid, p->name ? " (" : "",
+        p->name ? p->name : "", p->name ? ")" : "", t->status);
+    err.code = p->info.code;
+    err.signal = p->info.signal;
+    err.status = t->status;
+    return err;
 }
 
 static void tell_exit(tine_proc *p)
@@ -118,7 +104,7 @@ static void tell_exit(tine_proc *p)
     if (!cb)
         return;
     if (!p->made) {
-        cb(p->exit_arg, p, cause_of(p), &p->info);
+        cb(p->exit_arg, p, tine__cause_error(p->cause), &p->info);
     } else if (p->info.code == 0) {
         cb(p->exit_arg, p, NULL, &p->info);
     } else {
@@ -138,12 +124,12 @@ static void tell_observer_ended(tine_proc *p)
         return;
     const tine_error *why = NULL;
     if (!p->made) {
-        why = cause_of(p);
+        why = tine__cause_error(p->cause);
     } else if (p->info.code != 0) {
         err = exit_error(p, &text);
         why = &err;
     }
-    o->ended(arg, p, why, &p->info, p->failed ? cause_of(p) : NULL);
+    o->ended(arg, p, why, &p->info, p->failed ? tine__cause_error(p->cause) : NULL);
 }
 
 static void orphaned(tine_proc *p)
@@ -171,14 +157,14 @@ static void bereave(tine_proc *p)
             orphaned(child);
             continue;
         }
-        tine_error err = p->failed ? *cause_of(p)
-                                   : (tine_error){.kind = TINE_KIND_CLOSED, .code = -1};
-        int n = snprintf(text, sizeof text, "the process to fork from %s%.*s",
-                         p->failed ? "failed: " : "has ended",
-                         p->failed ? (int)err.message_len : 0,
-                         p->failed ? err.message : "");
-        err.message = text;
-        err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
+        tine_error err =
+            tine__error_make(TINE_KIND_CLOSED, 0, "the process to fork from has ended");
+        if (p->failed) {
+            err = *tine__cause_error(p->cause);
+            tine__error_say(&err, text, sizeof text,
+                            "the process to fork from failed: %.*s",
+                            (int)err.message_len, err.message);
+        }
         tine__proc_leave_parent(child);
         tine__proc_never(child, &err);
     }
@@ -188,14 +174,10 @@ static void bereave(tine_proc *p)
 static tine_error end_error(const tine_proc *p, const char *ended, exit_text *text)
 {
     if (p->failed)
-        return *cause_of(p);
+        return *tine__cause_error(p->cause);
     if (p->info.code != 0)
         return exit_error(p, text);
-    return (tine_error){.kind = TINE_KIND_CLOSED,
-                        .message = ended,
-                        .message_len = strlen(ended),
-                        .pid = p->pid,
-                        .code = -1};
+    return tine__error_make(TINE_KIND_CLOSED, p->pid, ended);
 }
 
 /* run or to_fd will have no socket. */
@@ -246,7 +228,7 @@ void tine__proc_finish(tine_proc *p)
     tine__fd_close(&p->pidfd);
     tell_no_socket(p);
     tell_no_memory(p);
-    tell_ready(p, cause_of(p));
+    tell_ready(p, tine__cause_error(p->cause));
     if (p->host->template_proc == p) {
         p->host->template_proc = NULL;
         p->host->early = false;
@@ -266,7 +248,7 @@ void tine__proc_tell_late(tine_proc *p)
         tell_error(p, false);
     }
     if (p->ready_cb && (p->made || p->ended))
-        tell_ready(p, p->made ? NULL : cause_of(p));
+        tell_ready(p, p->made ? NULL : tine__cause_error(p->cause));
     if (p->fd_cb && p->ended)
         tell_no_socket(p);
     tine__proc_answer_memory(p);
@@ -392,14 +374,8 @@ void tine__proc_never(tine_proc *p, const tine_error *err)
 void tine__proc_broken(tine_proc *p, const char *what)
 {
     char text[300];
-    int n = snprintf(text, sizeof text, "process %d was killed: %s", (int)p->pid, what);
-    tine_error err = {
-        .kind = TINE_KIND_PROTOCOL,
-        .message = text,
-        .message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1,
-        .pid = p->pid,
-        .code = -1,
-    };
+    tine_error err = tine__error_print(TINE_KIND_PROTOCOL, p->pid, text, sizeof text,
+                                       "process %d was killed: %s", (int)p->pid, what);
     tine_proc_kill(p, SIGKILL);
     tine__proc_failed(p, &err);
 }
@@ -411,16 +387,12 @@ static void never_ready(tine_proc *p, int status)
         snprintf(text, sizeof text, "ended");
     else
         tine__status_text(status, text, sizeof text);
-    snprintf(message, sizeof message, "the new process %s before it was ready", text);
-    tine_error err = {
-        .kind = p->info.signal ? TINE_KIND_CRASH : TINE_KIND_EXIT,
-        .message = message,
-        .message_len = strlen(message),
-        .pid = p->pid,
-        .code = p->info.code,
-        .signal = p->info.signal,
-        .status = text,
-    };
+    tine_error err = tine__error_print(
+        p->info.signal ? TINE_KIND_CRASH : TINE_KIND_EXIT, p->pid, message,
+        sizeof message, "the new process %s before it was ready", text);
+    err.code = p->info.code;
+    err.signal = p->info.signal;
+    err.status = text;
     remember(p, &err);
 }
 

@@ -383,16 +383,10 @@ static void on_failed(void *arg, tine_proc *p, const tine_error *err)
 void tine__client_broken(tine__client *c, const char *what)
 {
     char text[300];
-    int n = snprintf(text, sizeof text, "worker %d was killed: %s", (int)c->pid, what);
-    tine_error err = {
-        .kind = TINE_KIND_PROTOCOL,
-        .message = text,
-        .message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1,
-        .pid = c->pid,
-        .code = -1,
-    };
     if (c->killed)
         return;
+    tine_error err = tine__error_print(TINE_KIND_PROTOCOL, c->pid, text, sizeof text,
+                                       "worker %d was killed: %s", (int)c->pid, what);
     free(c->cause);
     c->cause = tine__cause_new(&err);
     tine__client_kill(c);
@@ -423,19 +417,14 @@ void tine__client_close(tine__client *c)
 static tine_error crash_of(const tine__client *c, const tine_error *how, char *text,
                            size_t size)
 {
-    tine_error err = {.code = -1, .pid = c->pid};
+    tine_error err = {.pid = c->pid};
     if (how)
         err = *how;
     if (c->cause && c->cause->error.kind == TINE_KIND_PROTOCOL)
         return c->cause->error;
     err.kind = TINE_KIND_CRASH;
-    const char *status = err.status ? err.status : "exited with code 0";
-    int n = snprintf(text, size, "the worker (process %d) %s while the job ran",
-                     (int)c->pid, status);
-    err.message = text;
-    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
-    if (!how)
-        err.code = 0;
+    tine__error_say(&err, text, size, "the worker (process %d) %s while the job ran",
+                    (int)c->pid, err.status ? err.status : "exited with code 0");
     return err;
 }
 
@@ -481,24 +470,20 @@ static void on_ended(void *arg, tine_proc *p, const tine_error *err,
     tine__client_drain(c);
     tine__client_tell_deferred(c);
     settle_dead(c, err);
-    static const char text[] = "the worker has ended";
-    tine_error closed = {.kind = TINE_KIND_CLOSED,
-                         .message = text,
-                         .message_len = sizeof text - 1,
-                         .pid = c->pid,
-                         .code = -1};
+    tine_error closed =
+        tine__error_make(TINE_KIND_CLOSED, c->pid, "the worker has ended");
     tine__client_fail_traces(c, &closed);
     /* Only now: callbacks may have handed over more. */
     tine_job *unstarted = tine__client_take_all(c);
     const tine_error *why = c->cause ? &c->cause->error : err;
-    tine_error early = {.kind = TINE_KIND_EXIT, .pid = c->pid, .code = 0};
-    if (!why && !c->closed) {
-        early.message = c->ready ? "the worker exited by itself"
-                                 : "the worker exited before it was ready";
-        early.message_len = strlen(early.message);
-        early.status = "exited with code 0";
+    tine_error early =
+        tine__error_make(TINE_KIND_EXIT, c->pid,
+                         c->ready ? "the worker exited by itself"
+                                  : "the worker exited before it was ready");
+    early.code = 0;
+    early.status = "exited with code 0";
+    if (!why && !c->closed)
         why = &early;
-    }
     c->ops->gone(c->owner, c, unstarted, why);
 }
 

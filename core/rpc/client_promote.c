@@ -14,12 +14,8 @@ int tine__client_promote(tine__client *c)
 tine_proc *tine__client_release(tine__client *c, const tine__observer *observer,
                                 void *arg)
 {
-    static const char text[] = "the worker has become a template";
-    tine_error closed = {.kind = TINE_KIND_CLOSED,
-                         .message = text,
-                         .message_len = sizeof text - 1,
-                         .pid = c->pid,
-                         .code = -1};
+    tine_error closed =
+        tine__error_make(TINE_KIND_CLOSED, c->pid, "the worker has become a template");
     tine_proc *p = c->proc;
     int fd = c->fd;
     tine__client_fail_traces(c, &closed);

@@ -153,12 +153,7 @@ static void on_answer(tine__client *c, const frame *f)
     }
     if (cur.bad) {
         tine__client_broken(c, "it sent garbage in an answer");
-        err = c->cause ? c->cause->error
-                       : (tine_error){.kind = TINE_KIND_SYSTEM,
-                                      .message = "out of memory",
-                                      .message_len = 13,
-                                      .code = -1,
-                                      .sys_errno = ENOMEM};
+        err = *tine__cause_error(c->cause);
         result = false;
     }
     c->ops->ended(c->owner, c, job, result ? NULL : &err, c->strs, result ? n : 0,
@@ -191,10 +186,7 @@ static void on_skipped(tine__client *c, uint64_t serial)
         tine__client_end_stopped(c, job);
     } else if (tine__client_give(c, job) < 0) {
         static const tine__times none;
-        tine_error err = {.kind = TINE_KIND_SYSTEM, .code = -1, .sys_errno = ENOMEM};
-        err.message = "out of memory";
-        err.message_len = strlen(err.message);
-        c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
+        c->ops->ended(c->owner, c, job, &tine__error_no_memory, NULL, 0, &none);
     }
 }
 

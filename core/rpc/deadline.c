@@ -117,24 +117,21 @@ void tine__client_end_stopped(tine__client *c, tine_job *job)
     char text[200];
     bool timeout = job->reason == TINE__REASON_TIMEOUT;
     tine_error err = {.kind = timeout ? TINE_KIND_TIMEOUT : TINE_KIND_CANCELLED,
+                      .pid = c->pid,
                       .code = -1,
-                      .pid = c->pid};
-    int n;
+                      .signal = job->killed ? SIGKILL : 0};
     if (timeout && job->killed)
-        n = snprintf(text, sizeof text,
-                     "the job took longer than %g s, and its worker (process %d) was "
-                     "killed, since it did not end within %g s more",
-                     (double)job->timeout_usec / 1e6, (int)c->pid,
-                     (double)c->config->grace_usec / 1e6);
+        tine__error_say(&err, text, sizeof text,
+                        "the job took longer than %g s, and its worker (process %d) "
+                        "was killed, since it did not end within %g s more",
+                        (double)job->timeout_usec / 1e6, (int)c->pid,
+                        (double)c->config->grace_usec / 1e6);
     else if (timeout)
-        n = snprintf(text, sizeof text, "the job took longer than %g s",
-                     (double)job->timeout_usec / 1e6);
+        tine__error_say(&err, text, sizeof text, "the job took longer than %g s",
+                        (double)job->timeout_usec / 1e6);
     else
-        n = snprintf(text, sizeof text, "the job was cancelled%s",
-                     job->killed ? ", and its worker killed for it" : "");
-    err.message = text;
-    err.message_len = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
-    err.signal = job->killed ? SIGKILL : 0;
+        tine__error_say(&err, text, sizeof text, "the job was cancelled%s",
+                        job->killed ? ", and its worker killed for it" : "");
     c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
 }
 
@@ -303,13 +300,9 @@ void tine__client_fail_traces(tine__client *c, const tine_error *err)
 
 static void give_traces_up(tine__client *c, int64_t now)
 {
-    static const char text[] = "the worker did not answer within 1 s: it runs a C "
-                               "function, or waits in one";
-    tine_error err = {.kind = TINE_KIND_TIMEOUT,
-                      .message = text,
-                      .message_len = sizeof text - 1,
-                      .pid = c->pid,
-                      .code = -1};
+    tine_error err = tine__error_make(TINE_KIND_TIMEOUT, c->pid,
+                                      "the worker did not answer within 1 s: it runs a "
+                                      "C function, or waits in one");
     tine__trace **link = &c->traces;
     while (*link) {
         tine__trace *t = *link;
@@ -444,13 +437,10 @@ static void give_change_up(tine__client *c)
         tine__client_broken(c, "it did not become a template in time");
         return;
     }
-    int n = snprintf(text, sizeof text, "the worker was not ready within %g s",
-                     (double)c->config->spawn_timeout_usec / 1e6);
-    tine_error err = {.kind = TINE_KIND_TIMEOUT,
-                      .message = text,
-                      .message_len = (size_t)n,
-                      .pid = tine__client_pid(c),
-                      .code = -1};
+    tine_error err =
+        tine__error_print(TINE_KIND_TIMEOUT, tine__client_pid(c), text, sizeof text,
+                          "the worker was not ready within %g s",
+                          (double)c->config->spawn_timeout_usec / 1e6);
     if (!c->cause)
         c->cause = tine__cause_new(&err);
     tine__client_kill(c);

@@ -27,11 +27,6 @@ struct tine_rpc {
     void *gone_arg;
 };
 
-static const tine_error closed_error = {.kind = TINE_KIND_CLOSED,
-                                        .message = "the rpc was closed",
-                                        .message_len = sizeof "the rpc was closed" - 1,
-                                        .code = -1};
-
 static void count(tine_rpc *rpc)
 {
     bool on = rpc->pending > 0 || (rpc->closed && (rpc->client || rpc->gone));
@@ -130,20 +125,18 @@ static void tell_fault(tine_rpc *rpc, const tine_error *err)
 static tine_error never_started(const tine_rpc *rpc, char *text, size_t size)
 {
     const tine_error *cause = rpc->cause ? &rpc->cause->error : NULL;
-    tine_error err = {.kind = TINE_KIND_CLOSED, .code = -1, .pid = rpc->pid};
-    if (cause && cause->traceback) /* init, or what the template was told, has failed */
+    if (!cause)
+        return tine__error_make(TINE_KIND_CLOSED, rpc->pid,
+                                "the worker ended before the call started");
+    if (cause->traceback) /* init, or what the template was told, has failed */
         return *cause;
-    int n = snprintf(text, size, "the worker ended before the call started%s%.*s",
-                     cause ? ": " : "", cause ? (int)cause->message_len : 0,
-                     cause ? cause->message : "");
-    if (cause) {
-        err.signal = cause->signal;
-        err.code = cause->code;
-        err.status = cause->status;
-        err.sys_errno = cause->sys_errno;
-    }
-    err.message = text;
-    err.message_len = (size_t)n < size ? (size_t)n : size - 1;
+    tine_error err = tine__error_print(TINE_KIND_CLOSED, rpc->pid, text, size,
+                                       "the worker ended before the call started: %.*s",
+                                       (int)cause->message_len, cause->message);
+    err.signal = cause->signal;
+    err.code = cause->code;
+    err.status = cause->status;
+    err.sys_errno = cause->sys_errno;
     return err;
 }
 
@@ -434,6 +427,7 @@ void tine_rpc_close(tine_rpc *rpc, tine_gone_cb gone, void *arg)
 
 static void teardown(tine_rpc *rpc)
 {
+    tine_error closed = tine__error_make(TINE_KIND_CLOSED, 0, "the rpc was closed");
     tine_job *handed = NULL, *queued = rpc->first, *ended = rpc->ended;
     tine__client *c = rpc->client;
     rpc->client = NULL; /* what callbacks ask for now is refused */
@@ -441,13 +435,13 @@ static void teardown(tine_rpc *rpc)
     if (c) {
         handed = tine__client_take_all(c);
         seize(handed);
-        tine__client_fail_traces(c, &closed_error);
+        tine__client_fail_traces(c, &closed);
         tine__client_free(c);
     }
     rpc->first = rpc->last = rpc->ended = NULL;
-    fail_list(rpc, handed, &closed_error);
-    fail_list(rpc, queued, &closed_error);
-    fail_list(rpc, ended, &closed_error);
+    fail_list(rpc, handed, &closed);
+    fail_list(rpc, queued, &closed);
+    fail_list(rpc, ended, &closed);
     finish(rpc);
 }
 
