@@ -284,9 +284,9 @@ static void end_serving(tine__child *c)
         luaL_unref(s->L, LUA_REGISTRYINDEX, c->args);
         c->args = s->args;
     }
-    tine__bytes_free(&s->out);
-    tine__bytes_free(&s->event_out);
-    tine__bytes_free(&s->error_out);
+    tine__buf_free(&s->out);
+    tine__buf_free(&s->event_out);
+    tine__buf_free(&s->error_out);
     *s = (tine__rpc_server){SERVES_NOTHING};
     tine__interrupt_end();
     c->cmd = tine__reply_close();

@@ -15,12 +15,12 @@ typedef struct tine__rpc_server {
     lua_State *L;
     tine__codec *codec;
     bool async, marks, retired, encodes_error;
-    int func, done;        /* registry references; done: LUA_NOREF without one */
-    int anchor, args;      /* likewise: of the codec; of what init got, or LUA_NOREF */
-    uint64_t serial;       /* of the call whose code runs now, or 0 */
-    tine__bytes out;       /* scratch */
-    tine__bytes event_out; /* likewise: events are made while out is in use */
-    tine__bytes error_out; /* likewise */
+    int func, done;      /* registry references; done: LUA_NOREF without one */
+    int anchor, args;    /* likewise: of the codec; of what init got, or LUA_NOREF */
+    uint64_t serial;     /* of the call whose code runs now, or 0 */
+    tine__buf out;       /* scratch */
+    tine__buf event_out; /* likewise: events are made while out is in use */
+    tine__buf error_out; /* likewise */
 } tine__rpc_server;
 
 extern tine__rpc_server tine__server;

@@ -64,7 +64,7 @@ static void carry_out(tine__rpc_server *s, uint64_t serial, const unsigned char 
         lua_settop(L, 1);
     }
     if (s->out.cap > KEPT)
-        tine__bytes_free(&s->out);
+        tine__buf_free(&s->out);
 }
 
 /* Whether the host took it back: see call.h. */

@@ -66,7 +66,6 @@ static bool read_pipe(tine__capture *c, int reads, size_t most)
         had = 0;
         unsigned char *room = tine__buf_room(&c->line, READ_SIZE + 1);
         if (!room) {
-            c->line.failed = false;
             c->line.len = c->scanned = 0;
             continue;
         }

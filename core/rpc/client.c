@@ -139,10 +139,8 @@ int tine__client_put(tine__client *c, int type, uint64_t serial, const void *bod
                      size_t len)
 {
     unsigned char *to = tine__buf_room(&c->out, TINE__CALL_HEAD + len);
-    if (!to) {
-        c->out.failed = false;
+    if (!to)
         return -ENOMEM;
-    }
     tine__call_head_put(to, type, serial, (uint32_t)len);
     if (len)
         memcpy(to + TINE__CALL_HEAD, body, len);
@@ -181,7 +179,6 @@ static int put_fds(tine__client *c, tine__fds *set, uint64_t serial)
             (unsigned char)(first >> 8)};
         unsigned char *room = tine__buf_room(&c->out, TINE__CALL_HEAD + sizeof body);
         int err = room ? put_mark(c, set, first, n) : -ENOMEM;
-        c->out.failed = false;
         if (!err)
             err = tine__client_put(c, TINE__FDS, serial, body, sizeof body);
         if (err < 0)

@@ -14,34 +14,11 @@
 
 #define TYPE_NAME "tine.codec"
 
-enum { FIRST_CAPACITY = 256, MAX_STRING = 0xffffffff };
+enum { MAX_STRING = 0xffffffff };
 
-/* --------------------------------------------------------------------- bytes */
-
-unsigned char *tine__bytes_room(tine__bytes *o, size_t n)
+unsigned char *tine__codec_room(lua_State *L, tine__buf *o, size_t n)
 {
-    if (o->cap - o->len < n) {
-        size_t cap = o->cap ? o->cap : FIRST_CAPACITY;
-        while (cap - o->len < n)
-            cap = cap > SIZE_MAX / 2 ? o->len + n : cap * 2;
-        unsigned char *data = realloc(o->data, cap);
-        if (!data)
-            return NULL;
-        o->data = data;
-        o->cap = cap;
-    }
-    return o->data + o->len;
-}
-
-void tine__bytes_free(tine__bytes *o)
-{
-    free(o->data);
-    memset(o, 0, sizeof *o);
-}
-
-unsigned char *tine__codec_room(lua_State *L, tine__bytes *o, size_t n)
-{
-    unsigned char *to = tine__bytes_room(o, n ? n : 1); /* of nothing there is none */
+    unsigned char *to = tine__buf_room(o, n);
     if (!to)
         luaL_error(L, "not enough memory");
     return to;
@@ -72,7 +49,7 @@ const char *tine__codec_text(lua_State *L, int idx, size_t *len)
 }
 
 static int encode_strings(lua_State *L, int first, int n, const char *what,
-                          tine__bytes *out)
+                          tine__buf *out)
 {
     for (int i = 0; i < n; i++) {
         size_t len;
@@ -141,7 +118,7 @@ void tine__codec_take_functions(tine__codec *c)
 }
 
 static int encode_plain(tine__codec *c, lua_State *L, int first, int n,
-                        const char *what, tine__bytes *out)
+                        const char *what, tine__buf *out)
 {
     size_t len;
     luaL_checkstack(L, 8, "too many values");
@@ -200,7 +177,7 @@ int tine__codec_refuse_count(lua_State *L, const char *what, size_t n)
 }
 
 int tine__codec_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
-                       tine__bytes *out)
+                       tine__buf *out)
 {
     size_t before = out->len;
     int ok;
@@ -270,15 +247,15 @@ int tine__codec_decode_fds(tine__codec *c, lua_State *L, const void *data, size_
 static int codec_encode(lua_State *L)
 {
     tine__codec *c = luaL_checkudata(L, 1, TYPE_NAME);
-    tine__bytes out = {0};
+    tine__buf out = {0};
     if (!tine__codec_encode(c, L, 2, lua_gettop(L) - 1, "args", &out)) {
-        tine__bytes_free(&out);
+        tine__buf_free(&out);
         lua_pushnil(L);
         lua_insert(L, -2);
         return 2;
     }
     lua_pushlstring(L, (const char *)out.data, out.len);
-    tine__bytes_free(&out);
+    tine__buf_free(&out);
     return 1;
 }
 

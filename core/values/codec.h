@@ -6,6 +6,8 @@
 #include <lua.h>
 #include <stddef.h>
 
+#include "base/buf.h"
+
 /* The numbers are those of tine_serialiser. */
 enum {
     TINE__CODEC_STRINGS,
@@ -21,16 +23,6 @@ enum {
 
 typedef struct tine__codec tine__codec;
 
-/* A growable piece of memory; zeros is empty. */
-typedef struct tine__bytes {
-    unsigned char *data;
-    size_t len, cap;
-} tine__bytes;
-
-/* Room for n more bytes, or NULL. */
-unsigned char *tine__bytes_room(tine__bytes *o, size_t n);
-void tine__bytes_free(tine__bytes *o);
-
 /* Pushes a userdata, whose address is returned: the codec of that kind. source is for
  * TINE__CODEC_SOURCE: Lua text that returns freeze and thaw. Raises where that, or a module that
  * the kind needs, fails to load: a string. */
@@ -45,7 +37,7 @@ void tine__codec_take_functions(tine__codec *c);
  * "args[2].list[7]: a userdata"; what names the list: "args", "results", "event". Any error
  * of the user's freeze is such a message. Raises want of memory only. */
 int tine__codec_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
-                       tine__bytes *out);
+                       tine__buf *out);
 /* Whether descriptors are values; at first they are not. Never of TINE__CODEC_STRINGS and TINE__CODEC_SOURCE. */
 void tine__codec_pass_fds(tine__codec *c, int on);
 /* Those among what was encoded last, borrowed of their objects: valid until Lua runs again. */
@@ -63,7 +55,7 @@ int tine__codec_refuse_count(lua_State *L, const char *what, size_t n);
 
 /* Appends the bytes of the error value at idx, a positive one. Returns 1; or 0 where the
  * serialiser has none for it, with nothing pushed. Raises want of memory. */
-int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__bytes *out);
+int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__buf *out);
 /* Pushes what that encoded; nil for anything else. */
 void tine__codec_decode_error(tine__codec *c, lua_State *L, const void *data,
                               size_t len);

@@ -26,7 +26,7 @@ static void push_fields(lua_State *L, int idx, int n)
     }
 }
 
-static int encode(tine__codec *c, lua_State *L, int idx, int n, tine__bytes *out)
+static int encode(tine__codec *c, lua_State *L, int idx, int n, tine__buf *out)
 {
     int top = lua_gettop(L);
     int ok = tine__codec_encode(c, L, idx, n, "value", out);
@@ -35,7 +35,7 @@ static int encode(tine__codec *c, lua_State *L, int idx, int n, tine__bytes *out
 }
 
 /* Without the value that it has itself if need be. */
-static int encode_err(tine__codec *c, lua_State *L, int idx, tine__bytes *out)
+static int encode_err(tine__codec *c, lua_State *L, int idx, tine__buf *out)
 {
     int ok = 0, base = lua_gettop(L);
     for (int n = NFIELDS; !ok && n >= NFIELDS - 1; n--) {
@@ -48,7 +48,7 @@ static int encode_err(tine__codec *c, lua_State *L, int idx, tine__bytes *out)
     return ok;
 }
 
-static int encode_number(lua_State *L, int idx, tine__bytes *out)
+static int encode_number(lua_State *L, int idx, tine__buf *out)
 {
     size_t len;
     const char *text;
@@ -62,7 +62,7 @@ static int encode_number(lua_State *L, int idx, tine__bytes *out)
     return 1;
 }
 
-int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__bytes *out)
+int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__buf *out)
 {
     size_t before = out->len;
     int ok;

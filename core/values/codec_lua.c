@@ -14,7 +14,7 @@ static void keep(lua_State *L, tine__codec *c)
 }
 
 /* The string on top is the encoding. */
-static int append(lua_State *L, const char *what, tine__bytes *out)
+static int append(lua_State *L, const char *what, tine__buf *out)
 {
     size_t len;
     if (lua_type(L, -1) != LUA_TSTRING) {
@@ -125,7 +125,7 @@ static void push_helper(lua_State *L, tine__codec *c, const char *name, lua_CFun
 }
 
 static int encode_json(tine__codec *c, lua_State *L, int first, int n, const char *what,
-                       tine__bytes *out, int fds)
+                       tine__buf *out, int fds)
 {
     luaL_checkstack(L, n + 8, "too many values");
     int base = lua_gettop(L) + 1;
@@ -147,7 +147,7 @@ static int encode_json(tine__codec *c, lua_State *L, int first, int n, const cha
 }
 
 int tine__json_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
-                      tine__bytes *out)
+                      tine__buf *out)
 {
     int top = lua_gettop(L);
     int ok = encode_json(c, L, first, n, what, out, 0);
@@ -184,7 +184,7 @@ void tine__source_codec_open(lua_State *L, tine__codec *c, const char *source,
 }
 
 int tine__source_codec_encode(tine__codec *c, lua_State *L, int first, int n,
-                              const char *what, tine__bytes *out)
+                              const char *what, tine__buf *out)
 {
     luaL_checkstack(L, n + 4, "too many values");
     tine__codec_function(L, c, CODEC_ENCODE);

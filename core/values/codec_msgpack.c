@@ -18,7 +18,7 @@ enum { MAX_DEPTH = 30, EXT_FD = 102 };
 
 typedef struct encoder {
     lua_State *L;
-    tine__bytes *out;
+    tine__buf *out;
     msgpack_packer packer;
     bind_fds *fds; /* NULL: none are taken */
     int first;
@@ -32,7 +32,7 @@ typedef struct encoder {
 static int write_bytes(void *arg, const char *data, size_t len)
 {
     encoder *e = arg;
-    unsigned char *to = tine__bytes_room(e->out, len);
+    unsigned char *to = tine__buf_room(e->out, len);
     if (!to) {
         e->no_memory = true;
         return -1;
@@ -264,7 +264,7 @@ static bool encode_value(encoder *e, int idx)
 }
 
 int tine__msgpack_encode(tine__codec *c, lua_State *L, int first, int n,
-                         const char *what, tine__bytes *out)
+                         const char *what, tine__buf *out)
 {
     encoder e = {
         .L = L, .out = out, .fds = tine__codec_out(c), .first = first, .what = what};

@@ -18,7 +18,7 @@ struct tine__codec {
 };
 
 /* Room for n more bytes; raises. */
-unsigned char *tine__codec_room(lua_State *L, tine__bytes *o, size_t n);
+unsigned char *tine__codec_room(lua_State *L, tine__buf *o, size_t n);
 /* The message on top says "args[...": what is put in the place of args. Returns 0. */
 int tine__codec_rename(lua_State *L, const char *what);
 void tine__codec_function(lua_State *L, const tine__codec *c, int which);
@@ -27,19 +27,19 @@ void tine__codec_function(lua_State *L, const tine__codec *c, int which);
 bind_fds *tine__codec_out(tine__codec *c);
 
 int tine__msgpack_encode(tine__codec *c, lua_State *L, int first, int n,
-                         const char *what, tine__bytes *out);
+                         const char *what, tine__buf *out);
 int tine__msgpack_decode(tine__codec *c, lua_State *L, const void *data, size_t len);
 void tine__msgpack_close(tine__codec *c);
 
 void tine__json_open(lua_State *L, tine__codec *c);
 int tine__json_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
-                      tine__bytes *out);
+                      tine__buf *out);
 int tine__json_decode(tine__codec *c, lua_State *L, const void *data, size_t len);
 
 void tine__source_codec_open(lua_State *L, tine__codec *c, const char *source,
                              size_t len);
 int tine__source_codec_encode(tine__codec *c, lua_State *L, int first, int n,
-                              const char *what, tine__bytes *out);
+                              const char *what, tine__buf *out);
 int tine__source_codec_decode(tine__codec *c, lua_State *L, const void *data,
                               size_t len);
 

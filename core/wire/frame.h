@@ -12,40 +12,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "tine.h"
 
 #define TINE__FRAME_HEAD 12
 #define TINE__SMALL_BODY 256
-
-/* A growable piece of memory. Zeros is empty. */
-typedef struct tine__buf {
-    unsigned char *data;
-    size_t len, cap;
-    bool failed; /* an append found no memory; the content is worthless */
-} tine__buf;
-
-void tine__buf_free(tine__buf *b);
-/* Makes room for n more bytes. Returns where they go, or NULL. */
-unsigned char *tine__buf_room(tine__buf *b, size_t n);
-void tine__buf_put(tine__buf *b, const void *data, size_t len);
-void tine__buf_u32(tine__buf *b, uint32_t v);
-void tine__buf_u64(tine__buf *b, uint64_t v);
-void tine__buf_str(tine__buf *b, const void *data, size_t len);
-
-/* Takes a message apart. Reading past the end sets bad and gives zeros. */
-typedef struct tine__cursor {
-    const unsigned char *at, *end;
-    bool bad;
-} tine__cursor;
-
-uint32_t tine__get_u32(tine__cursor *c);
-uint64_t tine__get_u64(tine__cursor *c);
-tine_str tine__get_str(tine__cursor *c);
-/* Puts a NUL behind s, which lies in a message that is ours to write to: on what has been read
- * already, or, of the last one, on the byte behind the message. */
-void tine__end_str(tine_str s);
-/* Whether all was read, and nothing was missing. */
-bool tine__get_done(const tine__cursor *c);
 
 /* Writes the header of a frame with a body of len bytes. */
 void tine__frame_head(unsigned char head[TINE__FRAME_HEAD], int type, size_t nfds,

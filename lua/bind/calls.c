@@ -29,7 +29,7 @@ typedef struct calls {
     uint32_t nchunks, free; /* slots count from 1; 0: none */
     tine_str *strs;
     size_t max_strs;
-    tine__bytes out;
+    tine__buf out;
     int callbacks, events; /* registry references */
 } calls;
 
@@ -108,7 +108,7 @@ void bind_calls_free(void *records)
         free(c->chunks[i]);
     free(c->chunks);
     free(c->strs);
-    tine__bytes_free(&c->out);
+    tine__buf_free(&c->out);
     memset(c, 0, sizeof *c);
 }
 
