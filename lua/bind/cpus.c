@@ -1,8 +1,5 @@
 /* The processors that this process may use: what its affinity mask allows, and no more
  * than its control groups give it time for. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "state.h"
 
 #include <limits.h>

@@ -3,9 +3,6 @@
  * even by its finalizer. So the old metatable is made harmless, and the files whose
  * descriptors are still open get a fresh one. Iterators of file:lines look at no
  * metatable, nor does exit: where we can, we take the numbers out of the FILEs, too. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "state.h"
 
 #include <limits.h>

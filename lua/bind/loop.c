@@ -1,16 +1,13 @@
 /* tine.core.loop: turns of the host's loop; timers, descriptors and signals, as
  * userdata that are anchored in the registry from the start until they are closed or
  * have fired. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "state.h"
 
 #include <math.h>
-#include <time.h>
 
 #include <lauxlib.h>
 
+#include "base/clock.h"
 #include "fd/fd.h"
 
 /* User values of a watcher. */
@@ -253,18 +250,10 @@ static int watcher_close(lua_State *L)
 
 /* -------------------------------------------------------------------- loop */
 
-static int64_t now_usec(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
 /* now(): seconds on the monotonic clock. */
 static int loop_now(lua_State *L)
 {
-    lua_pushnumber(L, (lua_Number)now_usec() / 1e6);
+    lua_pushnumber(L, (lua_Number)tine__now_usec() / 1e6);
     return 1;
 }
 
@@ -282,7 +271,7 @@ static void interrupt(void)
 /* Turns of the loop: one, or with `on` as many as come without a pause, for at most max. */
 static int take_turns(bind_state *state, int64_t max, int on)
 {
-    int64_t until = now_usec() + max;
+    int64_t until = tine__now_usec() + max;
     lua_Unsigned calls;
     int rc;
 
@@ -292,7 +281,7 @@ static int take_turns(bind_state *state, int64_t max, int on)
         rc = bind_fd_interrupted ? 1 : tine_host_poll(state->host, max);
         polled = NULL;
     } while (on && rc > 0 && state->calls != calls && !state->nerrors &&
-             !state->stopping && now_usec() < until);
+             !state->stopping && tine__now_usec() < until);
     return rc;
 }
 
@@ -312,7 +301,7 @@ static int loop_poll(lua_State *L)
         return 2;
     bind_raise_kept(L, state);
     calls = state->calls;
-    before = now_usec();
+    before = tine__now_usec();
     depth = state->depth++;
     state->stopping = 0;
     rc = take_turns(state, max, on);
@@ -322,7 +311,7 @@ static int loop_poll(lua_State *L)
         return bind_fail(L, "loop", rc);
     lua_pushboolean(L, rc > 0);
     lua_pushboolean(L, state->calls != calls);
-    lua_pushboolean(L, now_usec() - before >= max);
+    lua_pushboolean(L, tine__now_usec() - before >= max);
     return 3;
 }
 

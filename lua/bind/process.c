@@ -2,9 +2,6 @@
  * one that only they refer to can be collected. It is anchored in the registry while it
  * has business: commands queued, a function running, callbacks owed. A finalized handle
  * lives on, anchored, until its process has ended and on_exit has been delivered. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "process.h"
 
 #include <errno.h>

@@ -1,8 +1,5 @@
 /* The part of tine.core.process that makes handles, and makes a fork of this process
  * serve. Errors blame the caller of the Lua function that calls these. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "process.h"
 
 #include <errno.h>

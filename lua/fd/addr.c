@@ -1,7 +1,6 @@
 /* Addresses of sockets, as text and as the system has them: "host:port", "[::1]:port",
  * "unix:/path", "unix:@name".
  * Goes into tine-template too: it needs Lua and the system, nothing of tine.h. */
-#define _GNU_SOURCE
 #include "addr.h"
 #include "fd.h"
 

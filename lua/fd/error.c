@@ -1,7 +1,6 @@
 /* The err tables of the Lua API: {kind=, message=, ...} with the metatable
  * "tine.error". This file goes into tine-template too: it needs Lua and the system,
  * nothing of tine.h. */
-#define _GNU_SOURCE
 #include "fd.h"
 
 #include <stdio.h>

@@ -1,6 +1,5 @@
 /* The userdata "tine.fd": its life, and the descriptor behind a Lua value.
  * Goes into tine-template too: it needs Lua and the system, nothing of tine.h. */
-#define _GNU_SOURCE
 #include "fd.h"
 #include "../../core/base/blocking.h"
 #include "fd_priv.h"

@@ -1,6 +1,5 @@
 /* Bytes through a "tine.fd": read, read_line, write.
  * Goes into tine-template too: it needs Lua and the system, nothing of tine.h. */
-#define _GNU_SOURCE
 #include "fd.h"
 #include "fd_priv.h"
 

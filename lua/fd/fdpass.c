@@ -2,7 +2,6 @@
  * travels with one NUL byte of the stream. recv_fd takes both; a plain read that comes
  * first sees the NUL, and leaves the descriptor in the object's queue.
  * Goes into tine-template too: it needs Lua and the system, nothing of tine.h. */
-#define _GNU_SOURCE
 #include "fd.h"
 #include "fd_priv.h"
 

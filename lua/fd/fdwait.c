@@ -1,7 +1,6 @@
 /* How methods of "tine.fd" wait: the policy, in one place. They try without sleeping,
  * then ask the wait function of the loop, then sleep if the object may, else give up.
  * Goes into tine-template too: it needs Lua and the system, nothing of tine.h. */
-#define _GNU_SOURCE
 #include "fd.h"
 #include "fd_priv.h"
 

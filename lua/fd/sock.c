@@ -1,7 +1,6 @@
 /* Sockets as "tine.fd": addresses as text, listen, connect, accept, socketpair,
  * shutdown. Goes into tine-template too: it needs Lua and the system, nothing of
  * tine.h. */
-#define _GNU_SOURCE
 #include "addr.h"
 #include "fd.h"
 #include "fd_priv.h"
