@@ -196,7 +196,8 @@ static int begin(lua_State *L)
             keep_args(L, base + 1);
         lua_call(L, lua_gettop(L) - base, 0);
     }
-    s->codec = tine__codec_push(L, (int)b->serialiser, b->source.data, b->source.len);
+    s->codec = tine__codec_push(L, (tine_serialiser)b->serialiser, b->source.data,
+                                b->source.len);
     tine__codec_take_functions(s->codec);
     tine__codec_pass_fds(s->codec, 1);
     s->anchor = luaL_ref(L, LUA_REGISTRYINDEX);

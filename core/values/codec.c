@@ -16,6 +16,10 @@
 
 enum { MAX_STRING = 0xffffffff };
 
+static const char *const names[] = {
+    [TINE_STRINGS] = "string", [TINE_MSGPACK] = "msgpack", [TINE_LUA] = "lua",
+    [TINE_JSON] = "json",      [TINE_SOURCE] = "source",   NULL};
+
 unsigned char *tine__codec_room(lua_State *L, tine__buf *o, size_t n)
 {
     unsigned char *to = tine__buf_room(o, n);
@@ -145,7 +149,8 @@ static int codec_gc(lua_State *L)
     return 0;
 }
 
-tine__codec *tine__codec_push(lua_State *L, int kind, const char *source, size_t len)
+tine__codec *tine__codec_push(lua_State *L, tine_serialiser kind, const char *source,
+                              size_t len)
 {
     tine__codec *c = lua_newuserdatauv(L, sizeof *c, 2);
     memset(c, 0, sizeof *c);
@@ -156,9 +161,9 @@ tine__codec *tine__codec_push(lua_State *L, int kind, const char *source, size_t
         lua_setfield(L, -2, "__gc");
     }
     lua_setmetatable(L, -2);
-    if (kind == TINE__CODEC_JSON)
+    if (kind == TINE_JSON)
         tine__json_open(L, c);
-    else if (kind == TINE__CODEC_SOURCE)
+    else if (kind == TINE_SOURCE)
         tine__source_codec_open(L, c, source, len);
     return c;
 }
@@ -185,16 +190,16 @@ int tine__codec_encode(tine__codec *c, lua_State *L, int first, int n, const cha
     if (n > TINE__MOST_VALUES)
         return tine__codec_refuse_count(L, what, (size_t)n);
     switch (c->kind) {
-    case TINE__CODEC_STRINGS:
+    case TINE_STRINGS:
         ok = encode_strings(L, first, n, what, out);
         break;
-    case TINE__CODEC_MSGPACK:
+    case TINE_MSGPACK:
         ok = tine__msgpack_encode(c, L, first, n, what, out);
         break;
-    case TINE__CODEC_LUA:
+    case TINE_LUA:
         ok = encode_plain(c, L, first, n, what, out);
         break;
-    case TINE__CODEC_JSON:
+    case TINE_JSON:
         ok = tine__json_encode(c, L, first, n, what, out);
         break;
     default:
@@ -209,13 +214,13 @@ int tine__codec_encode(tine__codec *c, lua_State *L, int first, int n, const cha
 static int decode(tine__codec *c, lua_State *L, const void *data, size_t len)
 {
     switch (c->kind) {
-    case TINE__CODEC_STRINGS:
+    case TINE_STRINGS:
         return decode_strings(L, data, len);
-    case TINE__CODEC_MSGPACK:
+    case TINE_MSGPACK:
         return tine__msgpack_decode(c, L, data, len);
-    case TINE__CODEC_LUA:
+    case TINE_LUA:
         return tine__lua_decode_fds(L, data, len, c->takes_functions, c->came);
-    case TINE__CODEC_JSON:
+    case TINE_JSON:
         return tine__json_decode(c, L, data, len);
     default:
         return tine__source_codec_decode(c, L, data, len);
@@ -242,7 +247,7 @@ int tine__codec_decode_fds(tine__codec *c, lua_State *L, const void *data, size_
     return result;
 }
 
-/* ------------------------------------------------------------ for the specs */
+/* ------------------------------------------------------------------- for Lua */
 
 static int codec_encode(lua_State *L)
 {
@@ -275,10 +280,8 @@ static int codec_decode(lua_State *L)
 /* codec(kind[, source]): an object with encode(...) and decode(bytes). */
 static int codec_new(lua_State *L)
 {
-    static const char *const kinds[] = {"string", "msgpack", "lua",
-                                        "json",   "source",  NULL};
     size_t len;
-    int kind = luaL_checkoption(L, 1, NULL, kinds);
+    tine_serialiser kind = (tine_serialiser)luaL_checkoption(L, 1, NULL, names);
     const char *source = luaL_optlstring(L, 2, "", &len);
     tine__codec_push(L, kind, source, len);
     if (luaL_getmetafield(L, -1, "__index") == LUA_TNIL) {
@@ -296,6 +299,12 @@ static int codec_new(lua_State *L)
 
 void tine__codec_open(lua_State *L)
 {
+    lua_newtable(L);
+    for (int kind = 0; names[kind]; kind++) {
+        lua_pushinteger(L, kind);
+        lua_setfield(L, -2, names[kind]);
+    }
+    lua_setfield(L, -2, "serialisers");
     lua_pushcfunction(L, codec_new);
     lua_setfield(L, -2, "codec");
 }

@@ -1,5 +1,5 @@
-/* Serialisers: lists of Lua values as bytes and back, for calls. Serves the host's binding
- * and the workers; knows Lua, and nothing of tine's core. */
+/* Serialisers (tine_serialiser): lists of Lua values as bytes and back, for calls. Serves the
+ * host's binding and the workers; knows Lua, and nothing of tine's core. */
 #ifndef TINE_VALUES_CODEC_H
 #define TINE_VALUES_CODEC_H
 
@@ -8,15 +8,6 @@
 
 #include "base/buf.h"
 
-/* The numbers are those of tine_serialiser. */
-enum {
-    TINE__CODEC_STRINGS,
-    TINE__CODEC_MSGPACK,
-    TINE__CODEC_LUA,
-    TINE__CODEC_JSON,
-    TINE__CODEC_SOURCE
-};
-
 /* The most values of a list. A function that is called with more may run out of Lua's stack, of a
  * million, as soon as it passes its `...` on. */
 #define TINE__MOST_VALUES 200000
@@ -24,12 +15,13 @@ enum {
 typedef struct tine__codec tine__codec;
 
 /* Pushes a userdata, whose address is returned: the codec of that kind. source is for
- * TINE__CODEC_SOURCE: Lua text that returns freeze and thaw. Raises where that, or a module that
+ * TINE_SOURCE: Lua text that returns freeze and thaw. Raises where that, or a module that
  * the kind needs, fails to load: a string. */
-tine__codec *tine__codec_push(lua_State *L, int kind, const char *source, size_t len);
+tine__codec *tine__codec_push(lua_State *L, tine_serialiser kind, const char *source,
+                              size_t len);
 /* From now on Lua functions are values that it encodes, or decodes. Only a host encodes them,
  * in arguments; only its worker decodes them, from there: bytecode can do anything. Of
- * TINE__CODEC_LUA only; others have none. */
+ * TINE_LUA only; others have none. */
 void tine__codec_send_functions(tine__codec *c);
 void tine__codec_take_functions(tine__codec *c);
 /* Appends the bytes of the n values from index first on. Returns 1; or 0, with out->len
@@ -38,7 +30,7 @@ void tine__codec_take_functions(tine__codec *c);
  * of the user's freeze is such a message. Raises want of memory only. */
 int tine__codec_encode(tine__codec *c, lua_State *L, int first, int n, const char *what,
                        tine__buf *out);
-/* Whether descriptors are values; at first they are not. Never of TINE__CODEC_STRINGS and TINE__CODEC_SOURCE. */
+/* Whether descriptors are values; at first they are not. Never of TINE_STRINGS and TINE_SOURCE. */
 void tine__codec_pass_fds(tine__codec *c, int on);
 /* Those among what was encoded last, borrowed of their objects: valid until Lua runs again. */
 const int *tine__codec_fds(const tine__codec *c, size_t *n);
@@ -60,7 +52,8 @@ int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__buf *o
 void tine__codec_decode_error(tine__codec *c, lua_State *L, const void *data,
                               size_t len);
 
-/* Sets codec(kind[, source]) in the table on top: the codec itself, for the specs. */
+/* Sets in the table on top `serialisers`, their numbers by their names in Lua, and
+ * codec(kind[, source]): the codec itself, for the specs. */
 void tine__codec_open(lua_State *L);
 
 #endif

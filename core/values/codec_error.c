@@ -67,7 +67,7 @@ int tine__codec_encode_error(tine__codec *c, lua_State *L, int idx, tine__buf *o
     size_t before = out->len;
     int ok;
     luaL_checkstack(L, LUA_MINSTACK, "an error");
-    if (c->kind == TINE__CODEC_STRINGS)
+    if (c->kind == TINE_STRINGS)
         ok = encode_number(L, idx, out);
     else if (lua_isnil(L, idx))
         return 0;
@@ -87,7 +87,7 @@ void tine__codec_decode_error(tine__codec *c, lua_State *L, const void *data,
 {
     int base = lua_gettop(L);
     luaL_checkstack(L, LUA_MINSTACK, "an error");
-    if (c->kind == TINE__CODEC_STRINGS) {
+    if (c->kind == TINE_STRINGS) {
         lua_pushlstring(L, data, len);
         return;
     }

@@ -12,8 +12,7 @@ enum { MOST = 1024 };
 
 void tine__codec_pass_fds(tine__codec *c, int on)
 {
-    c->passes_fds =
-        on && c->kind != TINE__CODEC_STRINGS && c->kind != TINE__CODEC_SOURCE;
+    c->passes_fds = on && c->kind != TINE_STRINGS && c->kind != TINE_SOURCE;
 }
 
 bind_fds *tine__codec_out(tine__codec *c)

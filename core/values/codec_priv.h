@@ -9,7 +9,7 @@
 enum { CODEC_ENCODE, CODEC_DECODE };
 
 struct tine__codec {
-    int kind;
+    tine_serialiser kind;
     int encode, decode; /* of those that work in Lua: registry references */
     int sends_functions, takes_functions, passes_fds;
     bind_fds out;   /* of what was encoded last */

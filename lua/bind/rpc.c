@@ -317,7 +317,7 @@ static int rpc_new(lua_State *L)
     tine_func func = get_func(L, 3, "func");
     b->strings = o.rpc.serialiser == TINE_STRINGS;
     b->codec =
-        tine__codec_push(L, (int)o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
+        tine__codec_push(L, o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
     tine__codec_send_functions(b->codec);
     tine__codec_pass_fds(b->codec, 1);
     lua_setiuservalue(L, self, BIND_CODEC);

@@ -6,8 +6,6 @@ local task = require "tine.task"
 
 local service = {}
 
-local serialisers <const> = { string = 0, msgpack = 1, lua = 2, json = 3, source = 4 }
-
 -- What options are checked by: each returns whether a value will do, what would have done, and
 -- what of it would not, if not all.
 
@@ -132,13 +130,13 @@ end
 -- The serialiser's number, and the source text of the user's own.
 local function serialiser(what, value, level)
   if value == nil then
-    return serialisers.string
-  elseif type(value) == "string" and serialisers[value] and value ~= "source" then
-    return serialisers[value]
+    return core.serialisers.string
+  elseif type(value) == "string" and core.serialisers[value] and value ~= "source" then
+    return core.serialisers[value]
   elseif type(value) == "table" and type(value.freeze) == "string"
     and type(value.thaw) == "string"
   then
-    return serialisers.source, ("return (%s\n), (%s\n)"):format(value.freeze, value.thaw)
+    return core.serialisers.source, ("return (%s\n), (%s\n)"):format(value.freeze, value.thaw)
   end
   error(what .. ": serialiser: \"string\", \"json\", \"msgpack\", \"lua\" or {freeze = SOURCE, "
     .. "thaw = SOURCE} expected", level)
