@@ -174,7 +174,7 @@ describe("a plain program #proc", function()
           "return function(sock, ...) " .. [[
             for _, fd in ipairs { ... } do
               local f <close> = io.open("/proc/self/fdinfo/" .. fd)
-              sock:write(tonumber(f:read("a"):match("flags:%s*(%d+)"), 8) & 0x800, " ")
+              sock:write(tonumber(f:read("a"):match("flags:%s*(%d+)"), 8) & 0x800)
             end
           end]]) .. [[)())
         io.stderr:write(sock:read_line() or "nothing")

@@ -29,8 +29,9 @@ int bind_fail_errno(lua_State *L, const char *what, int err);
 /* fd.c and its like (see fd_priv.h): the userdata "tine.fd".
  *
  * A method that would have to wait asks the function in the registry at "tine.fd.wait", if
- * there is one: wait(fd, "r" or "w") returns true when it has waited, perhaps by yielding,
- * nil or false where it cannot wait, and nil, err to make the method fail with err. When an
+ * there is one: wait(fd, "r" or "w", seconds or nil) returns true when it has waited for that, or
+ * for so long, perhaps by yielding; nil or false where it cannot wait, and nil, err to make the
+ * method fail with err. When an
  * object on which wait has been called is closed or gives up its descriptor, the function
  * at "tine.fd.closing" is called as closing(fd, number): the object is closed by then, the
  * descriptor still open. It must wake those who wait, and must not raise. */

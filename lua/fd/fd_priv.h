@@ -38,6 +38,7 @@ struct bind_fd {
     enum fd_kind kind;
     bool blocking; /* waits by itself where no wait function does */
     bool watched;  /* the wait function has seen this object */
+    bool timed;    /* the method that runs has a deadline */
     /* Bytes read ahead: buf[start..end), the first `scanned` of which hold no newline.
      * The memory is the Lua allocator's. */
     char *buf;
@@ -47,9 +48,11 @@ struct bind_fd {
 };
 
 /* A method that may have to wait, and that starts anew after each wait. The object is
- * at index 1; what the method must remember lies on the stack above it. */
+ * at index 1, the deadline at index 2 (see bind_fd_options); what the method must
+ * remember lies on the stack above them. */
 struct fd_op {
     const char *name;
+    int what;   /* index of the text that begins messages; 0: the name does */
     char event; /* what it waits for: 'r' or 'w' */
     /* One attempt. Pushes results and returns their number, or leaves the stack as it
      * was and returns an errno negated, -EAGAIN to wait. */
@@ -59,6 +62,17 @@ struct fd_op {
     /* Completes the err on top of the stack. May be NULL. */
     void (*blame)(lua_State *L);
 };
+
+enum { FD_DEADLINE = 2 };
+
+/* Takes the options of a method, { timeout = seconds } or nil, from idx, the last of its
+ * arguments, and moves the deadline that they make to index 2, below the others: a time of
+ * tine__clock_ns, or nil. Raises an argument error for idx. */
+void bind_fd_options(lua_State *L, int idx);
+/* Nanoseconds until the deadline at index 2: 0 when it is over, -1 if there is none. */
+int64_t bind_fd_time_left(lua_State *L);
+/* Pushes nil and an err of kind "timeout" for op. Returns 2. */
+int bind_fd_time_out(lua_State *L, const struct fd_op *op);
 
 /* Runs op on the object at index 1, waiting as often as it must. */
 int bind_fd_drive(lua_State *L, const struct fd_op *op);
@@ -77,13 +91,13 @@ bool bind_fd_live(lua_State *L, struct bind_fd *f);
 int bind_fd_take(lua_State *L, struct bind_fd *f);
 
 enum fd_kind bind_fd_kind(struct bind_fd *f);
-/* Whether system calls on f may sleep: by its policy, and no wait function is set. */
+/* Whether system calls on f may sleep: by its policy, where no wait function is set, and
+ * the method that runs has no deadline. */
 bool bind_fd_may_sleep(lua_State *L, const struct bind_fd *f);
 /* Whether a plain system call on f could sleep, seen from the descriptor. */
 bool bind_fd_would_sleep(struct bind_fd *f);
-/* poll(2) for 'r' or 'w'; timeout_ms -1: no limit. Returns 0 if it timed out; -1 with EINTR
- * when bind_fd_interrupted is set. */
-int bind_fd_poll(int fd, char event, int timeout_ms);
+/* poll(2) for 'r' or 'w', without waiting: whether a call would not have to. */
+bool bind_fd_is_ready(int fd, char event);
 /* Whether a system call that has failed is to be made again. */
 bool bind_fd_again(void);
 /* Sets O_NONBLOCK. Returns 0 or an errno negated. */

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,17 +38,37 @@ static ssize_t receive_socket(lua_State *L, struct bind_fd *f, void *out, size_t
     return n;
 }
 
+/* Whether this kind of file, or the system, has no RWF_NOWAIT: pipes have it since Linux 6.4. */
+static bool lacks_nowait(ssize_t n)
+{
+    return n < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS);
+}
+
+/* A read of what blocks that does not. Without RWF_NOWAIT it does if somebody else reads, too, and
+ * is faster. */
+static ssize_t read_awake(int fd, void *out, size_t size)
+{
+    struct iovec iov = {.iov_base = out, .iov_len = size};
+    ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+    if (!lacks_nowait(n))
+        return n;
+    if (bind_fd_is_ready(fd, 'r'))
+        return read(fd, out, size);
+    errno = EAGAIN;
+    return -1;
+}
+
 ssize_t bind_fd_receive(lua_State *L, struct bind_fd *f, void *out, size_t size)
 {
+    bool awake;
     ssize_t n;
 
     if (bind_fd_kind(f) == FD_SOCKET)
         return receive_socket(L, f, out, size);
-    if (!bind_fd_may_sleep(L, f) && bind_fd_would_sleep(f) &&
-        !bind_fd_poll(f->fd, 'r', 0))
-        return -EAGAIN;
+    awake = !bind_fd_may_sleep(L, f) && bind_fd_would_sleep(f);
     do
-        n = read(f->fd, out, size);
+        n = awake ? read_awake(f->fd, out, size) : read(f->fd, out, size);
     while (n < 0 && bind_fd_again());
     return n < 0 ? -errno : n;
 }
@@ -117,7 +138,7 @@ static int read_default(lua_State *L, struct bind_fd *f, size_t size)
 
 static int step_read(lua_State *L, struct bind_fd *f)
 {
-    size_t want = (size_t)lua_tointeger(L, 2);
+    size_t want = (size_t)lua_tointeger(L, 3);
     size_t held = f->end - f->start;
     int n;
 
@@ -140,18 +161,23 @@ static int step_read(lua_State *L, struct bind_fd *f)
 /*** Waits for at least one byte.
 @function fd:read
 @tparam[opt=65536] integer n the most bytes to return; above 1 MiB is as good as 1 MiB
+@tparam[opt] table options `timeout`: seconds to wait at most, 0: not at all. Also as the only
+argument
 @treturn[1] string
 @treturn[2] nil at the end of the file
 @treturn[3] nil
-@treturn[3] table err; errno is EAGAIN when nothing is there and it may not wait */
+@treturn[3] table err; kind `"timeout"` when nothing came in time; errno is EAGAIN when nothing is
+there and it may not wait */
 static int fd_read(lua_State *L)
 {
     static const struct fd_op op = {.name = "read", .event = 'r', .step = step_read};
-    lua_Integer n = luaL_optinteger(L, 2, READ_DEFAULT);
+    int options = lua_istable(L, 2) ? 2 : 3;
+    lua_Integer n = options == 2 ? READ_DEFAULT : luaL_optinteger(L, 2, READ_DEFAULT);
 
     bind_fd_self(L);
     luaL_argcheck(L, n >= 1, 2, "must be positive");
-    lua_settop(L, 1);
+    bind_fd_options(L, options);
+    lua_settop(L, FD_DEADLINE);
     lua_pushinteger(L, n);
     return bind_fd_drive(L, &op);
 }
@@ -192,23 +218,41 @@ static int step_read_line(lua_State *L, struct bind_fd *f)
 
 /*** Waits for a line, and reads ahead. Lines have no limit.
 @function fd:read_line
+@tparam[opt] table options `timeout`: seconds to wait at most for the whole line
 @treturn[1] string the line without its newline, which the last one may lack
 @treturn[2] nil at the end of the file
 @treturn[3] nil
-@treturn[3] table err; a line begun stays in the object */
+@treturn[3] table err, as of `read`; a line begun stays in the object */
 static int fd_read_line(lua_State *L)
 {
     static const struct fd_op op = {
         .name = "read_line", .event = 'r', .step = step_read_line};
 
     bind_fd_self(L);
-    lua_settop(L, 1);
+    bind_fd_options(L, 2);
     return bind_fd_drive(L, &op);
 }
 
-/* write(2), and a broken pipe is an errno only: SIGPIPE is held back meanwhile, and
- * taken away unless one was pending before. */
-static ssize_t write_quietly(int fd, const void *data, size_t len)
+/* As read_awake. */
+static ssize_t write_awake(int fd, const void *data, size_t len)
+{
+    struct iovec iov = {.iov_base = (void *)(size_t)data, .iov_len = len};
+    ssize_t n = pwritev2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+    if (!lacks_nowait(n))
+        return n;
+    /* A pipe that polls as writable has room for this much, and maybe no more. */
+    if (bind_fd_is_ready(fd, 'w'))
+        return write(fd, data, len < PIPE_BUF ? len : PIPE_BUF);
+    errno = EAGAIN;
+    return -1;
+}
+
+typedef ssize_t write_function(int fd, const void *data, size_t len);
+
+/* A broken pipe is an errno only: SIGPIPE is held back meanwhile, and taken away unless one was
+ * pending before. */
+static ssize_t write_quietly(write_function *call, int fd, const void *data, size_t len)
 {
     const struct timespec now = {0};
     sigset_t pipe_only, pending, old;
@@ -219,9 +263,9 @@ static ssize_t write_quietly(int fd, const void *data, size_t len)
     sigaddset(&pipe_only, SIGPIPE);
     sigpending(&pending);
     if (sigismember(&pending, SIGPIPE))
-        return write(fd, data, len);
+        return call(fd, data, len);
     pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
-    n = write(fd, data, len);
+    n = call(fd, data, len);
     err = errno;
     if (n < 0 && err == EPIPE)
         while (sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR)
@@ -236,36 +280,32 @@ static ssize_t send_some(lua_State *L, struct bind_fd *f, const char *data, size
 {
     bool sleeps = bind_fd_may_sleep(L, f);
     bool is_socket = bind_fd_kind(f) == FD_SOCKET;
+    bool awake = !sleeps && !is_socket && bind_fd_would_sleep(f);
     ssize_t n;
 
-    if (!sleeps && !is_socket && bind_fd_would_sleep(f)) {
-        if (!bind_fd_poll(f->fd, 'w', 0))
-            return -EAGAIN;
-        /* A pipe that polls as writable has room for this much, and maybe no more. */
-        if (len > PIPE_BUF)
-            len = PIPE_BUF;
-    }
     do {
         if (is_socket)
             n = send(f->fd, data, len, MSG_NOSIGNAL | (sleeps ? 0 : MSG_DONTWAIT));
         else
-            n = write_quietly(f->fd, data, len);
+            n = write_quietly(awake ? write_awake : write, f->fd, data, len);
     } while (n < 0 && bind_fd_again());
     return n < 0 ? -errno : n;
 }
 
-/* Stack: object, string, bytes written so far. */
+/* Stack: object, deadline, string, bytes written so far. */
+enum { WRITE_DATA = FD_DEADLINE + 1, WRITE_DONE };
+
 static int step_write(lua_State *L, struct bind_fd *f)
 {
     size_t len;
-    const char *data = lua_tolstring(L, 2, &len);
-    size_t done = (size_t)lua_tointeger(L, 3);
+    const char *data = lua_tolstring(L, WRITE_DATA, &len);
+    size_t done = (size_t)lua_tointeger(L, WRITE_DONE);
 
     while (done < len) {
         ssize_t n = send_some(L, f, data + done, len - done);
         if (n < 0) {
             lua_pushinteger(L, (lua_Integer)done);
-            lua_replace(L, 3);
+            lua_replace(L, WRITE_DONE);
             return (int)n;
         }
         done += (size_t)n;
@@ -276,10 +316,10 @@ static int step_write(lua_State *L, struct bind_fd *f)
 
 static void blame_write(lua_State *L)
 {
-    if (lua_tointeger(L, 3) == 0 || !lua_istable(L, -1))
+    if (!lua_istable(L, -1))
         return;
     lua_pushliteral(L, "written");
-    lua_pushvalue(L, 3);
+    lua_pushvalue(L, WRITE_DONE);
     lua_rawset(L, -3);
 }
 
@@ -293,23 +333,24 @@ static const struct fd_op op_write = {.name = "write",
 
 static int stuck_write(lua_State *L)
 {
-    if (lua_tointeger(L, 3) == 0)
+    if (lua_tointeger(L, WRITE_DONE) == 0)
         return bind_fd_fail(L, &op_write, EAGAIN);
-    lua_pushvalue(L, 3);
+    lua_pushvalue(L, WRITE_DONE);
     return 1;
 }
 
 /*** Writes everything if it may wait, else what there is room for.
 @function fd:write
 @tparam string|number s
+@tparam[opt] table options `timeout`: seconds to wait at most until all is written
 @treturn[1] integer the bytes written
 @treturn[2] nil
-@treturn[2] table err; err.written is the number of bytes written before, if any */
+@treturn[2] table err; err.written is the number of bytes written before */
 static int fd_write(lua_State *L)
 {
     bind_fd_self(L);
     luaL_checkstring(L, 2);
-    lua_settop(L, 2);
+    bind_fd_options(L, 3);
     lua_pushinteger(L, 0);
     return bind_fd_drive(L, &op_write);
 }

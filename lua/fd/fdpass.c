@@ -84,15 +84,15 @@ void bind_fd_queue(lua_State *L, struct bind_fd *f, struct msghdr *msg,
 static int step_send_fd(lua_State *L, struct bind_fd *f)
 {
     int fds[FD_RIGHTS_MAX];
-    size_t nfds = (size_t)(lua_gettop(L) - 1);
+    size_t nfds = (size_t)(lua_gettop(L) - FD_DEADLINE);
     union fd_control control;
     struct iovec iov = {.iov_base = "", .iov_len = 1};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     int flags = MSG_NOSIGNAL | (bind_fd_may_sleep(L, f) ? 0 : MSG_DONTWAIT);
     ssize_t n;
 
-    for (int i = 2; i <= lua_gettop(L); i++)
-        fds[i - 2] = bind_fd_check(L, i, i);
+    for (size_t i = 0; i < nfds; i++)
+        fds[i] = bind_fd_check(L, FD_DEADLINE + 1 + (int)i, 2 + (int)i);
     if (bind_fd_kind(f) != FD_SOCKET)
         return -ENOTSOCK;
     tine__rights_put(&msg, &control, fds, nfds);
@@ -105,9 +105,21 @@ static int step_send_fd(lua_State *L, struct bind_fd *f)
     return 1;
 }
 
+/* Whether it is a table, and of none that tells a descriptor. */
+static bool is_options(lua_State *L, int idx)
+{
+    bool is = lua_istable(L, idx) && !lua_getmetatable(L, idx) &&
+              lua_getfield(L, idx, "fileno") == LUA_TNIL &&
+              lua_getfield(L, idx, "getfd") == LUA_TNIL;
+
+    lua_settop(L, idx);
+    return is;
+}
+
 /*** Sends descriptors, in one message with one NUL byte. The caller keeps his own.
 @function fd:send_fd
-@param ... 1 to 253 of: integer, Lua file, tine.fd, object with fileno() or getfd()
+@param ... 1 to 253 of: integer, Lua file, tine.fd, object with fileno() or getfd(); behind them
+perhaps a table of options, `timeout`: seconds to wait at most
 @treturn[1] boolean true
 @treturn[2] nil
 @treturn[2] table err */
@@ -118,7 +130,10 @@ static int fd_send_fd(lua_State *L)
 
     bind_fd_self(L);
     luaL_checkany(L, 2);
-    if (lua_gettop(L) - 1 > FD_RIGHTS_MAX)
+    if (lua_gettop(L) < 3 || !is_options(L, lua_gettop(L)))
+        lua_pushnil(L);
+    bind_fd_options(L, lua_gettop(L));
+    if (lua_gettop(L) - FD_DEADLINE > FD_RIGHTS_MAX)
         return luaL_error(L, "send_fd: more than %d descriptors", FD_RIGHTS_MAX);
     return bind_fd_drive(L, &op);
 }
@@ -196,6 +211,7 @@ static int step_recv_fd(lua_State *L, struct bind_fd *f)
 /*** The descriptors of the next message that has some, and takes away its NUL byte.
 Data in its way is left for read and read_line.
 @function fd:recv_fd
+@tparam[opt] table options `timeout`: seconds to wait at most
 @treturn[1] tine.fd one for each descriptor, as many results as were sent
 @treturn[2] nil at the end of the file
 @treturn[3] nil
@@ -208,7 +224,7 @@ static int fd_recv_fd(lua_State *L)
         .name = "recv_fd", .event = 'r', .step = step_recv_fd};
 
     bind_fd_self(L);
-    lua_settop(L, 1);
+    bind_fd_options(L, 2);
     return bind_fd_drive(L, &op);
 }
 

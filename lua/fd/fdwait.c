@@ -7,7 +7,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/stat.h>
+
+#include "base/clock.h"
+
+#define NS_PER_S 1000000000
+/* Seconds that a timeout may have to be one: some 30 years. */
+#define TIMEOUT_MAX 1e9
 
 volatile sig_atomic_t bind_fd_interrupted;
 
@@ -41,7 +48,7 @@ static bool push_wait_function(lua_State *L)
 
 bool bind_fd_may_sleep(lua_State *L, const struct bind_fd *f)
 {
-    if (!f->blocking)
+    if (!f->blocking || f->timed)
         return false;
     if (!push_wait_function(L))
         return true;
@@ -59,23 +66,93 @@ bool bind_fd_would_sleep(struct bind_fd *f)
     return flags >= 0 && !(flags & O_NONBLOCK);
 }
 
-int bind_fd_poll(int fd, char event, int timeout_ms)
+static double check_timeout(lua_State *L, int idx)
+{
+    double seconds = -1;
+
+    for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
+        const char *name =
+            lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
+        if (strcmp(name, "timeout") != 0)
+            luaL_argerror(L, idx, lua_pushfstring(L, "unknown option '%s'", name));
+        seconds = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : -1;
+        luaL_argcheck(L, seconds >= 0, idx,
+                      "option 'timeout' is no time of 0 or more seconds");
+    }
+    return seconds;
+}
+
+void bind_fd_options(lua_State *L, int idx)
+{
+    double seconds = -1;
+
+    lua_settop(L, idx);
+    if (!lua_isnil(L, idx)) {
+        luaL_checktype(L, idx, LUA_TTABLE);
+        seconds = check_timeout(L, idx);
+    }
+    if (seconds >= 0 && seconds <= TIMEOUT_MAX)
+        lua_pushinteger(L, (lua_Integer)tine__clock_ns() +
+                               (lua_Integer)(seconds * NS_PER_S));
+    else
+        lua_pushnil(L);
+    lua_replace(L, idx);
+    lua_insert(L, FD_DEADLINE);
+}
+
+int64_t bind_fd_time_left(lua_State *L)
+{
+    int64_t left;
+
+    if (lua_isnil(L, FD_DEADLINE))
+        return -1;
+    left = lua_tointeger(L, FD_DEADLINE) - (int64_t)tine__clock_ns();
+    return left > 0 ? left : 0;
+}
+
+bool bind_fd_is_ready(int fd, char event)
 {
     struct pollfd p = {.fd = fd, .events = event == 'r' ? POLLIN : POLLOUT};
-    int n;
 
-    do
-        n = poll(&p, 1, timeout_ms);
-    while (n < 0 && bind_fd_again());
-    return n;
+    return poll(&p, 1, 0) != 0;
+}
+
+/* Sleeps until f is ready, or the deadline is over, or a signal has come. */
+static int sleep_for(lua_State *L, const struct bind_fd *f, char event)
+{
+    struct pollfd p = {.fd = f->fd, .events = event == 'r' ? POLLIN : POLLOUT};
+    int64_t left = bind_fd_time_left(L);
+    struct timespec time = {.tv_sec = left / NS_PER_S, .tv_nsec = left % NS_PER_S};
+
+    return ppoll(&p, 1, left < 0 ? NULL : &time, NULL);
+}
+
+static const char *op_text(lua_State *L, const struct fd_op *op)
+{
+    return op->what ? lua_tostring(L, op->what) : op->name;
 }
 
 int bind_fd_fail(lua_State *L, const struct fd_op *op, int err)
 {
     if (bind_fd_live(L, lua_touserdata(L, 1)))
-        bind_fail_errno(L, op->name, err);
+        bind_fail_errno(L, op_text(L, op), err);
     else
-        bind_fd_fail_closed(L, op->name);
+        bind_fd_fail_closed(L, op_text(L, op));
+    if (op->blame)
+        op->blame(L);
+    return 2;
+}
+
+int bind_fd_time_out(lua_State *L, const struct fd_op *op)
+{
+    const char *message;
+    size_t len;
+
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: timed out", op_text(L, op));
+    message = lua_tolstring(L, -1, &len);
+    bind_push_error(L, "timeout", message, len);
+    lua_remove(L, -2);
     if (op->blame)
         op->blame(L);
     return 2;
@@ -90,8 +167,9 @@ static int wait_alone(lua_State *L, const struct fd_op *op)
     if (!bind_fd_live(L, f))
         return -1;
     if (f->blocking) {
-        int n = bind_fd_poll(f->fd, op->event, -1);
-        return n < 0 && errno == EINTR ? bind_fd_fail(L, op, EINTR) : -1;
+        int n = sleep_for(L, f, op->event);
+        return n < 0 && errno == EINTR && !bind_fd_again() ? bind_fd_fail(L, op, EINTR)
+                                                           : -1;
     }
     return op->stuck ? op->stuck(L) : bind_fd_fail(L, op, EAGAIN);
 }
@@ -122,21 +200,40 @@ static int resumed(lua_State *L, int status, lua_KContext ctx)
     return n >= 0 ? n : bind_fd_drive(L, op);
 }
 
+static int attempt(lua_State *L, const struct fd_op *op)
+{
+    struct bind_fd *f = lua_touserdata(L, 1);
+
+    f->timed = !lua_isnil(L, FD_DEADLINE);
+    return bind_fd_live(L, f) ? op->step(L, f) : -EBADF;
+}
+
+static void push_wait_arguments(lua_State *L, const struct fd_op *op)
+{
+    struct bind_fd *f = lua_touserdata(L, 1);
+    int64_t left = bind_fd_time_left(L);
+
+    f->watched = true;
+    lua_pushvalue(L, 1);
+    lua_pushlstring(L, &op->event, 1);
+    if (left < 0)
+        lua_pushnil(L);
+    else
+        lua_pushnumber(L, (lua_Number)left / NS_PER_S);
+}
+
 int bind_fd_drive(lua_State *L, const struct fd_op *op)
 {
     for (;;) {
-        struct bind_fd *f = lua_touserdata(L, 1);
-        int n = bind_fd_live(L, f) ? op->step(L, f) : -EBADF;
+        int n = attempt(L, op);
 
-        if (n >= 0)
-            return n;
         if (n != -EAGAIN)
-            return bind_fd_fail(L, op, -n);
+            return n >= 0 ? n : bind_fd_fail(L, op, -n);
+        if (bind_fd_time_left(L) == 0)
+            return bind_fd_time_out(L, op);
         if (push_wait_function(L)) {
-            f->watched = true;
-            lua_pushvalue(L, 1);
-            lua_pushlstring(L, &op->event, 1);
-            lua_callk(L, 2, 2, (lua_KContext)op, resumed);
+            push_wait_arguments(L, op);
+            lua_callk(L, 3, 2, (lua_KContext)op, resumed);
             n = after_wait(L, op);
         } else {
             n = wait_alone(L, op);

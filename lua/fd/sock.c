@@ -224,45 +224,87 @@ static int sock_listen(lua_State *L)
     return bind_fail_errno(L, what, err);
 }
 
+/* Stack: object, deadline, struct bind_target, text for messages. */
+enum { CONNECT_TARGET = FD_DEADLINE + 1, CONNECT_TEXT };
+
+static int step_connect(lua_State *L, struct bind_fd *f);
+static int stuck_connect(lua_State *L);
+static void blame_connect(lua_State *L);
+
+static const struct fd_op op_connect = {.name = "connect",
+                                        .what = CONNECT_TEXT,
+                                        .event = 'w',
+                                        .step = step_connect,
+                                        .stuck = stuck_connect,
+                                        .blame = blame_connect};
+
+/* Connects a unix socket, whose listener may have no room for one more. Returns 0 or an errno:
+ * EAGAIN when the deadline is over. */
+static int connect_asleep(lua_State *L, int fd, const struct bind_address *a)
+{
+    static const struct timeval none = {0};
+    int n, err;
+
+    do {
+        int64_t left = bind_fd_time_left(L);
+        int64_t usec = (left + 999) / 1000;
+        struct timeval most = {.tv_sec = usec / 1000000, .tv_usec = usec % 1000000};
+        if (left == 0)
+            return EAGAIN;
+        if (left > 0)
+            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
+        n = connect(fd, &a->to.any, a->len);
+    } while (n < 0 && bind_fd_again());
+    err = n < 0 ? errno : 0;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
+    return err;
+}
+
 /* Starts on the next address that does not fail at once. Returns 0 or an errno. A TCP
  * socket does not sleep until it is connected, whatever it does later. */
-static int connect_next(struct bind_fd *f, struct bind_target *t)
+static int connect_next(lua_State *L, struct bind_fd *f, struct bind_target *t)
 {
     int err = EADDRNOTAVAIL;
 
     while (t->next < t->n) {
         const struct bind_address *a = &t->addresses[t->next++];
         int family = a->to.any.sa_family;
-        int n;
-
-        bool sleeps = family == AF_UNIX && f->blocking;
+        int64_t left = bind_fd_time_left(L);
+        bool sleeps = family == AF_UNIX && f->blocking && left != 0;
 
         err = open_socket(f, family, sleeps ? 0 : SOCK_NONBLOCK);
         if (err)
             return err;
-        do
-            n = connect(f->fd, &a->to.any, a->len);
-        while (n < 0 && bind_fd_again());
-        err = n < 0 ? errno : 0;
+        if (sleeps)
+            err = connect_asleep(L, f->fd, a);
+        else
+            err = connect(f->fd, &a->to.any, a->len) < 0 ? errno : 0;
         bind_fd_set_nonblock(f->fd, false);
         t->pending = err == EINPROGRESS;
-        if (n == 0 || t->pending)
+        if (!err || t->pending)
             return 0;
         drop_socket(f);
     }
     return err;
 }
 
-/* Stack: object, struct bind_target, text for messages. */
+/* EAGAIN: a unix socket's listener had no room, and only connect itself can wait for some. */
+static int connect_failed(lua_State *L, const struct bind_fd *f, int err)
+{
+    if (err == EAGAIN && f->blocking && !lua_isnil(L, FD_DEADLINE))
+        return bind_fd_time_out(L, &op_connect);
+    return bind_fail_errno(L, lua_tostring(L, CONNECT_TEXT), err);
+}
+
 static int step_connect(lua_State *L, struct bind_fd *f)
 {
-    struct bind_target *t = lua_touserdata(L, 2);
+    struct bind_target *t = lua_touserdata(L, CONNECT_TARGET);
 
     while (t->pending) {
         int err = 0;
         socklen_t len = sizeof err;
 
-        if (!bind_fd_poll(f->fd, 'w', 0))
+        if (!bind_fd_is_ready(f->fd, 'w'))
             return -EAGAIN;
         if (getsockopt(f->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
             err = errno;
@@ -270,12 +312,21 @@ static int step_connect(lua_State *L, struct bind_fd *f)
             break;
         close(bind_fd_take(L, f));
         if (t->next < t->n)
-            err = connect_next(f, t);
+            err = connect_next(L, f, t);
         if (err)
-            return bind_fail_errno(L, lua_tostring(L, 3), err);
+            return connect_failed(L, f, err);
     }
     lua_pushvalue(L, 1);
     return 1;
+}
+
+/* Nobody else has the socket. */
+static void blame_connect(lua_State *L)
+{
+    struct bind_fd *f = lua_touserdata(L, 1);
+
+    if (bind_fd_live(L, f))
+        close(bind_fd_take(L, f));
 }
 
 static int stuck_connect(lua_State *L)
@@ -284,35 +335,34 @@ static int stuck_connect(lua_State *L)
     return 1;
 }
 
-/*** Connects to an address. Names are looked up, which may block. Where it may not
-wait, a TCP socket is returned while it is being connected: what becomes of it, its
-reads and writes tell. A unix socket whose listener has a full backlog fails with EAGAIN
-then.
+/*** Connects to an address. Names are looked up, which may block, and for longer than the timeout
+says. Where it may not wait, a TCP socket is returned while it is being connected: what becomes of
+it, its reads and writes tell. A unix socket whose listener has a full backlog fails with EAGAIN
+where a loop runs.
 @function connect
 @tparam string address as for listen
+@tparam[opt] table options `timeout`: seconds to wait at most
 @treturn[1] tine.fd
 @treturn[2] nil
 @treturn[2] table err */
 static int sock_connect(lua_State *L)
 {
-    static const struct fd_op op = {
-        .name = "connect", .event = 'w', .step = step_connect, .stuck = stuck_connect};
     struct bind_target *t;
     struct bind_fd *f;
     const char *what;
     int n;
 
     luaL_checkstring(L, 1);
-    lua_settop(L, 1);
+    bind_fd_options(L, 2);
     t = lua_newuserdatauv(L, sizeof *t, 0);
     what = lua_pushfstring(L, "connect %s", lua_tostring(L, 1));
     if ((n = bind_target_parse(L, 1, what, t)))
         return n;
     f = bind_fd_new(L);
     lua_replace(L, 1);
-    if ((n = connect_next(f, t)))
-        return bind_fail_errno(L, what, n);
-    return bind_fd_drive(L, &op);
+    if ((n = connect_next(L, f, t)))
+        return connect_failed(L, f, n);
+    return bind_fd_drive(L, &op_connect);
 }
 
 /*** A pair of connected unix stream sockets.
@@ -338,14 +388,19 @@ static int sock_socketpair(lua_State *L)
     return 2;
 }
 
-/* Stack: listening object, the object to be. */
+/* Stack: listening object, deadline, the object to be. */
+enum { ACCEPT_MADE = FD_DEADLINE + 1 };
+
 static int step_accept(lua_State *L, struct bind_fd *f)
 {
-    struct bind_fd *made = lua_touserdata(L, 2);
+    struct bind_fd *made = lua_touserdata(L, ACCEPT_MADE);
     int fd;
 
+    /* Others may be faster after a poll. */
+    if (f->timed && bind_fd_would_sleep(f))
+        bind_fd_set_nonblock(f->fd, true);
     if (!bind_fd_may_sleep(L, f) && bind_fd_would_sleep(f) &&
-        !bind_fd_poll(f->fd, 'r', 0))
+        !bind_fd_is_ready(f->fd, 'r'))
         return -EAGAIN;
     do
         fd = accept4(f->fd, NULL, NULL, SOCK_CLOEXEC);
@@ -353,12 +408,15 @@ static int step_accept(lua_State *L, struct bind_fd *f)
     made->fd = bind_fd_lift(fd);
     if (made->fd < 0)
         return -errno;
-    lua_pushvalue(L, 2);
+    lua_pushvalue(L, ACCEPT_MADE);
     return 1;
 }
 
 /*** Waits for a connection to a listening socket.
 @function fd:accept
+@tparam[opt] table options `timeout`: seconds to wait at most. It makes the listening socket
+nonblocking, for all who have it: whoever shares one is not to be kept by a connection that another
+took
 @treturn[1] tine.fd
 @treturn[2] nil
 @treturn[2] table err */
@@ -368,7 +426,7 @@ static int fd_accept(lua_State *L)
         .name = "accept", .event = 'r', .step = step_accept};
 
     bind_fd_self(L);
-    lua_settop(L, 1);
+    bind_fd_options(L, 2);
     bind_fd_new(L);
     return bind_fd_drive(L, &op);
 }

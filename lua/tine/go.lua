@@ -6,10 +6,45 @@ local task = require "tine.task"
 
 local go = {}
 
--- tine.fd -> the waits for it, each a waker with its watcher.
+-- tine.fd -> the waits for it, as keys.
 local parked <const> = setmetatable({}, { __mode = "k" })
 
-local function wait(fd, mode)
+-- Ends with the wait, also where that is interrupted or given up.
+local Wait <const> = {}
+Wait.__index = Wait
+
+function Wait:__close()
+  self.io:close()
+  if self.timer then
+    self.timer:close()
+  end
+  self.all[self] = nil
+end
+
+-- The one of a descriptor for the running task, which `wake` ends; so does the time.
+local function begin_wait(fd, mode, seconds, wake)
+  local all = parked[fd] or {}
+  parked[fd] = all
+  local me = { all = all, wake = wake }
+  local function over() wake(true) end
+  local err
+  me.io, err = core.loop.io(fd:fileno(), fd, mode, over)
+  if not me.io then
+    return nil, err
+  end
+  all[me] = true
+  setmetatable(me, Wait)
+  if seconds then
+    me.timer, err = core.loop.timer(seconds, over)
+    if not me.timer then
+      me:__close()
+      return nil, err
+    end
+  end
+  return me
+end
+
+local function wait(fd, mode, seconds)
   if task.current() and not coroutine.isyieldable() then
     local err = core.error("system", task.NO_WAIT)
     err.errno = core.errno.EAGAIN
@@ -19,32 +54,21 @@ local function wait(fd, mode)
   if not wake then
     return false
   end
-  local waits = parked[fd]
-  if not waits then
-    waits = {}
-    parked[fd] = waits
-  end
-  local io, err = core.loop.io(fd:fileno(), fd, mode, function(_, io)
-    io:close()
-    waits[wake] = nil
-    wake(true)
-  end)
-  if not io then
+  local me <close>, err = begin_wait(fd, mode, seconds, wake)
+  if not me then
     return nil, err
   end
-  waits[wake] = io
-  local _ <close> = io -- when the task is given up, too
   return task.suspend()
 end
 
 -- Somebody else may be closing it: the tasks that wait for it go on in the next turn.
 local function closing(fd)
-  local waits = parked[fd]
+  local all = parked[fd]
   parked[fd] = nil
-  for wake, io in pairs(waits or {}) do
-    io:close()
+  for me in pairs(all or {}) do
+    me.io:close()
     pcall(loop.timer, 0, function()
-      wake(nil, core.error("closed", "the descriptor was closed"))
+      me.wake(nil, core.error("closed", "the descriptor was closed"))
     end)
   end
 end
@@ -56,8 +80,9 @@ core.hook_fd(wait, closing)
 -- raised in those who await the task, or else ends the loop.
 -- @tparam function fn
 -- @param ... its arguments
--- @treturn task with a method `await()`, which waits for its end, returns what fn returned, and
--- raises what fn raised, and `cancel()`, which raises an error of kind `"cancelled"` where it waits
+-- @treturn task with the methods `await()`, which waits for its end, returns what fn returned, and
+-- raises what fn raised, and `cancel()`, which raises an error of kind `"cancelled"` where it
+-- waits, or at its next wait
 function go.go(fn, ...)
   if type(fn) ~= "function" then
     error("go: a function expected, got " .. type(fn), 2)
@@ -69,8 +94,20 @@ function go.go(fn, ...)
   return me
 end
 
+-- What timeout returns: pcall's results.
+local function in_time(me, late, ok, ...)
+  task.forget(me, late)
+  if ok then
+    return ...
+  elseif rawequal(late, (...)) then
+    return nil, late
+  end
+  error((...), 0)
+end
+
 --- Calls a function that may wait no longer than so many seconds: then an error of kind `"timeout"`
--- is raised where it waits. Inside of tine.go.
+-- is raised where it waits, and the call that it waits for is cancelled. What does not wait is not
+-- interrupted before its next wait. Inside of tine.go.
 -- @tparam number seconds
 -- @tparam function fn
 -- @param ... its arguments
@@ -87,6 +124,10 @@ function go.timeout(seconds, fn, ...)
   local me = task.current()
   if not me then
     error("timeout: only inside of tine.go", 2)
+  elseif not coroutine.isyieldable() then
+    error("timeout: " .. task.NO_WAIT, 2)
+  elseif seconds == math.huge then
+    return fn(...)
   end
   local late = core.error("timeout", ("it took longer than %g s"):format(seconds))
   local timer, err = loop.timer(seconds, function() task.interrupt(me, late) end)
@@ -94,13 +135,7 @@ function go.timeout(seconds, fn, ...)
     return nil, err
   end
   local _ <close> = timer
-  local results = table.pack(pcall(fn, ...))
-  if results[1] then
-    return table.unpack(results, 2, results.n)
-  elseif results[2] == late then
-    return nil, late
-  end
-  error(results[2], 0)
+  return in_time(me, late, pcall(fn, ...))
 end
 
 --- Runs a function as a coroutine, and the loop, until both have ended. When the loop is
