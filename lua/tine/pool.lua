@@ -46,8 +46,7 @@ function methods:call(...)
   if not wake then
     error("call: a callback is needed outside of tine.go", 2)
   end
-  call_with(self, options, wake)
-  return task.suspend()
+  return task.suspend(call_with(self, options, wake))
 end
 
 -------------------------------------------------------------------------------------- map

@@ -211,8 +211,7 @@ function service.call_and_wait(what, level, self, ...)
   local n = select("#", ...)
   local args = table.pack(...)
   args[n + 1] = service.waker(what, level + 1)
-  service.call(self, table.unpack(args, 1, n + 1))
-  return task.suspend()
+  return task.suspend(service.call(self, table.unpack(args, 1, n + 1)))
 end
 
 -- What the function in C leaves to us: calls that failed at once, and those without a callback.

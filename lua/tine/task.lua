@@ -47,13 +47,13 @@ local function finish(me)
   return waiters ~= nil
 end
 
--- Returns true if somebody waits for the task and gets the error, else nil and the error,
--- a string with the traceback.
+-- Returns true if somebody waits for the task and gets the error, or if it has ended because it was
+-- cancelled; else nil and the error, a string with the traceback.
 local function break_off(me, err)
   local trace = debug.traceback(me.co)
   local _, last = coroutine.close(me.co)
   me.failed, me.err = true, last == nil and err or last
-  if finish(me) then
+  if finish(me) or me.cancelled and rawequal(me.err, me.cancelled) then
     return true
   end
   if type(me.err) == "string" then
@@ -106,7 +106,7 @@ task.NO_WAIT = "cannot wait inside of a function that C calls (string.gsub, tabl
 -- @tparam string what names the caller in an error
 -- @tparam integer level whom to blame, as for error
 -- @treturn ?function nil outside of a task; it returns whether the task has waited for it
--- @raise where Lua cannot yield
+-- @raise where Lua cannot yield; what the task was interrupted with when it did not wait
 function task.waker(what, level)
   local me = task.current()
   if not me then
@@ -114,6 +114,11 @@ function task.waker(what, level)
   end
   if not coroutine.isyieldable() then
     error(("%s: %s"):format(what, task.NO_WAIT), level + 1)
+  end
+  if me.pending then
+    local err = table.remove(me.pending, 1)
+    me.pending = me.pending[1] and me.pending
+    error(err, 0)
   end
   local wake
   function wake(...)
@@ -139,32 +144,66 @@ local function resumed(first, ...)
 end
 
 --- Waits for the waker that was made last to be called.
--- @return its arguments
+-- @tparam[opt] job call what is waited for: cancelled when the task is interrupted or given up
+-- @return the waker's arguments
 -- @raise what the task was interrupted with
-function task.suspend()
+function task.suspend(call)
+  if call then
+    tasks[coroutine.running()].call = call
+  end
   return resumed(coroutine.yield(SUSPENDED))
 end
 
--- Raises the error in the place of the wait, if the task waits. quietly: it may end with that error
--- though nobody awaits it.
-local function interrupt(me, err, quietly)
+-- The call of the last such wait: it has ended, or nobody will wait for it any more.
+local function drop_call(me)
+  local call = me.call
+  me.call = nil
+  if call then
+    call:cancel()
+  end
+end
+
+-- Raises the error in the place of the wait, if the task waits.
+local function interrupt(me, err)
   if waiting[me] then
     me.awaits = nil
+    drop_call(me)
     local ok, problem = step(me, INTERRUPTED, err)
-    if not ok and not (quietly and problem == err) then
+    if not ok then
       core.loop.fail(problem, me.co)
     end
   end
 end
 
---- Raises an error in the task, if it waits.
-task.interrupt = interrupt
+--- Raises an error in the task where it waits; if it does not, in the place of its next wait.
+function task.interrupt(me, err)
+  if waiting[me] then
+    interrupt(me, err)
+  elseif not me.done then
+    task.forget(me, err)
+    me.pending = me.pending or {}
+    table.insert(me.pending, err)
+  end
+end
 
---- Ends the task with an error of kind `"cancelled"` where it waits; those who await it get that
--- error, unless the task catches it and goes on. Does nothing when the task has ended.
+--- Does not raise the error any more that waits for the task's next wait.
+function task.forget(me, err)
+  for i, other in ipairs(me.pending or {}) do
+    if rawequal(other, err) then
+      table.remove(me.pending, i)
+      me.pending = me.pending[1] and me.pending
+      return
+    end
+  end
+end
+
+--- Ends the task with an error of kind `"cancelled"` where it waits, or at its next wait; a call
+-- that it waits for is cancelled with it. Those who await the task get that error, unless it
+-- catches it and goes on. Does nothing when the task has ended.
 -- @function task:cancel
 function Task:cancel()
-  interrupt(self, core.error("cancelled", "the coroutine was cancelled"), true)
+  self.cancelled = self.cancelled or core.error("cancelled", "the coroutine was cancelled")
+  task.interrupt(self, self.cancelled)
 end
 
 --- Raises an error in all tasks of a call that wait.
@@ -204,6 +243,7 @@ end
 function task.abandon(me)
   local trace = debug.traceback(me.co)
   waiting[me] = nil
+  drop_call(me)
   me.failed, me.err = true, "this coroutine was given up"
   coroutine.close(me.co)
   finish(me)
