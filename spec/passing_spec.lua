@@ -296,6 +296,8 @@ describe("a descriptor as an argument of a call #proc", function()
     for _, serialiser in ipairs(SERIALISERS) do
       local rpc = tine.new():eval(prepare):rpc("work", { serialiser = serialiser })
       local null <close> = assert(io.open("/dev/null"))
+      rpc:await("ignore") -- it is there
+      assert(os.execute(("prlimit --pid %d --nofile=200:"):format(rpc:pid())))
       rpc:await("fill")
       local ok, err = pcall(rpc.await, rpc, "ignore", null)
       assert.is_false(ok)
