@@ -72,7 +72,7 @@ static bool is_recalled(tine__page *page, uint64_t serial)
 {
     uint64_t bit = UINT64_C(1) << serial % 64;
     _Atomic uint64_t *word = &page->recall[serial % TINE__WINDOW / 64];
-    atomic_store(&page->started, serial);
+    atomic_store_explicit(&page->started, serial, memory_order_release);
     atomic_thread_fence(memory_order_seq_cst);
     if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
         return false;
