@@ -66,7 +66,7 @@ void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
     }
     if (cb)
         cb(job->arg, job, err, results, n);
-    tine__job_free(job);
+    tine__job_free(&pool->config, job);
     tine__pool_count(pool);
 }
 

@@ -292,7 +292,7 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
     int refused = refusal(pool, tine__host_now(pool->host));
     int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
     if (!err && o && o->nfds && !refused && (err = tine__job_fds(job, o->fds, o->nfds)))
-        tine__job_free(job);
+        tine__job_free(&pool->config, job);
     if (err < 0)
         return err;
     if (o) {

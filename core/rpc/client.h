@@ -22,6 +22,8 @@ typedef struct tine__rpc_config {
     int64_t grace_usec, spawn_timeout_usec; /* defaults filled in */
     tine__buf serve;                        /* the body of SERVE up to the offset */
     tine_output_cb on_output;               /* whether output is captured */
+    tine_job *spare;                        /* freed jobs, kept for the next ones */
+    size_t nspare;
 } tine__rpc_config;
 
 /* Copies what it needs of the options. Returns 0, -ENOMEM, -EMSGSIZE. */
@@ -56,21 +58,22 @@ struct tine_job {
     bool ending;                  /* rpc: nothing but its callback is left */
     struct tine__pool_part *pool; /* what a pool knows of it, or NULL */
     tine__fds *fds;               /* that go with it, or NULL */
+    size_t room;                  /* of its memory */
     size_t len;                   /* of the payload */
     unsigned char payload[];      /* kept until the call has ended */
 };
 
 /* A job with the args serialised as the config has it, everything else zero. */
-int tine__job_new(tine_job **out, const tine__rpc_config *s, const tine_str *args,
-                  size_t n, size_t extra);
+int tine__job_new(tine_job **out, tine__rpc_config *s, const tine_str *args, size_t n,
+                  size_t extra);
 /* The same without the args, which are only looked at: for one that will never be handed
  * over. */
-int tine__job_new_bare(tine_job **out, const tine__rpc_config *s, const tine_str *args,
+int tine__job_new_bare(tine_job **out, tine__rpc_config *s, const tine_str *args,
                        size_t n, size_t extra);
 /* Duplicates descriptors that are to go with the job, which has none yet. Negative: of what
  * tine__fds_new says. */
 int tine__job_fds(tine_job *job, const int *fds, size_t n);
-void tine__job_free(tine_job *job);
+void tine__job_free(tine__rpc_config *s, tine_job *job);
 
 /* rpc.c: for a host that is to have rpcs or pools; more than once is fine. */
 void tine__rpc_open(tine_host *host);

@@ -88,7 +88,7 @@ static void end_job(tine_rpc *rpc, tine_job *job, const tine_error *err,
     tine_call_cb cb = job->cb;
     if (cb)
         cb(job->arg, job, err, results, n);
-    tine__job_free(job);
+    tine__job_free(&rpc->config, job);
 }
 
 static void end_later(tine_rpc *rpc, tine_job *job)
@@ -354,7 +354,7 @@ int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n, const int *
         return err;
     err = nfds ? tine__job_fds(job, fds, nfds) : 0;
     if (err < 0) {
-        tine__job_free(job);
+        tine__job_free(&rpc->config, job);
         return err;
     }
     job->owner = rpc;
