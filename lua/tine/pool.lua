@@ -226,16 +226,6 @@ end
 
 ------------------------------------------------------------------------------ all workers
 
--- Waits without a callback; ok, err: what the core returned.
-local function answer(cb, listen, ok, err)
-  if not ok then
-    service.fail_later(function(e) listen(nil, e) end, err)
-  end
-  if not cb then
-    return task.suspend()
-  end
-end
-
 --- Calls once in every worker there is now, one at least, ahead of what is queued.
 -- @function pool:broadcast
 -- @param ... arguments
@@ -251,14 +241,12 @@ function methods:broadcast(...)
     cb = nil
   end
   local args = table.pack(...)
-  local listen = service.listener(cb, "broadcast")
+  local listen, answer = task.listener("broadcast", cb)
   local ok, err = core.rpc.broadcast(self, listen, table.unpack(args, 1, n))
   if not ok then
     service.fail_later(listen, err)
   end
-  if not cb then
-    return task.suspend()
-  end
+  return answer()
 end
 
 --- New bounds.
@@ -290,8 +278,8 @@ end
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:reload(template, cb)
   check(self, "reload")
-  local listen = service.listener(cb, "reload")
-  return answer(cb, listen, core.rpc.reload(template, self, listen))
+  local listen, answer = task.listener("reload", cb)
+  return answer(core.rpc.reload(template, self, listen))
 end
 
 --- Makes the most warmed worker, between two jobs and when its replacement is ready, the template
@@ -302,8 +290,8 @@ end
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:promote(cb)
   check(self, "promote")
-  local listen = service.listener(cb, "promote")
-  return answer(cb, listen, core.rpc.promote(self, listen))
+  local listen, answer = task.listener("promote", cb)
+  return answer(core.rpc.promote(self, listen))
 end
 
 --- Asks what a worker runs now. Of an async worker that runs nothing: where its open calls wait,
@@ -316,8 +304,8 @@ function methods:traceback(pid, cb)
   if math.type(pid) ~= "integer" then
     error("traceback: a process id expected, got " .. type(pid), 2)
   end
-  local listen = service.listener(cb, "traceback")
-  return answer(cb, listen, core.rpc.traceback(self, listen, pid))
+  local listen, answer = task.listener("traceback", cb)
+  return answer(core.rpc.traceback(self, listen, pid))
 end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,
@@ -358,13 +346,10 @@ end
 -- `"closed"` and `err.started` true, those that were still waiting with `err.started` false
 function methods:close(cb, seconds)
   check(self, "close")
-  if cb ~= nil and type(cb) ~= "function" then
-    error("close: a function expected, got " .. type(cb), 2)
-  end
   if seconds ~= nil and not (type(seconds) == "number" and seconds >= 0) then
     error("close: a time of 0 or more seconds expected", 2)
   end
-  service.close(self, cb, seconds)
+  return service.close(self, cb, seconds)
 end
 
 -------------------------------------------------------------------------------------- new

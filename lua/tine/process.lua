@@ -7,33 +7,17 @@ local task = require "tine.task"
 local process = core.process
 local methods = process.methods
 
--- The function to be called: cb, or without one a waker.
-local function listener(cb, what, level)
-  level = level or 3
-  if type(cb) == "function" then
-    return cb
-  end
-  if cb ~= nil then
-    error(("%s: a function expected, got %s"):format(what, type(cb)), level)
-  end
-  local wake = task.waker(what, level)
-  if not wake then
-    error(what .. ": a callback is needed outside of tine.go", level)
-  end
-  return wake
-end
-
--- The same for a descriptor: one that nobody waits for any more is closed.
-local function fd_listener(cb, what)
-  local listen = listener(cb, what, 4)
+-- Of a descriptor: one that nobody waits for any more is closed.
+local function fd_listener(what, cb)
+  local listen, answer = task.listener(what, cb, nil, 3)
   if cb then
-    return listen
+    return listen, answer
   end
   return function(fd, err)
     if not listen(fd, err) and fd then
       fd:close()
     end
-  end
+  end, answer
 end
 
 -- The process had already ended: its end says why there is no descriptor.
@@ -59,13 +43,11 @@ end
 -- @tparam[opt] function cb `cb(sock)` with this end as a `tine.fd`, or `cb(nil, err)`. Inside of
 -- tine.go it can be left out: then the same is returned
 function methods:run(func, cb)
-  local listen = fd_listener(cb, "run")
+  local listen, answer = fd_listener("run", cb)
   if not process.run(self, func, listen) then
     tell_why(self, listen)
   end
-  if not cb then
-    return task.suspend()
-  end
+  return answer()
 end
 
 --- Flushes, then gives the command socket, which can be passed on, for `tine.from_fd`. Consumes
@@ -73,13 +55,11 @@ end
 -- @function process:to_fd
 -- @tparam[opt] function cb `cb(fd)` with a `tine.fd`, or `cb(nil, err)`; see `process:run`
 function methods:to_fd(cb)
-  local listen = fd_listener(cb, "to_fd")
+  local listen, answer = fd_listener("to_fd", cb)
   if not process.to_fd(self, listen) then
     tell_why(self, listen)
   end
-  if not cb then
-    return task.suspend()
-  end
+  return answer()
 end
 
 --- Tells of the end of the process.
@@ -90,11 +70,9 @@ end
 -- the same is returned
 -- @treturn process itself
 function methods:on_exit(cb)
-  process.on_exit(self, listener(cb, "on_exit"))
-  if not cb then
-    return task.suspend()
-  end
-  return self
+  local listen, answer = task.listener("on_exit", cb, self)
+  process.on_exit(self, listen)
+  return answer()
 end
 
 --- Tells of a failed eval, require, fork or entry function.
@@ -103,13 +81,12 @@ end
 -- returned, or nil when the process has ended without one
 -- @treturn process itself
 function methods:on_error(cb)
-  local listen = listener(cb, "on_error")
+  local listen, answer = task.listener("on_error", cb, self)
   process.on_error(self, listen)
   if not cb then
     process.on_exit(self, function() listen(nil) end)
-    return task.suspend()
   end
-  return self
+  return answer()
 end
 
 --- The memory of the process, as it is when it has carried out what was queued before.
@@ -129,14 +106,8 @@ end
 -- @tparam[opt] function cb `cb(memory)` or `cb(nil, err)`, of kind `"closed"` when the process has
 -- ended or the handle is closed. Inside of tine.go it can be left out: then the same is returned
 function methods:memory(cb)
-  local listen = listener(cb, "memory")
-  local ok, err = process.memory(self, listen)
-  if not ok then
-    core.loop.timer(0, function() listen(nil, err) end)
-  end
-  if not cb then
-    return task.suspend()
-  end
+  local listen, answer = task.listener("memory", cb)
+  return answer(process.memory(self, listen))
 end
 
 --- Waits until all that was queued before has been carried out: code, modules, descriptors,
@@ -146,15 +117,8 @@ end
 -- `on_error` gets. Inside of tine.go it can be left out: then the same is returned
 -- @treturn process itself
 function methods:await_loaded(cb)
-  local listen = listener(cb, "await_loaded")
-  local ok, err = process.loaded(self, listen)
-  if not ok then
-    core.loop.timer(0, function() listen(nil, err) end)
-  end
-  if not cb then
-    return task.suspend()
-  end
-  return self
+  local listen, answer = task.listener("await_loaded", cb, self)
+  return answer(process.loaded(self, listen))
 end
 
 --- Waits until the process is there.
@@ -163,11 +127,9 @@ end
 -- then the same is returned
 -- @treturn process itself
 function methods:await_ready(cb)
-  process.on_ready(self, listener(cb, "await_ready"))
-  if not cb then
-    return task.suspend()
-  end
-  return self
+  local listen, answer = task.listener("await_ready", cb, self)
+  process.on_ready(self, listen)
+  return answer()
 end
 
 return process

@@ -57,10 +57,7 @@ end
 -- @tparam[opt] function cb called when all is done
 function methods:close(cb)
   check(self, "close")
-  if cb ~= nil then
-    service.listener(cb, "close")
-  end
-  service.close(self, cb)
+  return service.close(self, cb)
 end
 
 meta.__close = function(self)
@@ -73,14 +70,8 @@ end
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`; see `rpc:call`
 function methods:traceback(cb)
   check(self, "traceback")
-  local listen = service.listener(cb, "traceback")
-  local ok, err = core.rpc.traceback(self, listen)
-  if not ok then
-    service.fail_later(function(e) listen(nil, e) end, err)
-  end
-  if not cb then
-    return task.suspend()
-  end
+  local listen, answer = task.listener("traceback", cb)
+  return answer(core.rpc.traceback(self, listen))
 end
 
 --- The worker's process id.

@@ -297,32 +297,19 @@ function service.closing(self)
   end
 end
 
---- Ends an rpc or a pool; see their `close`. Without a callback, inside of tine.go: waits.
+--- Ends an rpc or a pool; see their `close`, whose last thing this is.
 function service.close(self, cb, seconds)
-  local wake = not cb and task.waker("close", 3)
+  local listen, answer
+  if cb ~= nil or task.current() then
+    listen, answer = task.listener("close", cb)
+  end
   service.closing(self)
-  local listen = cb or wake or nil
   if not core.rpc.close(self, listen, seconds) then
     loop.timer(0, function() listen() end)
   end
-  if wake then
-    task.suspend()
+  if answer then
+    return answer()
   end
-end
-
---- The function to be called at the end: cb, or without one a waker.
-function service.listener(cb, what)
-  if cb ~= nil and type(cb) ~= "function" then
-    error(("%s: a function expected, got %s"):format(what, type(cb)), 3)
-  end
-  if cb then
-    return cb
-  end
-  local wake = task.waker(what, 3)
-  if not wake then
-    error(what .. ": a callback is needed outside of tine.go", 3)
-  end
-  return wake
 end
 
 return service

@@ -154,6 +154,39 @@ function task.suspend(call)
   return resumed(coroutine.yield(SUSPENDED))
 end
 
+--- For what takes a callback or, without one, waits:
+--
+--     local listen, answer = task.listener("memory", cb)
+--     return answer(process.memory(self, listen))
+--
+-- @tparam string what names the method in an error
+-- @tparam ?function cb
+-- @param with_cb what answer returns where there is a callback
+-- @tparam[opt=2] integer level whom to blame, as for error
+-- @treturn function what is to be called in the end: cb, or what ends the wait and returns whether
+-- anybody has waited
+-- @treturn function to be called last: waits, and returns what the first was called with. Given nil
+-- and err, for what failed at once, it has `listen(nil, err)` called in the next turn of the loop
+function task.listener(what, cb, with_cb, level)
+  level = (level or 2) + 1
+  if cb ~= nil and type(cb) ~= "function" then
+    error(("%s: a function expected, got %s"):format(what, type(cb)), level)
+  end
+  local listen = cb or task.waker(what, level)
+  if not listen then
+    error(what .. ": a callback is needed outside of tine.go", level)
+  end
+  return listen, function(_, err)
+    if err then
+      core.loop.timer(0, function() listen(nil, err) end)
+    end
+    if cb then
+      return with_cb
+    end
+    return task.suspend()
+  end
+end
+
 -- The call of the last such wait: it has ended, or nobody will wait for it any more.
 local function drop_call(me)
   local call = me.call
