@@ -1,5 +1,5 @@
 # Where programs that have the library in them, and lie elsewhere, find tine-template.
-set_source_files_properties(${PROJECT_SOURCE_DIR}/core/process/exec.c PROPERTIES
+set_source_files_properties(${PROJECT_SOURCE_DIR}/core/process/local/exec.c PROPERTIES
   COMPILE_DEFINITIONS "TINE__INSTALLED_IN=\"${CMAKE_INSTALL_FULL_LIBDIR}/tine\"")
 
 # libtine for C programs: shared and static, header, tine.pc, CMake package (tine::tine).

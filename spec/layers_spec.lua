@@ -85,6 +85,40 @@ describe("tools/check-layers", function()
       "upwards, from core/wire to core/process")
   end)
 
+  it("finds a transport that calls a handle, not one that is given what to call", function()
+    local seam = { ["core/process/transport.h"] = "extern int (*news)(void);" }
+    local function with(files)
+      for path, text in pairs(seam) do files[path] = text end
+      return files
+    end
+    assert_content(with {
+      ["core/process/local/pidfd.c"] = '#include "process/transport.h"\n'
+        .. "int (*news)(void); int end(void) { return news(); }",
+      ["core/process/state.c"] = "int end(void); int state(void) { return end(); }",
+    })
+    assert_told(with {
+      ["core/process/local/pidfd.c"] = "int state(void); int end(void) { return state(); }",
+      ["core/process/state.c"] = "int state(void) { return 1; }",
+    }, "core/process/local/pidfd.c needs state of core/process/state.c",
+      "upwards, from core/process/local to core/process")
+    assert_told(with {
+      ["core/process/local/local_priv.h"] = '#include "process/proc.h"',
+      ["core/process/proc.h"] = "int state(void);",
+    }, "core/process/local/local_priv.h includes a header of core/process/proc.h")
+  end)
+
+  it("finds who reaches through a handle to its transport", function()
+    assert_told({
+      ["core/rpc/deadline.c"] = "int pidfd(void); int late(void) { return pidfd(); }",
+      ["core/process/local/pidfd.c"] = "int pidfd(void) { return 1; }",
+    }, "core/rpc/deadline.c needs pidfd of core/process/local/pidfd.c",
+      "core/rpc may use core/base core/wire core/loop core/process only, not core/process/local")
+    assert_told({
+      ["core/pool/pool.c"] = '#include "process/local/local.h"',
+      ["core/process/local/local.h"] = "int exec(void);",
+    }, "core/pool/pool.c includes a header of core/process/local/local.h")
+  end)
+
   it("finds the use of a folder that is none of another's business", function()
     assert_told({
       ["core/heap/heap.c"] = "int frame(void); int heap(void) { return frame(); }",

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "error.h"
 
@@ -94,15 +93,14 @@ tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, 
     return e;
 }
 
-void tine__status_text(int status, char *buf, size_t size)
+void tine__exit_text(const tine_exit *how, char *buf, size_t size)
 {
-    if (WIFSIGNALED(status)) {
-        const char *name = sigabbrev_np(WTERMSIG(status));
-        snprintf(buf, size, "was killed by signal %d (%s%s)%s", WTERMSIG(status),
-                 name ? "SIG" : "", name ? name : "unnamed",
-                 WCOREDUMP(status) ? ", core dumped" : "");
+    if (how->signal) {
+        const char *name = sigabbrev_np(how->signal);
+        snprintf(buf, size, "was killed by signal %d (%s%s)", how->signal,
+                 name ? "SIG" : "", name ? name : "unnamed");
     } else {
-        snprintf(buf, size, "exited with code %d", WEXITSTATUS(status));
+        snprintf(buf, size, "exited with code %d", how->code);
     }
 }
 

@@ -37,7 +37,7 @@ void tine__error_say(tine_error *err, char *buf, size_t size, const char *fmt, .
 tine_error tine__error_system(int err, char *buf, size_t size, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 tine_error tine__error_cancelled(void);
-/* How a wait status reads, e.g. "was killed by signal 11 (SIGSEGV)". */
-void tine__status_text(int status, char *buf, size_t size);
+/* How a known end reads, e.g. "was killed by signal 11 (SIGSEGV)". */
+void tine__exit_text(const tine_exit *how, char *buf, size_t size);
 
 #endif

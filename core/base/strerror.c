@@ -12,7 +12,9 @@
     X(TINE_ECLOSED, "the process or its handle is closed")                             \
     X(TINE_EPROTOCOL, "the other side does not speak our protocol")                    \
     X(TINE_ECONSUMED, "the process was consumed by run or to_fd")                      \
-    X(TINE_ESTALE, "the handle belongs to the process that this one was forked from")
+    X(TINE_ESTALE, "the handle belongs to the process that this one was forked from")  \
+    X(TINE_EFAR, "the process is elsewhere, where no descriptor or memory can be "     \
+                 "sent")
 
 const char *tine_version(void)
 {

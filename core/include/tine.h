@@ -70,7 +70,8 @@ enum {
     TINE_ECLOSED,           /* the process or the handle is closed */
     TINE_EPROTOCOL,         /* the other side does not speak our protocol */
     TINE_ECONSUMED,         /* the handle was used up by run or to_fd */
-    TINE_ESTALE             /* the object belongs to the process we were forked from */
+    TINE_ESTALE,            /* the object belongs to the process we were forked from */
+    TINE_EFAR               /* neither descriptors nor memory can be sent where it is */
 };
 
 /* What went wrong, as API users tell errors apart. */

@@ -113,6 +113,16 @@ static void leave(tine_host *host)
     host->depth--;
 }
 
+static void take_turn(tine_host *host)
+{
+    host->in_turn = true;
+    host->turn(host);
+    tine__host_run_tasks(host);
+    host->in_turn = false;
+    if (host->expected || host->tasks)
+        tine__loop_wake_next(host);
+}
+
 static void on_later(evutil_socket_t fd, short events, void *arg)
 {
     tine_host *host = arg;
@@ -120,7 +130,7 @@ static void on_later(evutil_socket_t fd, short events, void *arg)
     (void)events;
     if (!enter(host))
         return;
-    host->turn(host);
+    take_turn(host);
     leave(host);
 }
 
@@ -232,6 +242,11 @@ void tine__loop_wake(tine_host *host)
         event_active(host->later_event, EV_TIMEOUT, 0);
 }
 
+void tine__loop_expect(tine_host *host, bool turn)
+{
+    host->expected = turn;
+}
+
 void tine__loop_wake_next(tine_host *host)
 {
     static const struct timeval now;
@@ -268,8 +283,8 @@ static void hear(tine_host *host)
     host->in_turn = false;
     if (any && !tine__stale(host)) {
         if (!host->stopped)
-            host->turn(host);
-        else if (host->tasks || host->later)
+            take_turn(host);
+        else if (host->tasks || host->expected)
             tine__loop_wake_next(host);
     }
     host->running = false;
@@ -290,7 +305,7 @@ static void loop_awake(tine_host *host)
 static int loop_wait(tine_host *host)
 {
     uint64_t before = host->happened;
-    if (!host->tasks && !host->later)
+    if (!host->tasks && !host->expected)
         loop_awake(host);
     if (host->stopped || tine__stale(host))
         return 0;
@@ -361,7 +376,7 @@ int tine_host_active(const tine_host *host)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    return host->nactive > 0 || host->later;
+    return host->nactive > 0 || host->expected;
 }
 
 static void on_io(evutil_socket_t fd, short events, void *arg)

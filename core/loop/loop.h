@@ -30,48 +30,23 @@ typedef struct tine__look {
 struct tine_host {
     tine__owner owner; /* the process that made it; in a fork of that, nothing works */
     struct event_base *base;
-    bool own_base, running, stopped, draining, in_turn;
+    bool own_base, running, stopped, in_turn;
     bool holds;    /* hold_event is pending */
-    bool early;    /* template_proc is the program's own fork */
     bool spurious; /* all that has happened is that the timer fired for nothing */
+    bool expected; /* see tine__loop_expect */
     void (*turn)(tine_host *host); /* given at open */
     const tine__look *look;        /* what to look at before sleeping, or NULL */
     void (*closers[TINE__CLOSERS])(tine_host *host);
     /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
     struct event *hold_event, *tick_event;
-    struct event *later_event; /* active when `later` has entries */
-    tine_proc *later;          /* processes that want tine__proc_turn */
-    tine_proc *later_tail;
-    size_t nactive; /* timers, watchers and busy processes */
+    struct event *later_event; /* active when a turn is wanted */
+    size_t nactive;            /* timers, watchers and busy processes */
+    unsigned depth;            /* callbacks of libevent's that are under way */
 
-    int report_rx, report_tx; /* children get duplicates of tx */
-    pid_t strange_pid;        /* who has reported of nobody last, and how often */
-    unsigned strange;
-    tine_io *report_io;
-    void *report_buf;
-    tine_host *aside; /* of another that went with a fork */
-
-    tine_proc **slots; /* processes by the low half of their id */
-    size_t nslots;
-    uint32_t free_hint;
-    unsigned depth;  /* callbacks of libevent's that are under way */
-    uint64_t secret; /* of the high half: nobody can guess whom a report may be about */
-    uint64_t nborn;
-
-    enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
-    int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
     int timer_fd; /* or -1: where the system refuses one, there is the alarm */
-
-    struct tine__setting *setting; /* that template_proc was made in, or NULL */
-    tine_proc *template_proc;      /* the default template, or NULL */
-    char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
-    tine_error_cb on_error;
-    void *arg;
     tine_io *timer_io;
     struct event *alarm;
-    int64_t armed_at;          /* what the timerfd is set to; 0: nothing */
-    struct tine__client *busy; /* workers that owe answers */
-    size_t nbusy;
+    int64_t armed_at;    /* what the timerfd is set to; 0: nothing */
     uint64_t happened;   /* callbacks of the loop so far */
     int64_t now;         /* see tine__host_now */
     int64_t polled_usec; /* when libevent has looked at everything last */
@@ -81,8 +56,14 @@ struct tine_host {
     tine_timer *timers; /* all that live, for tine_host_free */
     tine_io *ios;
     tine_signal *signals;
-
     struct tine__task *tasks, *tasks_tail; /* posted */
+
+    /* The upper layers' parts, each known to its own files alone: */
+    struct tine__local_host *local;
+    struct tine__process_host *process;
+
+    struct tine__client *busy; /* workers that owe answers */
+    size_t nbusy;
     struct tine__scoreboard
         *scoreboard; /* made with the first worker that serves calls, or NULL */
     tine_rpc *rpcs;  /* all that live, for tine_host_free */
@@ -101,7 +82,7 @@ typedef struct tine__task {
 } tine__task;
 
 /* loop.c */
-/* turn: what is done when tine__loop_wake has asked for it. */
+/* turn: what is done when tine__loop_wake has asked for it, before the tasks that were posted. */
 int tine__loop_open(tine_host *host, struct event_base *base,
                     void (*turn)(tine_host *host));
 void tine__loop_close(tine_host *host);
@@ -109,6 +90,8 @@ void tine__loop_close(tine_host *host);
 void tine__loop_count(tine_host *host, bool more);
 /* Makes the loop take a turn soon. */
 void tine__loop_wake(tine_host *host);
+/* Whether the turn has something to do, which the loop is to run on for. */
+void tine__loop_expect(tine_host *host, bool turn);
 /* The same in its next round, when others have had their turn: what was activated by a callback
  * libevent runs before it looks at anything else. */
 void tine__loop_wake_next(tine_host *host);

@@ -439,15 +439,16 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
 {
     if (!options || !options->max || options->idle > options->max)
         return -EINVAL;
+    tine_host *host = tine__proc_host(p);
     tine_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return -ENOMEM;
-    pool->host = p->host;
+    pool->host = host;
     pool->kill_at = -1;
     pool->task = (tine__task){.run = run_task, .arg = pool};
-    tine__rpc_open(p->host); /* before: what closes it comes after the pools */
-    tine__host_at_close(p->host, close_all);
-    int err = tine__rpc_config_init(&pool->config, p->host, func, &options->rpc);
+    tine__rpc_open(host); /* before: what closes it comes after the pools */
+    tine__host_at_close(host, close_all);
+    int err = tine__rpc_config_init(&pool->config, host, func, &options->rpc);
     if (!err) {
         take_options(pool, options);
         err = open_sched(pool);
@@ -460,10 +461,10 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
         free(pool);
         return err;
     }
-    pool->next = p->host->pools;
+    pool->next = host->pools;
     if (pool->next)
         pool->next->prev = pool;
-    p->host->pools = pool;
+    host->pools = pool;
     tine__pool_wake(pool);
     *out = pool;
     return 0;

@@ -145,8 +145,6 @@ void tine__pool_start(tine_pool *pool, bool replacement);
 int tine__pool_start_canary(tine_pool *pool);
 void tine__pool_kill_workers(tine_pool *pool);
 void tine__pool_free_worker(tine__pool_worker *w);
-/* Resident memory in bytes, 0 where unknown. */
-uint64_t tine__pool_rss(pid_t pid);
 
 /* template.c */
 int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **out);

@@ -73,7 +73,7 @@ static void describe(const tine__pool_worker *w, bool measure, tine_worker_stats
     tine__memory_clear(&out->memory);
     tine__client_figures(w->client, &figures);
     tine__memory_take(&out->memory, &figures);
-    tine__memory_read(&out->memory, out->pid, measure);
+    tine__client_memory(w->client, measure, &out->memory);
     out->rss = out->memory.rss > 0 ? (uint64_t)out->memory.rss : 0;
 }
 
@@ -105,6 +105,6 @@ int tine_pool_get_template(const tine_pool *pool, int measure, tine_memory *out)
     if (!s || !s->proc)
         return -ESRCH;
     tine__memory_take(out, &s->figures);
-    tine__memory_read(out, tine_proc_pid(s->proc), measure != 0);
+    tine__proc_memory(s->proc, measure != 0, out);
     return 0;
 }

@@ -132,8 +132,7 @@ int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **o
         return err;
     }
     s->ours = ours;
-    s->replay = p->replay;
-    p->replay = NULL;
+    s->replay = tine__proc_take_replay(p);
     add_source(pool, s, p);
     *out = s;
     return 0;
@@ -185,7 +184,7 @@ int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
         return -TINE_ECLOSED;
     if (pool->candidate || pool->rolling || pool->promoting)
         return -EBUSY;
-    if (p->host != pool->host)
+    if (tine__proc_host(p) != pool->host)
         return -EINVAL;
     int err = tine__source_hold(pool, p, false, &pool->candidate);
     if (err < 0)
@@ -286,7 +285,8 @@ int tine_pool_promote(tine_pool *pool, tine_fault_cb cb, void *arg)
         return -TINE_ECLOSED;
     if (pool->candidate || pool->rolling || pool->promoting)
         return -EBUSY;
-    if (pool->config.async || (pool->current && pool->current->proc->sent_fds))
+    if (pool->config.async ||
+        (pool->current && tine__proc_was_sent_fds(pool->current->proc)))
         return -EOPNOTSUPP;
     tine__pool_worker *w = warmest(pool);
     if (!w)

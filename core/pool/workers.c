@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "pool.h"
 
@@ -30,26 +29,15 @@ static void note_times(tine_pool *pool, const tine_job *job, const tine__times *
     tine__histogram_add(&pool->run, times->run_usec);
 }
 
-uint64_t tine__pool_rss(pid_t pid)
-{
-    char path[40];
-    unsigned long size, resident;
-    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return 0;
-    int n = fscanf(f, "%lu %lu", &size, &resident);
-    fclose(f);
-    return n == 2 ? (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
-}
-
 static void check_rss(tine__pool_worker *w, int64_t now)
 {
     tine_pool *pool = w->pool;
     if (!pool->options.max_rss || w->s.due || now - w->rss_usec < RSS_EVERY_USEC)
         return;
     w->rss_usec = now;
-    if (tine__pool_rss(tine__client_pid(w->client)) > pool->options.max_rss)
+    tine_memory m = {.rss = -1};
+    tine__client_memory(w->client, false, &m);
+    if (m.rss > 0 && (uint64_t)m.rss > pool->options.max_rss)
         tine__sched_replace(pool->sched, &w->s, now);
 }
 

@@ -5,20 +5,27 @@
 #include <stdlib.h>
 
 #include "base/fd.h"
-#include "process.h"
+#include "proc.h"
+#include "wire/frame.h"
 #include "wire/protocol.h"
 
 /* ---------------------------------------------------------------- commands */
 
-static int usable(const tine_proc *p)
+int tine__proc_usable(const tine_proc *p, enum tine__by by)
 {
+    bool user = by == TINE__BY_USER;
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    if (p->consumed && !p->forking)
+    if (p->consumed && user)
         return -TINE_ECONSUMED;
-    if (p->ended || p->dying || (p->closed && !p->forking))
+    if (p->ended || p->dying || (p->closed && user))
         return -TINE_ECLOSED;
     return 0;
+}
+
+static int usable(const tine_proc *p)
+{
+    return tine__proc_usable(p, TINE__BY_USER);
 }
 
 static bool is_kept(int type)
@@ -35,22 +42,32 @@ static bool is_kept(int type)
     }
 }
 
-int tine__proc_put(tine_proc *p, int type, const tine_str *parts, size_t nparts,
-                   const int *fds, size_t nfds)
+void tine__proc_count(tine_proc *p)
 {
-    int err = usable(p);
-    if (err < 0)
-        return err;
-    err = tine__chan_put(&p->chan, type, parts, nparts, fds, nfds);
-    if (err < 0)
-        return err;
-    if (p->replay && is_kept(type))
-        p->replay = tine__replay_command(p->replay, type, parts, nparts, fds, nfds);
     p->sent++;
     p->was_busy = true;
     tine__proc_update(p);
     tine__proc_later(p);
+}
+
+int tine__proc_put(tine_proc *p, enum tine__by by, int type, const tine_str *parts,
+                   size_t nparts, const int *fds, size_t nfds)
+{
+    int err = tine__proc_usable(p, by);
+    if (err < 0)
+        return err;
+    err = p->link->transport->put(p->link, type, parts, nparts, fds, nfds);
+    if (err < 0)
+        return err;
+    if (p->replay && is_kept(type))
+        p->replay = tine__replay_command(p->replay, type, parts, nparts, fds, nfds);
+    tine__proc_count(p);
     return 0;
+}
+
+static int put(tine_proc *p, int type, const tine_str *parts, size_t nparts)
+{
+    return tine__proc_put(p, TINE__BY_USER, type, parts, nparts, NULL, 0);
 }
 
 /* A counted list of strings, with a prefix of b's content so far. */
@@ -75,7 +92,7 @@ static int put_strings(tine_proc *p, int type, tine__buf *b, const tine_str *str
     }
     if (!err) {
         parts[0] = (tine_str){b->data, fixed};
-        err = tine__proc_put(p, type, parts, 2 * n + 1, NULL, 0);
+        err = put(p, type, parts, 2 * n + 1);
     }
     free(parts);
     tine__buf_free(b);
@@ -114,8 +131,9 @@ int tine_proc_send_fd(tine_proc *p, const int *fds, size_t nfds)
             return -EBADF;
     if (!nfds)
         return usable(p);
-    p->sent_fds = true;
-    return tine__proc_put(p, TINE__FRAME_FDS, NULL, 0, fds, nfds);
+    int err = tine__proc_put(p, TINE__BY_USER, TINE__FRAME_FDS, NULL, 0, fds, nfds);
+    p->sent_fds = p->sent_fds || !err;
+    return err;
 }
 
 int tine_proc_fail(tine_proc *p, const char *what, int err)
@@ -126,8 +144,7 @@ int tine_proc_fail(tine_proc *p, const char *what, int err)
     tine__buf_u32(&b, (uint32_t)error.sys_errno);
     tine__buf_str(&b, error.message, error.message_len);
     tine_str body = {b.data, b.len};
-    int result =
-        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_FAIL, &body, 1, NULL, 0);
+    int result = b.failed ? -ENOMEM : put(p, TINE__FRAME_FAIL, &body, 1);
     tine__buf_free(&b);
     return result;
 }
@@ -162,8 +179,7 @@ int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
     tine__buf_u32(&b, (uint32_t)kind);
     tine__buf_u32(&b, (uint32_t)len);
     tine_str parts[] = {{b.data, b.len}, {func, len}};
-    int err =
-        b.failed ? -ENOMEM : tine__proc_put(p, TINE__FRAME_RUN, parts, 2, NULL, 0);
+    int err = b.failed ? -ENOMEM : put(p, TINE__FRAME_RUN, parts, 2);
     tine__buf_free(&b);
     if (err < 0)
         return consume_ended(p, err, cb, arg);
@@ -189,14 +205,11 @@ int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
                      const tine__observer *observer, void *arg)
 {
     int err = usable(p);
-    if (!err) {
-        int dup = tine__fd_dup(fd);
-        err = dup < 0 ? dup
-                      : tine__proc_put(p, TINE__FRAME_SERVE, parts, nparts, &dup, 1);
-        if (err < 0)
-            tine__fd_close(&dup);
-    }
-    if (err < 0)
+    if (!err)
+        err = p->link->transport->serve(p->link, parts, nparts, fd);
+    if (!err)
+        tine__proc_count(p);
+    else
         err = consume_ended(p, err, give_to_observer, NULL);
     if (err < 0)
         return err;
@@ -235,29 +248,18 @@ void tine__proc_ignore(tine_proc *p)
     p->observer_arg = NULL;
 }
 
-/* Back: it has let go of it when it was told to serve. Who has none cannot tell of its workers. */
-static void give_channel(tine_proc *p)
-{
-    int fd = tine__fd_dup(p->host->report_tx);
-    p->forking = true;
-    int err = fd < 0 ? fd : tine__proc_put(p, TINE__FRAME_CHANNEL, NULL, 0, &fd, 1);
-    p->forking = false;
-    if (fd >= 0 && err < 0)
-        tine__fd_close(&fd);
-    if (err < 0)
-        tine__proc_broken(p, "there is no report channel for it as a template");
-}
-
 void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, void *arg)
 {
-    p->chan.fd = fd;
+    int err = p->link->transport->take_back(p->link, fd);
     p->given = p->running = p->serves = false;
     p->held = true;
-    p->line_arg = NULL;
+    p->link->line_arg = NULL;
     p->observer = observer;
     p->observer_arg = arg;
-    give_channel(p);
-    tine__proc_update(p);
+    if (err < 0)
+        tine__proc_broken(p, "there is no report channel for it as a template");
+    else
+        tine__proc_count(p);
 }
 
 int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)
@@ -296,7 +298,7 @@ int tine_proc_on_error(tine_proc *p, tine_error_cb cb, void *arg)
         return -TINE_ESTALE;
     p->error_cb = cb;
     p->error_arg = arg;
-    if (p->failed && !p->error_told && cb && (p->made || p->ended)) {
+    if (p->failed && !p->error_told && cb && (p->link->made || p->ended)) {
         p->error_late = true;
         tine__proc_later(p);
     }
@@ -309,7 +311,7 @@ int tine_proc_on_ready(tine_proc *p, tine_ready_cb cb, void *arg)
         return -TINE_ESTALE;
     p->ready_cb = cb;
     p->ready_arg = arg;
-    if (p->made || p->ended)
+    if (p->link->made || p->ended)
         tine__proc_later(p);
     return 0;
 }
@@ -325,7 +327,7 @@ int tine_proc_on_idle(tine_proc *p, tine_idle_cb cb, void *arg)
 
 pid_t tine_proc_pid(const tine_proc *p)
 {
-    return p->made || p->direct ? p->pid : 0;
+    return p->link->pid;
 }
 
 int tine_proc_kill(tine_proc *p, int signo)
@@ -336,11 +338,16 @@ int tine_proc_kill(tine_proc *p, int signo)
         return -EINVAL;
     if (p->ended || p->dying)
         return -ESRCH;
-    if (!p->made && p->pidfd < 0) {
+    int err = p->link->transport->signal(p->link, signo, TINE__TO_ONE);
+    if (err == -EAGAIN) {
         p->pending_kill = signo;
         return 0;
     }
-    return tine__proc_signal(p, signo);
+    if (err < 0)
+        return err;
+    p->killed = p->killed || signo == SIGKILL || signo == SIGTERM;
+    tine__proc_update(p);
+    return 0;
 }
 
 const tine_error *tine_proc_why(const tine_proc *p)

@@ -365,7 +365,7 @@ static void on_given(void *arg, tine_proc *p, int fd, const tine_error *err)
 static void on_made(void *arg, tine_proc *p)
 {
     tine__client *c = arg;
-    if (p->done >= c->before)
+    if (tine__proc_has_done(p, c->before))
         c->began_usec = tine__now_usec();
 }
 
@@ -498,7 +498,7 @@ static int serve(tine__client *c, tine_proc *p)
         offset[i] = (unsigned char)(c->region.offset >> 8 * i);
     const tine__buf *body = &c->config->serve;
     tine_str parts[] = {{body->data, body->len}, {offset, sizeof offset}};
-    c->before = p->sent;
+    c->before = tine__proc_commands(p);
     return tine__proc_serve(p, parts, 2, c->region.fd, &observer, c);
 }
 
@@ -534,7 +534,8 @@ int tine__client_new(tine_proc *p, const tine__rpc_config *s,
         return err;
     }
     c->proc = p;
-    p->line_arg = s->on_output ? c : p->line_arg;
+    if (s->on_output)
+        tine__proc_set_line_arg(p, c);
     tine__client_wake_at(c, tine__now_usec() + s->spawn_timeout_usec);
     *out = c;
     return 0;
@@ -545,7 +546,7 @@ void tine__client_free(tine__client *c)
     tine_host *host = c->config->host;
     if (c->proc) {
         tine__proc_ignore(c->proc);
-        c->proc->line_arg = NULL;
+        tine__proc_set_line_arg(c->proc, NULL);
     }
     tine__host_unpost(host, &c->flush_task);
     tine__host_unpost(host, &c->deferred_task);

@@ -9,6 +9,7 @@
 #define TINE_RPC_CLIENT_H
 
 #include "process/process.h"
+#include "wire/frame.h"
 #include "wire/passing.h"
 #include "wire/scoreboard.h"
 
@@ -151,6 +152,8 @@ int tine__client_traceback(tine__client *c, tine_text_cb cb, void *arg);
  * as that was when the worker was forked. */
 void tine__client_figures(void *arg, tine__figures *f);
 void tine__client_template_figures(tine__client *c, tine__figures *f);
+/* What the system says of it, while it lives: as tine__proc_memory. */
+void tine__client_memory(const tine__client *c, bool mappings, tine_memory *m);
 
 /* client_read.c: has the host hear answers before it sleeps; at the end, when no client is left,
  * frees what clients share. */

@@ -29,3 +29,10 @@ void tine__client_template_figures(tine__client *c, tine__figures *f)
     tine__client_figures(c, f);
     f->own = get(&c->region.page->template_own);
 }
+
+void tine__client_memory(const tine__client *c, bool mappings, tine_memory *m)
+{
+    m->pid = tine__client_pid(c);
+    if (c->proc)
+        tine__proc_memory(c->proc, mappings, m);
+}

@@ -466,7 +466,7 @@ static ssize_t read_some(tine__client *c, size_t *asked)
         host->happened++;
         /* What a job has written comes before its end. */
         if (c->config->on_output && c->proc)
-            tine__captures_read(c->proc);
+            tine__proc_read_output(c->proc);
     }
     if (n > 0 && direct) {
         c->in.len += (size_t)n;
@@ -529,7 +529,7 @@ void tine__client_readable(void *arg, tine_io *io, int events)
     if (c->reading)
         return;
     c->reading = true;
-    p->refs++; /* its end, which a callback may bring to light, waits for us */
+    tine__proc_hold_still(p); /* its end, which a callback may bring to light, waits */
     size_t budget = budget_of(c);
     c->nframes = 0;
     for (int i = 0; i < READS_PER_WAKE && c->nframes < budget && !c->killed; i++) {
@@ -544,7 +544,7 @@ void tine__client_readable(void *arg, tine_io *io, int events)
         if (n < (ssize_t)asked)
             break;
     }
-    p->refs--;
+    tine__proc_let_go(p);
     c->reading = false;
     if (c->out.len > c->sent)
         tine__client_flush(c);
@@ -570,13 +570,13 @@ static bool hear(tine_host *host)
     tine_proc *procs[HEARD];
     for (size_t i = 0; i < n; i++) {
         procs[i] = heard[i]->proc;
-        procs[i]->refs++;
+        tine__proc_hold_still(procs[i]);
     }
     for (size_t i = 0; i < n && !host->stopped && !tine__stale(host); i++)
         if (heard[i]->read_io)
             tine__client_readable(heard[i], heard[i]->read_io, TINE_READ);
     for (size_t i = 0; i < n; i++)
-        procs[i]->refs--;
+        tine__proc_let_go(procs[i]);
     return n > 0;
 }
 

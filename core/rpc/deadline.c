@@ -1,7 +1,6 @@
 /* Ending calls before they have ended by themselves, deadlines, and questions to a worker that
  * works. */
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,8 +136,8 @@ void tine__client_end_stopped(tine__client *c, tine_job *job)
 
 static void wake_worker(tine__client *c)
 {
-    if (c->proc && c->proc->pidfd >= 0)
-        tine__pidfd_signal(c->proc, TINE__SIGNAL);
+    if (c->proc)
+        tine__proc_nudge(c->proc, TINE__SIGNAL);
 }
 
 /* Has the error raised in the job's code; async: if that runs. Until it has ended: a first signal
@@ -401,7 +400,7 @@ static int64_t began(tine__client *c, int64_t now)
     uint64_t said = atomic_load(&c->region.page->began_ns) / 1000;
     if (!c->began_usec && said)
         c->began_usec = said < (uint64_t)now ? (int64_t)said : now;
-    if (!c->began_usec && c->proc->made && c->proc->done >= c->before)
+    if (!c->began_usec && tine__proc_has_done(c->proc, c->before))
         c->began_usec = now;
     return c->began_usec;
 }
@@ -457,13 +456,12 @@ static int64_t eof_due(const tine__client *c)
  * it has to wait until it has heard all, in microseconds. c may be gone. */
 static int64_t hear(tine__client *c)
 {
-    struct pollfd ended = {c->proc->pidfd, POLLIN, 0};
-    if (ended.fd >= 0 && poll(&ended, 1, 0) > 0)
+    enum tine__heard heard = tine__proc_hear(c->proc);
+    if (heard == TINE__HEARD_END)
         return END_PATIENCE; /* how it has ended will be told */
-    bool all = tine__host_reports(c->config->host, TINE__REPORTS_ALL);
     if (c->read_io)
         tine__client_readable(c, c->read_io, TINE_READ);
-    return all ? 0 : HEAR_AGAIN;
+    return heard == TINE__HEARD_ALL ? 0 : HEAR_AGAIN;
 }
 
 /* What was due is done, and -1 or later returned; wait: not before. */
@@ -502,10 +500,11 @@ static void on_timer(void *arg, tine_timer *timer)
     tine_timer_free(c->timer);
     c->timer = NULL;
     if (is_due(c, now)) {
-        p->refs++; /* its end, which may come to light now, waits for us */
+        tine__proc_hold_still(
+            p); /* its end, which may come to light now, waits for us */
         wait = hear(c);
-        p->refs--;
-        if (p->dying || p->observer_arg != c) /* or it has become a template */
+        tine__proc_let_go(p);
+        if (!tine__proc_is_observed(p, c)) /* or it has become a template */
             return;
     }
     next = check_worker(c, now, wait);

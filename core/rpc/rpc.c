@@ -289,11 +289,12 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
 {
     static const tine__client_ops ops = {on_ready, on_ended, on_event,  on_retire,
                                          NULL,     on_gone,  on_output, on_fault};
+    tine_host *host = tine__proc_host(p);
     tine_rpc *rpc = calloc(1, sizeof *rpc);
     if (!rpc)
         return -ENOMEM;
-    tine__rpc_open(p->host);
-    int err = tine__rpc_config_init(&rpc->config, p->host, func, options);
+    tine__rpc_open(host);
+    int err = tine__rpc_config_init(&rpc->config, host, func, options);
     if (err < 0) {
         free(rpc);
         return err;
@@ -312,10 +313,10 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
         free(rpc);
         return err;
     }
-    rpc->next = p->host->rpcs;
+    rpc->next = host->rpcs;
     if (rpc->next)
         rpc->next->prev = rpc;
-    p->host->rpcs = rpc;
+    host->rpcs = rpc;
     *out = rpc;
     return 0;
 }

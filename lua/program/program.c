@@ -12,7 +12,7 @@
 #include "child/child.h"
 #include "child/embed.h"
 #include "child/sweeper.h"
-#include "process/exec.h"
+#include "process/local/exec.h"
 
 int luaopen_tine_core(lua_State *L);
 

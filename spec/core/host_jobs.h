@@ -4,7 +4,7 @@
 #define TINE_HOST_JOBS_H
 
 #include "host_test.h"
-#include "process/process.h"
+#include "process/proc.h"
 
 #define HOST(body) host_run(#body, body)
 
@@ -47,8 +47,8 @@ TEST_UNUSED static void run_out(tine_host *host)
 TEST_UNUSED static size_t handles(const tine_host *host)
 {
     size_t n = 0;
-    for (size_t i = 0; i < host->nslots; i++)
-        n += host->slots[i] != NULL;
+    for (const tine_proc *p = host->process->all; p; p = p->next)
+        n++;
     return n;
 }
 

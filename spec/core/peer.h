@@ -15,6 +15,7 @@
 #include "wire/call.h"
 #include "wire/frame.h"
 #include "wire/protocol.h"
+#include "wire/report.h"
 
 #define HOST(body) host_run(#body, body)
 

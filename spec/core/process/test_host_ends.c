@@ -314,9 +314,9 @@ static void free_with_processes(tine_host *unused)
         for (int i = 0; waits == 3 && i < N; i++)
             await(host, &s[i].fds, 1);
         size_t n = 0;
-        for (size_t i = 0; i < host->nslots; i++)
-            if (host->slots[i] && n < (size_t)2 * N && tine_proc_pid(host->slots[i]))
-                pids[n++] = tine_proc_pid(host->slots[i]);
+        for (const tine_proc *one = host->process->all; one; one = one->next)
+            if (n < (size_t)2 * N && tine_proc_pid(one))
+                pids[n++] = tine_proc_pid(one);
         tine_host_free(host);
         for (int i = 0; i < N; i++)
             if (s[i].fds)

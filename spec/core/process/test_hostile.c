@@ -4,7 +4,8 @@
 #include <sys/socket.h>
 
 #include "host_test.h"
-#include "process/process.h"
+#include "process/local/local_priv.h"
+#include "process/proc.h"
 #include "wire/frame.h"
 #include "wire/protocol.h"
 #include "wire/report.h"
@@ -236,6 +237,11 @@ static const char write_report[] =
     "  end\n"
     "end\n";
 
+static uint64_t id_of(const tine_proc *p)
+{
+    return tine__local_of(p->link)->id;
+}
+
 /* A new process sends that report. It is killed for it. */
 static void expect_killed(tine_host *host, const tine__report *report)
 {
@@ -248,7 +254,7 @@ static void expect_killed(tine_host *host, const tine__report *report)
     see(&s, p);
     if (!report->id) { /* about itself */
         for (int i = 0; i < 8; i++)
-            b.data[8 + i] = (unsigned char)(p->id >> (8 * i));
+            b.data[8 + i] = (unsigned char)(id_of(p) >> (8 * i));
     }
     CHECK(tine_proc_eval(p, TINE_TEXT, write_report, sizeof write_report - 1, &data,
                          1) == 0);
@@ -289,7 +295,7 @@ static void forged_reports(tine_host *host)
     CHECK(tine_proc_eval(victim, TINE_TEXT, code, sizeof code - 1, NULL, 0) == 0);
     await(host, &s.readies, 1);
     pid_t pid = tine_proc_pid(victim);
-    forge_all(host, victim->id);
+    forge_all(host, id_of(victim));
     CHECK(tine_proc_pid(victim) == pid && s.exits == 0 && s.errors == 0);
     CHECK(strcmp(converse(host, victim, &s, "echo", "well"), "well?") == 0);
     await(host, &s.exits, 1);
@@ -303,13 +309,14 @@ static void forged_reports_of_others(tine_host *host)
     tine_proc *other;
     seen s;
     check_works(host, false);
-    pid_t template_pid = tine_proc_pid(host->template_proc);
-    forge_all(host, host->template_proc->id);
-    CHECK(host->template_proc && tine_proc_pid(host->template_proc) == template_pid);
+    pid_t template_pid = tine_proc_pid(host->process->template_proc);
+    forge_all(host, id_of(host->process->template_proc));
+    CHECK(host->process->template_proc &&
+          tine_proc_pid(host->process->template_proc) == template_pid);
     CHECK(tine_proc_new_exec(host, NULL, &other) == 0);
     see(&s, other);
     await(host, &s.readies, 1);
-    forge_all(host, other->id);
+    forge_all(host, id_of(other));
     CHECK(s.exits == 0 && s.errors == 0);
     tine_proc_close(other);
     await(host, &s.exits, 1);

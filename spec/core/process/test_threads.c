@@ -9,7 +9,7 @@
 #include <sys/utsname.h>
 
 #include "host_test.h"
-#include "process/process.h"
+#include "process/proc.h"
 
 static pthread_t start(void *(*body)(void *arg), void *arg)
 {
@@ -41,7 +41,7 @@ static void *make_processes(void *arg)
 static void check_survivors(idler *i, pid_t template_pid)
 {
     check_works(i->host, false);
-    CHECK_INT(tine_proc_pid(i->host->template_proc), template_pid);
+    CHECK_INT(tine_proc_pid(i->host->process->template_proc), template_pid);
     CHECK(strcmp(converse(i->host, i->p, &i->seen, "echo", "there"), "there.") == 0);
     await(i->host, &i->seen.exits, 1);
     CHECK(i->seen.ok && i->seen.errors == 0);
@@ -53,7 +53,7 @@ static void thread_ends(tine_host *host)
 {
     idler i = {.host = host};
     CHECK(pthread_join(start(make_processes, &i), NULL) == 0);
-    check_survivors(&i, tine_proc_pid(host->template_proc));
+    check_survivors(&i, tine_proc_pid(host->process->template_proc));
 }
 
 /* While the process lives, its main thread may end too: then a thread of a thread is the
@@ -61,7 +61,7 @@ static void thread_ends(tine_host *host)
 static void *second_of_process(void *arg)
 {
     idler *i = arg;
-    check_survivors(i, tine_proc_pid(i->host->template_proc));
+    check_survivors(i, tine_proc_pid(i->host->process->template_proc));
     tine_host_free(i->host);
     exit(0);
 }
@@ -111,7 +111,7 @@ static void process_ends_after_thread(void)
         idler i = {0};
         CHECK(tine_host_new(&i.host, NULL) == 0);
         CHECK(pthread_join(start(make_processes, &i), NULL) == 0);
-        theirs[0] = tine_proc_pid(i.host->template_proc);
+        theirs[0] = tine_proc_pid(i.host->process->template_proc);
         theirs[1] = tine_proc_pid(i.p);
         CHECK(write(pipes[1], theirs, sizeof theirs) == sizeof theirs);
         pause();
@@ -260,13 +260,13 @@ static void somebody_waits_for_any(tine_host *host)
     }
     CHECK(stolen > 0);
     /* The template too, which is found to be gone and replaced. */
-    pid_t before = tine_proc_pid(host->template_proc);
+    pid_t before = tine_proc_pid(host->process->template_proc);
     kill(before, SIGKILL);
     for (int64_t end = test_usec() + DEADLINE_USEC;
-         host->template_proc && test_usec() < end;)
+         host->process->template_proc && test_usec() < end;)
         CHECK(tine_host_poll(host, 1000) >= 0);
     check_works(host, false);
-    CHECK(tine_proc_pid(host->template_proc) != before);
+    CHECK(tine_proc_pid(host->process->template_proc) != before);
     enough = true;
     tine_host_reset(host); /* one last child, so that the wait returns */
     CHECK(pthread_join(thread, NULL) == 0);

@@ -4,6 +4,8 @@
 #include <sys/resource.h>
 
 #include "host_test.h"
+#include "process/local/local_priv.h"
+#include "process/proc.h"
 #include "rpc/client_priv.h"
 
 static const char code[] =
@@ -255,7 +257,7 @@ static void ended_by_an_answer(tine_host *host)
     while (!s.readies && test_usec() < end)
         CHECK(tine_host_poll(host, 10000) >= 0);
     CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
-    CHECK(s.readies == 1 && w.idle->pidfd < 0);
+    CHECK(s.readies == 1 && tine__local_of(w.idle->link)->pidfd < 0);
     CHECK_INT(tine_rpc_call(die, &x, 1, count_end, NULL, NULL), 0);
     CHECK_INT(tine_rpc_call(echo, &x, 1, kill_it, NULL, NULL), 0);
     pid_t pid = tine_rpc_pid(die);

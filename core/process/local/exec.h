@@ -1,6 +1,6 @@
 /* Exec of an interpreter from a host of any size and with any number of threads. */
-#ifndef TINE_PROCESS_EXEC_H
-#define TINE_PROCESS_EXEC_H
+#ifndef TINE_PROCESS_LOCAL_EXEC_H
+#define TINE_PROCESS_LOCAL_EXEC_H
 
 #include <stdbool.h>
 #include <sys/types.h>

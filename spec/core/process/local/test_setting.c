@@ -1,5 +1,5 @@
 /* The default template is made anew when what it was made in has changed. */
-#include "process/setting.h"
+#include "process/local/setting.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>

@@ -6,7 +6,19 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "process.h"
+#include "local_priv.h"
+
+/* A pipe from a process's stdout or stderr. */
+typedef struct tine__capture {
+    tine__local *of;
+    int fd;
+    tine_io *io;
+    tine__buf line;
+    size_t scanned;
+    size_t ask; /* bytes to read at a time, 0: the most */
+    bool reading;
+    tine_line_cb cb;
+} tine__capture;
 
 /* A line longer than this comes in pieces, so that a process cannot fill the host. */
 enum { READ_SIZE = 16384, MAX_LINE = 1 << 20, READS_PER_WAKE = 16 };
@@ -18,7 +30,7 @@ static void deliver(tine__capture *c, unsigned char *line, size_t len)
 {
     line[len] = 0;
     if (c->cb)
-        c->cb(c->proc->line_arg, c->proc, (const char *)line, len);
+        c->cb(c->of->link.line_arg, c->of->link.proc, (const char *)line, len);
 }
 
 /* Returns how many lines there were. A callback may close the process, but the capture lives until
@@ -96,20 +108,20 @@ static bool read_lines(tine__capture *c, int reads, size_t most)
 static void on_readable(void *arg, tine_io *io, int events)
 {
     tine__capture *c = arg;
-    tine_proc *p = c->proc;
+    tine__link *l = &c->of->link;
     (void)io;
     (void)events;
-    p->refs++;
-    if (!read_lines(c, READS_PER_WAKE, p->host->nbusy ? FEW_LINES : LINES_PER_WAKE)) {
+    l->refs++;
+    if (!read_lines(c, READS_PER_WAKE, l->host->nbusy ? FEW_LINES : LINES_PER_WAKE)) {
         tine_io_free(c->io);
         c->io = NULL;
         split(c, true);
     }
-    p->refs--;
-    tine__proc_update(p);
+    l->refs--;
+    l->news->later(l);
 }
 
-int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_end)
+int tine__capture_open(tine__local *l, int n, const tine_stdio *how, int *write_end)
 {
     int pair[2];
     tine__capture *c = calloc(1, sizeof *c);
@@ -120,39 +132,37 @@ int tine__capture_open(tine_proc *p, int n, const tine_stdio *how, int *write_en
         free(c);
         return err;
     }
-    c->proc = p;
+    c->of = l;
     c->cb = how->on_line;
     c->fd = pair[0];
-    err = tine__io_internal(p->host, &c->io, c->fd, TINE_READ, on_readable, c);
+    err = tine__io_internal(l->link.host, &c->io, c->fd, TINE_READ, on_readable, c);
     if (err < 0) {
         tine__fd_close_all(pair, 2);
         free(c);
         return err;
     }
-    p->captures[n] = c;
+    l->captures[n] = c;
     *write_end = pair[1];
     return 0;
 }
 
-void tine__captures_read(tine_proc *p)
+static void read_so_far(tine__local *l)
 {
-    p->refs++;
     for (int n = 1; n < 3; n++) {
-        tine__capture *c = p->captures[n];
+        tine__capture *c = l->captures[n];
         int left = 0;
         if (c && c->io && ioctl(c->fd, FIONREAD, &left) == 0 && left > 0)
             read_lines(c, 1 + (left - 1) / READ_SIZE, ALL_LINES);
     }
-    p->refs--;
 }
 
-void tine__captures_close(tine_proc *p, bool deliver_rest)
+static void close_all(tine__local *l, bool deliver_rest)
 {
     for (int n = 0; n < 3; n++) {
-        tine__capture *c = p->captures[n];
+        tine__capture *c = l->captures[n];
         if (!c)
             continue;
-        p->captures[n] = NULL;
+        l->captures[n] = NULL;
         if (c->io && deliver_rest) {
             read_lines(c, 64 * READS_PER_WAKE, ALL_LINES);
             split(c, true);
@@ -162,4 +172,19 @@ void tine__captures_close(tine_proc *p, bool deliver_rest)
         tine__buf_free(&c->line);
         free(c);
     }
+}
+
+void tine__local_output(tine__link *link, bool last)
+{
+    link->refs++;
+    if (last)
+        close_all(tine__local_of(link), true);
+    else
+        read_so_far(tine__local_of(link));
+    link->refs--;
+}
+
+void tine__captures_close(tine__local *l)
+{
+    close_all(l, false);
 }

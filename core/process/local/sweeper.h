@@ -5,15 +5,15 @@
  *
  * A SOCK_SEQPACKET from the host brings a message for each session: i32, its leader; fd: pidfd of
  * that. It ends with the host. */
-#ifndef TINE_PROCESS_SWEEPER_H
-#define TINE_PROCESS_SWEEPER_H
+#ifndef TINE_PROCESS_LOCAL_SWEEPER_H
+#define TINE_PROCESS_LOCAL_SWEEPER_H
 
-#include "process.h"
+#include "local_priv.h"
 
-/* p leads a session, or is to be killed by itself. Where there is no interpreter, or no room for
- * one more process, p goes without. */
-void tine__sweeper_watch(tine_host *host, const tine_proc *p);
+/* l leads a session, or is to be killed by itself. Where there is no interpreter, or no room for
+ * one more process, l goes without. */
+void tine__sweeper_watch(const tine__local *l);
 /* Nothing is left to be swept. */
-void tine__sweeper_end(tine_host *host);
+void tine__sweeper_end(tine__local_host *h);
 
 #endif

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "local_priv.h"
+
 struct tine__setting {
     dev_t
         dev; /* of the directory, which a process that lives there keeps from being another */
@@ -17,9 +19,10 @@ enum { PATHS = 3 };
 
 static void paths_of(const tine_host *host, const char *paths[PATHS])
 {
-    paths[0] = host->interpreter ? host->interpreter : "";
-    paths[1] = host->lua_path ? host->lua_path : "";
-    paths[2] = host->lua_cpath ? host->lua_cpath : "";
+    const tine__local_host *h = host->local;
+    paths[0] = h->interpreter ? h->interpreter : "";
+    paths[1] = h->lua_path ? h->lua_path : "";
+    paths[2] = h->lua_cpath ? h->lua_cpath : "";
 }
 
 static char *put(char *to, const char *text)

@@ -1,9 +1,11 @@
 /* What a process gets from a host when it is made by exec, beside its options: the interpreter and
  * its module paths, the working directory, the environment. */
-#ifndef TINE_PROCESS_SETTING_H
-#define TINE_PROCESS_SETTING_H
+#ifndef TINE_PROCESS_LOCAL_SETTING_H
+#define TINE_PROCESS_LOCAL_SETTING_H
 
-#include "process.h"
+#include <stdbool.h>
+
+#include "tine.h"
 
 typedef struct tine__setting tine__setting;
 

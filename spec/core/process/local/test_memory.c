@@ -5,6 +5,7 @@
 
 #include "fault.h"
 #include "host_test.h"
+#include "process/local/proc_memory.h"
 #include "process/memory.h"
 
 enum { MB = 1 << 20, PAGE = 4096 };

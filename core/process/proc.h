@@ -1,0 +1,132 @@
+/* A process's handle, as the files of this folder share it:
+ * handle.c (memory, the turn) <- state.c (what becomes of it) <- notify.c (who is told);
+ * command.c, memory.c (what is asked of it); spawn.c, replay.c (made, and made again); host.c.
+ * Knows its transport by the table in transport.h. */
+#ifndef TINE_PROCESS_PROC_H
+#define TINE_PROCESS_PROC_H
+
+#include "process.h"
+
+/* A host's part. */
+typedef struct tine__process_host {
+    tine_proc *all;                /* handles that live */
+    tine_proc *later, *later_tail; /* that want tine__proc_turn */
+    tine_proc *template_proc;      /* the default template, or NULL */
+    bool early;                    /* it is the program's own fork */
+    struct tine__setting *setting; /* that it was made in, or NULL */
+    tine_error_cb on_error;
+    void *arg;
+    tine_host *aside; /* of a host that went with a fork: another such */
+} tine__process_host;
+
+/* The life of a process handle:
+ *   born       the handle exists; its birth is queued at its parent (fork) or under way (exec)
+ *   made       the process is there
+ *   consumed   run or to_fd was queued; when all is written the socket goes to `fd_cb`
+ *   dying      it is known to have failed or ended; `turn` will tell the callbacks
+ *   ended      on_exit has been delivered
+ * The struct goes when it is both closed by the user and ended. */
+struct tine_proc {
+    tine__link *link; /* in the same piece of memory */
+    tine_host *host;
+    tine_proc *next, *prev; /* of the host's */
+    tine_proc *parent; /* whose reports tell of our birth and end; NULL: nobody's */
+    tine_proc *children, *next_sibling, *prev_sibling;
+
+    tine__replay *replay; /* until it is consumed; NULL: it cannot be made again */
+    uint64_t sent, done;  /* commands queued, and known to be carried out */
+
+    bool consumed, running, given, closed, dying, ended;
+    bool sent_fds; /* it, or one that it was forked from, was sent descriptors */
+    bool in_later, exit_late, error_late, was_busy, counted;
+    bool error_told, failed;
+    bool hidden; /* the default template: no user has a handle of it */
+    bool killed; /* by us, with a signal that hardly any process survives */
+    int pending_kill;
+    tine_proc *next_later;
+
+    const tine__observer *observer;
+    void *observer_arg;
+    bool observer_ready, observer_told;
+    bool held,
+        dropped; /* by a pool as its template: a close by the user waits for it */
+    bool serves; /* its own activity is nothing to wait for: its calls are */
+
+    tine__cause *cause; /* why it failed; NULL also for want of memory, see `failed` */
+    tine_exit info;
+    char *name;
+
+    tine_exit_cb exit_cb;
+    void *exit_arg;
+    tine_error_cb error_cb;
+    void *error_arg;
+    tine_ready_cb ready_cb;
+    void *ready_arg;
+    tine_fd_cb fd_cb;
+    void *fd_arg;
+    tine_idle_cb idle_cb;
+    void *idle_arg;
+    struct tine__question *questions; /* for its memory, in the order asked */
+};
+
+/* spawn.c: a new process by exec, whatever the host's template is. */
+int tine__proc_exec(tine_host *host, const tine_proc_options *options, tine_proc **out);
+
+/* handle.c: memory, the tree, the turn */
+int tine__proc_alloc(tine_host *host, const tine__transport *transport,
+                     const tine_proc_options *options, tine_proc **out);
+void tine__proc_free(tine_proc *p);
+/* Nobody will want another like it. */
+void tine__proc_drop_replay(tine_proc *p);
+void tine__proc_adopt(tine_proc *parent, tine_proc *child);
+void tine__proc_leave_parent(tine_proc *p);
+void tine__proc_later(tine_proc *p);
+void tine__proc_turn(tine_proc *p);
+/* Brings what the transport is to do, and counts, in line with the state. */
+void tine__proc_update(tine_proc *p);
+int tine__proc_flush(tine_proc *p);
+/* Hands the socket over if it is due. */
+void tine__proc_give(tine_proc *p);
+
+/* state.c: what becomes of it */
+extern const tine__news tine__proc_news;
+void tine__proc_did(tine_proc *p, uint64_t seq);
+/* Remembers why p failed, if nothing was known before, and tells on_error. */
+void tine__proc_failed(tine_proc *p, const tine_error *err);
+/* p failed and is to be killed: it broke the protocol. */
+void tine__proc_broken(tine_proc *p, const char *what);
+void tine__proc_never(tine_proc *p, const tine_error *err);
+/* For the turn: the last that is heard of a dying p, and what was asked for too late. */
+void tine__proc_finish(tine_proc *p);
+void tine__proc_tell_late(tine_proc *p);
+
+/* notify.c: who is told, each once */
+void tine__tell_ready(tine_proc *p, const tine_error *err);
+/* An error that no handler took is printed, unless another callback will carry it. */
+void tine__tell_error(tine_proc *p, bool carried);
+void tine__tell_exit(tine_proc *p);
+void tine__tell_observer_ended(tine_proc *p);
+/* run or to_fd will have no socket. */
+void tine__tell_no_socket(tine_proc *p);
+void tine__tell_no_memory(tine_proc *p);
+
+/* memory.c: a report that answers the first question, or is garbage. */
+void tine__proc_told_memory(tine_proc *p, uint64_t command, const tine__figures *f);
+/* Answers what needs no answer of p's. */
+void tine__proc_answer_memory(tine_proc *p);
+/* p has ended. */
+void tine__proc_refuse_memory(tine_proc *p, const tine_error *err);
+void tine__proc_free_questions(tine_proc *p);
+
+/* command.c */
+/* Who queues a command: the user, or a part of the library that holds p for the user. */
+enum tine__by { TINE__BY_USER, TINE__BY_HOLDER };
+/* 0, or why p takes no commands. */
+int tine__proc_usable(const tine_proc *p, enum tine__by by);
+/* Queues a frame. Takes fds. */
+int tine__proc_put(tine_proc *p, enum tine__by by, int type, const tine_str *parts,
+                   size_t nparts, const int *fds, size_t nfds);
+/* A command is queued. */
+void tine__proc_count(tine_proc *p);
+
+#endif
