@@ -213,6 +213,37 @@ describe("a deadline outside of a coroutine #unit", function()
   end)
 end)
 
+describe("a method without a deadline #unit", function()
+  case("is an iterator's function, which is given what it returned last", function()
+    local a, b = tine.socketpair()
+    a:write("one\ntwo\n")
+    a:shutdown("w")
+    local lines = {}
+    for line in b.read_line, b do lines[#lines + 1] = line end
+    assert.same({ "one", "two" }, lines)
+    local server = tine.listen("unix:" .. helper.tmpname())
+    local clients = { tine.connect(server:address()), tine.connect(server:address()) }
+    local n = 0
+    for peer in server.accept, server do
+      n = n + 1
+      peer:close()
+      if n == 2 then break end
+    end
+    close_all(a, b, server, table.unpack(clients))
+    a, b = tine.socketpair()
+    a:send_fd(a)
+    a:send_fd(b)
+    a:close()
+    n = 0
+    for fd in b.recv_fd, b do
+      fd:close()
+      n = n + 1
+    end
+    assert.equal(2, n)
+    b:close()
+  end)
+end)
+
 describe("a wrong deadline #unit", function()
   it("raises, and blames the caller", function()
     local a, b = tine.socketpair()

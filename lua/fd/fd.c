@@ -12,8 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FD_TYPE "tine.fd"
-
 static bool default_blocking = false;
 
 /* Counts the forks that this process has gone through. An object of an earlier

@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#define FD_TYPE "tine.fd"
+
 enum {
     FD_RIGHTS_MAX = 253 /* the most descriptors the kernel takes in one message */
 };

@@ -229,6 +229,8 @@ static int fd_read_line(lua_State *L)
         .name = "read_line", .event = 'r', .step = step_read_line};
 
     bind_fd_self(L);
+    if (lua_type(L, 2) == LUA_TSTRING) /* for line in fd.read_line, fd do */
+        lua_settop(L, 1);
     bind_fd_options(L, 2);
     return bind_fd_drive(L, &op);
 }

@@ -224,6 +224,8 @@ static int fd_recv_fd(lua_State *L)
         .name = "recv_fd", .event = 'r', .step = step_recv_fd};
 
     bind_fd_self(L);
+    if (luaL_testudata(L, 2, FD_TYPE)) /* for fd in socket.recv_fd, socket do */
+        lua_settop(L, 1);
     bind_fd_options(L, 2);
     return bind_fd_drive(L, &op);
 }

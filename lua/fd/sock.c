@@ -426,6 +426,8 @@ static int fd_accept(lua_State *L)
         .name = "accept", .event = 'r', .step = step_accept};
 
     bind_fd_self(L);
+    if (luaL_testudata(L, 2, FD_TYPE)) /* for fd in listener.accept, listener do */
+        lua_settop(L, 1);
     bind_fd_options(L, 2);
     bind_fd_new(L);
     return bind_fd_drive(L, &op);
