@@ -563,9 +563,8 @@ void tine__client_free(tine__client *c)
     free(c->table);
     free(c->ids);
     free(c->cause);
-    while (c->traces) {
-        tine__trace *t = c->traces;
-        c->traces = t->next;
+    for (tine__trace *t; (t = LIST_FIRST(&c->traces));) {
+        LIST_REMOVE(t, link);
         tine__loop_count(c->config->host, false);
         free(t);
     }

@@ -41,6 +41,7 @@ struct tine_job {
     tine_job *hash_next;   /* async */
     int64_t handed_usec;   /* when; CLOCK_MONOTONIC */
     int64_t stop_usec;     /* when it was told to end, 0: it was not */
+    int64_t look_usec;     /* when to see whether it has */
     enum tine__reason reason;
     bool killed;    /* its worker was killed for it */
     bool last_look; /* its grace is over; what it has said meanwhile is heard first */
@@ -143,7 +144,7 @@ tine_proc *tine__client_release(tine__client *c, const tine__observer *observer,
                                 void *arg);
 /* Takes all jobs out, without a word: linked by next. */
 tine_job *tine__client_take_all(tine__client *c);
-/* Every question is answered with err: for teardown. */
+/* traceback.c: every question is answered with err: for teardown. */
 void tine__client_fail_traces(tine__client *c, const tine_error *err);
 /* Asks what the worker runs now. cb is called once, in a later turn. */
 int tine__client_traceback(tine__client *c, tine_text_cb cb, void *arg);

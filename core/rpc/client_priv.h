@@ -1,13 +1,15 @@
 /* What the files of the client share: client.c (life), client_read.c (frames in),
- * deadline.c (deadlines and questions). */
+ * deadline.c (deadlines), traceback.c (questions). */
 #ifndef TINE_RPC_CLIENT_PRIV_H
 #define TINE_RPC_CLIENT_PRIV_H
+
+#include <sys/queue.h>
 
 #include "client.h"
 
 /* A question for a traceback. */
 typedef struct tine__trace {
-    struct tine__trace *next;
+    LIST_ENTRY(tine__trace) link;
     tine_text_cb cb;
     void *arg;
     uint64_t number;
@@ -66,8 +68,8 @@ struct tine__client {
     tine_timer *timer;
     int64_t timer_at;
     uint64_t timed; /* sync: the serial of the call whose deadline was looked at last */
-    int64_t timed_usec; /* when that started */
-    tine__trace *traces;
+    int64_t timed_usec;              /* when that started */
+    LIST_HEAD(, tine__trace) traces; /* the last one first */
     uint64_t ntraces;
     uint64_t marks[3]; /* number of the job that writes to stdout and stderr */
     uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */
@@ -101,7 +103,8 @@ int tine__client_put(tine__client *c, int type, uint64_t serial, const void *bod
 /* deadline.c */
 /* Sees that the timer fires at that time or before. */
 void tine__client_wake_at(tine__client *c, int64_t usec);
-void tine__client_told_trace(tine__client *c, uint64_t number, tine_str text);
+/* Signals the worker to look at what its page asks of it, if that is known to be it. */
+void tine__client_nudge(tine__client *c);
 /* The serial of the last call that has started. A page that takes back what it has said, or tells of
  * calls that nobody has handed over, ends its worker. */
 uint64_t tine__client_started(tine__client *c);
@@ -109,6 +112,17 @@ uint64_t tine__client_started(tine__client *c);
 void tine__client_note_start(tine__client *c, uint64_t serial);
 /* Ends a job for the reason it was stopped for; it is unlinked. */
 void tine__client_end_stopped(tine__client *c, tine_job *job);
+/* Tells of jobs that were taken back to be ended, and of answered questions. */
 void tine__client_tell_deferred(void *arg);
+
+/* traceback.c */
+/* The worker has answered all questions up to that number. */
+void tine__client_told_trace(tine__client *c, uint64_t number, tine_str text);
+/* Nothing ran when those up to that number were asked. */
+void tine__client_tell_idle(tine__client *c, uint64_t last);
+/* When the first question that has time left will have none; INT64_MAX: there is none. */
+int64_t tine__client_traces_due(const tine__client *c, int64_t now);
+/* Gives up those that have no time left. c may be gone. */
+void tine__client_expire_traces(tine__client *c, int64_t now);
 
 #endif

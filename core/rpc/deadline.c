@@ -1,5 +1,5 @@
-/* Ending calls before they have ended by themselves, deadlines, and questions to a worker that
- * works. */
+/* Ending calls before they have ended by themselves, and deadlines: of calls, and of what a worker
+ * has to do in time. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,12 +11,19 @@
 enum {
     EOF_PATIENCE = 1000000,
     CLOSED_PATIENCE = 10000000,
-    TRACE_PATIENCE = 1000000,
     HEAR_AGAIN = 1000,
     END_PATIENCE = 20000,
     SIGNAL_AGAIN = 1000,
     LOOK_AGAIN = 10000
 };
+
+/* When what need not be done is due. */
+#define NEVER INT64_MAX
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 /* --------------------------------------------------------------------- recall */
 
@@ -134,7 +141,7 @@ void tine__client_end_stopped(tine__client *c, tine_job *job)
     c->ops->ended(c->owner, c, job, &err, NULL, 0, &none);
 }
 
-static void wake_worker(tine__client *c)
+void tine__client_nudge(tine__client *c)
 {
     if (c->proc)
         tine__proc_nudge(c->proc, TINE__SIGNAL);
@@ -149,11 +156,11 @@ static void point_at(tine__client *c, const tine_job *job)
     if (c->config->async && atomic_load(&page->running) != job->serial)
         return;
     atomic_store(&page->stop, stop);
-    wake_worker(c);
+    tine__client_nudge(c);
 }
 
 /* When to point at it again. */
-static int64_t look_at(const tine__client *c, const tine_job *job, int64_t now)
+static int64_t next_look(const tine__client *c, const tine_job *job, int64_t now)
 {
     int64_t end = job->stop_usec + c->config->grace_usec;
     int64_t wait = now - job->stop_usec;
@@ -169,13 +176,15 @@ static void ask_to_stop(tine__client *c, tine_job *job)
         tine__client_put(c, TINE__CANCEL, job->serial, reason, sizeof reason);
     }
     point_at(c, job);
-    tine__client_wake_at(c, look_at(c, job, job->stop_usec));
+    job->look_usec = next_look(c, job, job->stop_usec);
+    tine__client_wake_at(c, job->look_usec);
 }
 
 /* It was taken back: its end is told in the next turn. */
 static void doom(tine__client *c, tine_job *job)
 {
     job->next = NULL;
+    job->look_usec = NEVER;
     tine_job **link = &c->doomed;
     while (*link)
         link = &(*link)->next;
@@ -207,18 +216,6 @@ bool tine__client_withdraw(tine__client *c, tine_job *job)
     return true;
 }
 
-/* Answers a question; the loop runs on for those that are open. */
-static void end_trace(tine__client *c, tine__trace **link, const tine_error *err,
-                      tine_str text)
-{
-    tine__trace *t = *link;
-    *link = t->next;
-    tine__loop_count(c->config->host, false);
-    t->cb(t->arg, err, text.data, text.len);
-    free(t);
-}
-
-/* Tells of jobs that were taken back to be ended, and of answered questions. */
 void tine__client_tell_deferred(void *arg)
 {
     tine__client *c = arg;
@@ -233,94 +230,10 @@ void tine__client_tell_deferred(void *arg)
         job->at = NULL;
         tine__client_end_stopped(c, job);
     }
-    tine__trace **link = &c->traces;
-    while (*link) {
-        tine__trace *t = *link;
-        if (!t->idle || t->number > last) {
-            link = &t->next;
-            continue;
-        }
-        static const char idle[] = "nothing runs: the worker waits for calls";
-        end_trace(c, link, NULL, (tine_str){idle, sizeof idle - 1});
-        link = &c->traces;
-    }
+    tine__client_tell_idle(c, last);
 }
 
-/* ------------------------------------------------------------------- traceback */
-
-int tine__client_traceback(tine__client *c, tine_text_cb cb, void *arg)
-{
-    if (!c->proc)
-        return -TINE_ECLOSED;
-    tine__trace *t = calloc(1, sizeof *t);
-    if (!t)
-        return -ENOMEM;
-    t->cb = cb;
-    t->arg = arg;
-    t->number = ++c->ntraces;
-    t->asked_usec = tine__now_usec();
-    t->idle = !c->first || atomic_load(&c->region.page->idle);
-    t->next = c->traces;
-    c->traces = t;
-    tine__loop_count(c->config->host, true);
-    if (t->idle) {
-        tine__host_post(c->config->host, &c->deferred_task);
-        return 0;
-    }
-    atomic_store(&c->region.page->trace_asked, t->number);
-    wake_worker(c);
-    if (c->config->async)
-        tine__client_put(c, TINE__LOOK, 0, NULL, 0);
-    tine__client_wake_at(c, t->asked_usec + TRACE_PATIENCE);
-    return 0;
-}
-
-void tine__client_told_trace(tine__client *c, uint64_t number, tine_str text)
-{
-    tine__trace **link = &c->traces;
-    if (number > c->ntraces) /* what callbacks ask for is not answered yet */
-        number = c->ntraces;
-    while (*link) {
-        tine__trace *t = *link;
-        if (t->idle || t->number > number) {
-            link = &t->next;
-            continue;
-        }
-        end_trace(c, link, NULL, text);
-        link = &c->traces;
-    }
-}
-
-void tine__client_fail_traces(tine__client *c, const tine_error *err)
-{
-    while (c->traces)
-        end_trace(c, &c->traces, err, (tine_str){NULL, 0});
-}
-
-static void give_traces_up(tine__client *c, int64_t now)
-{
-    tine_error err = tine__error_make(TINE_KIND_TIMEOUT, c->pid,
-                                      "the worker did not answer within 1 s: it runs a "
-                                      "C function, or waits in one");
-    tine__trace **link = &c->traces;
-    while (*link) {
-        tine__trace *t = *link;
-        if (t->idle || t->asked_usec + TRACE_PATIENCE > now) {
-            link = &t->next;
-            continue;
-        }
-        end_trace(c, link, &err, (tine_str){NULL, 0});
-        link = &c->traces;
-    }
-}
-
-/* ------------------------------------------------------------------- deadlines */
-
-static void earlier(int64_t *next, int64_t at)
-{
-    if (*next < 0 || at < *next)
-        *next = at;
-}
+/* ---------------------------------------------------------- deadlines of calls */
 
 /* A page that says that it has just started puts its deadline off once at most. */
 static int64_t start_of(tine__client *c, tine_job *job)
@@ -337,64 +250,87 @@ static int64_t start_of(tine__client *c, tine_job *job)
     return c->timed_usec;
 }
 
-/* It was told to end. */
-static int64_t check_stopped(tine__client *c, tine_job *job, int64_t now)
-{
-    int64_t end = job->stop_usec + c->config->grace_usec;
-    if (c->killed)
-        return -1;
-    if (end <= now && job->last_look) {
-        job->killed = true;
-        tine__client_kill(c);
-        return -1;
-    }
-    point_at(c, job);
-    job->last_look = end <= now; /* we may have been busy ever since */
-    return job->last_look ? now + LOOK_AGAIN : look_at(c, job, now);
-}
-
-/* Whether the worker has nothing to do but to begin with this job. */
+/* The worker has nothing to do but to begin with this job. */
 static bool is_its_turn(const tine__client *c, const tine_job *job)
 {
     bool sent = c->ready && c->sent == c->out.len;
     return sent && job == c->first && !c->nrecalled && c->seen < job->serial;
 }
 
-/* A job that has not started: at the earliest it can be late when it has had its time from now;
- * sooner where others may take its place in the page. One that the worker could have begun with
- * for so long, and the grace, is not going to. */
-static int64_t check_waiting(tine__client *c, const tine_job *job, int64_t now)
+/* A worker that could have begun with the job for so long as it may take, and the grace, is not
+ * going to. */
+static int64_t begin_due(const tine__client *c, const tine_job *job)
 {
-    int64_t least = job->timeout_usec + c->config->grace_usec;
+    if (c->killed || !is_its_turn(c, job))
+        return NEVER;
     int64_t from = c->turn_usec > job->handed_usec ? c->turn_usec : job->handed_usec;
-    int64_t next = now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
-    if (!is_its_turn(c, job))
-        return next;
-    if (from + least <= now) {
-        tine__client_broken(c, "it did not begin with a call in time");
-        return -1;
-    }
-    return next < from + least ? next : from + least;
+    return from + job->timeout_usec + c->config->grace_usec;
 }
 
-/* The job's next deadline, or what was due is done and -1 or later returned. */
-static int64_t check_job(tine__client *c, tine_job *job, int64_t now)
+/* When to look at a job that has not started: at the earliest it can be late when it has had its
+ * time from now; sooner where others may take its place in the page. */
+static int64_t start_look(const tine__client *c, const tine_job *job, int64_t now)
+{
+    return now + job->timeout_usec / (c->load > TINE__WINDOW ? 8 : 1) + 1;
+}
+
+/* When something is to be done about the job; not later than now: it is due. */
+static int64_t job_deadline(tine__client *c, tine_job *job, int64_t now)
 {
     if (job->reason != TINE__REASON_NONE)
-        return check_stopped(c, job, now);
+        return c->killed ? NEVER : job->look_usec;
     if (job->timeout_usec <= 0)
-        return -1;
+        return NEVER;
     int64_t start = start_of(c, job);
-    if (start < 0)
-        return check_waiting(c, job, now);
-    if (start + job->timeout_usec > now)
-        return start + job->timeout_usec;
-    tine__client_stop(c, job, TINE__REASON_TIMEOUT);
-    return look_at(c, job, job->stop_usec);
+    return start >= 0 ? start + job->timeout_usec
+                      : earlier(begin_due(c, job), start_look(c, job, now));
 }
 
+/* It was told to end: it is told again, and when its grace is over its worker is killed. */
+static void press(tine__client *c, tine_job *job, int64_t now)
+{
+    bool over = job->stop_usec + c->config->grace_usec <= now;
+    if (over && job->last_look) {
+        job->killed = true;
+        tine__client_kill(c);
+        return;
+    }
+    point_at(c, job);
+    job->last_look = over; /* we may have been busy ever since */
+    job->look_usec = over ? now + LOOK_AGAIN : next_look(c, job, now);
+}
+
+/* The job's deadline is over. Sees to it that the next one is later. */
+static void expire_job(tine__client *c, tine_job *job, int64_t now)
+{
+    if (job->reason != TINE__REASON_NONE)
+        press(c, job, now);
+    else if (begin_due(c, job) <= now)
+        tine__client_broken(c, "it did not begin with a call in time");
+    else
+        tine__client_stop(c, job, TINE__REASON_TIMEOUT);
+}
+
+/* Returns when the next one is due. */
+static int64_t expire_jobs(tine__client *c, int64_t now)
+{
+    int64_t next = NEVER;
+    for (tine_job *job = c->first, *after; job; job = after) {
+        after = job->next; /* it may be taken back */
+        int64_t at = job_deadline(c, job, now);
+        if (at <= now) {
+            expire_job(c, job, now);
+            at = job_deadline(c, job, now);
+        }
+        next = earlier(next, at);
+    }
+    return next;
+}
+
+/* ------------------------------------------------------ deadlines of the worker */
+
 /* What a process loads before it serves takes as long as it takes. Where it has nothing more to
- * load, and does not come to it, that counts. */
+ * load, and does not come to it, that counts. 0: it loads. */
 static int64_t began(tine__client *c, int64_t now)
 {
     uint64_t said = atomic_load(&c->region.page->began_ns) / 1000;
@@ -405,28 +341,40 @@ static int64_t began(tine__client *c, int64_t now)
     return c->began_usec;
 }
 
-/* When a call that was taken back, and is the next to be answered, must have been skipped; -1: it
- * need not. */
+/* When a call that was taken back, and is the next to be answered, must have been skipped. */
 static int64_t skip_due(const tine__client *c, int64_t now)
 {
     uint64_t next = c->answered + 1;
     if (!c->nrecalled || c->killed)
-        return -1;
+        return NEVER;
     if (!(c->recalled[next % TINE__WINDOW / 64] & UINT64_C(1) << next % 64))
         return now + patience_of(c); /* another call is before it */
     return c->turn_usec + patience_of(c);
 }
 
-/* When it must be ready, or must have become a template; -1: it need not. */
+/* When it must be ready, or must have become a template. */
 static int64_t change_due(tine__client *c, int64_t now)
 {
     int64_t patience = c->config->spawn_timeout_usec;
     if (c->killed || (c->ready && !c->promoted_usec))
-        return -1;
+        return NEVER;
     if (c->ready)
         return c->promoted_usec + patience;
     int64_t since = began(c, now);
     return (since ? since : now) + patience;
+}
+
+/* When one that has closed its socket must have ended. */
+static int64_t end_due(const tine__client *c)
+{
+    if (!c->eof_usec || c->killed)
+        return NEVER;
+    return c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);
+}
+
+static int64_t worker_deadline(tine__client *c, int64_t now)
+{
+    return earlier(skip_due(c, now), earlier(change_due(c, now), end_due(c)));
 }
 
 static void give_change_up(tine__client *c)
@@ -445,11 +393,15 @@ static void give_change_up(tine__client *c)
     tine__client_kill(c);
 }
 
-static int64_t eof_due(const tine__client *c)
+/* A deadline of the worker's is over: it is killed. */
+static void expire_worker(tine__client *c, int64_t now)
 {
-    if (!c->eof_usec || c->killed)
-        return -1;
-    return c->eof_usec + (c->closed ? CLOSED_PATIENCE : EOF_PATIENCE);
+    if (skip_due(c, now) <= now)
+        tine__client_broken(c, "it did not give a call back in time");
+    else if (change_due(c, now) <= now)
+        give_change_up(c);
+    else if (end_due(c) <= now)
+        tine__client_broken(c, "it closed its socket");
 }
 
 /* A host that was busy has yet to hear what its worker has said in time. Returns 0, or how long
@@ -464,62 +416,33 @@ static int64_t hear(tine__client *c)
     return heard == TINE__HEARD_ALL ? 0 : HEAR_AGAIN;
 }
 
-/* What was due is done, and -1 or later returned; wait: not before. */
-static int64_t check_worker(tine__client *c, int64_t now, int64_t wait)
-{
-    int64_t next = -1, change = change_due(c, now), eof = eof_due(c);
-    int64_t skip = skip_due(c, now);
-    if (skip >= 0 && skip <= now && !wait)
-        tine__client_broken(c, "it did not give a call back in time");
-    else if (skip >= 0)
-        earlier(&next, skip > now ? skip : now + wait);
-    if (change >= 0 && change <= now && !wait)
-        give_change_up(c);
-    else if (change >= 0)
-        earlier(&next, change > now ? change : now + wait);
-    if (eof >= 0 && eof <= now && !wait)
-        tine__client_broken(c, "it closed its socket");
-    else if (eof >= 0)
-        earlier(&next, eof > now ? eof : now + wait);
-    return next;
-}
-
-static bool is_due(tine__client *c, int64_t now)
-{
-    int64_t change = change_due(c, now), eof = eof_due(c), skip = skip_due(c, now);
-    return (skip >= 0 && skip <= now) || (change >= 0 && change <= now) ||
-           (eof >= 0 && eof <= now);
-}
+/* ----------------------------------------------------------------------- timer */
 
 static void on_timer(void *arg, tine_timer *timer)
 {
     tine__client *c = arg;
     tine_proc *p = c->proc;
-    int64_t now = tine__now_usec(), wait = 0, next;
+    int64_t now = tine__now_usec(), wait = 0;
     (void)timer;
     tine_timer_free(c->timer);
     c->timer = NULL;
-    if (is_due(c, now)) {
-        tine__proc_hold_still(
-            p); /* its end, which may come to light now, waits for us */
+    if (worker_deadline(c, now) <= now) {
+        tine__proc_hold_still(p); /* its end may come to light now */
         wait = hear(c);
         tine__proc_let_go(p);
         if (!tine__proc_is_observed(p, c)) /* or it has become a template */
             return;
+        if (!wait)
+            expire_worker(c, now);
     }
-    next = check_worker(c, now, wait);
-    for (tine_job *job = c->first, *after; job; job = after) {
-        after = job->next;
-        int64_t at = check_job(c, job, now);
-        if (at >= 0)
-            earlier(&next, at);
-    }
-    for (const tine__trace *t = c->traces; t; t = t->next)
-        if (!t->idle && t->asked_usec + TRACE_PATIENCE > now)
-            earlier(&next, t->asked_usec + TRACE_PATIENCE);
-    if (next >= 0)
+    int64_t next = worker_deadline(c, now);
+    if (next <= now)
+        next = now + wait;
+    next = earlier(next, expire_jobs(c, now));
+    next = earlier(next, tine__client_traces_due(c, now));
+    if (next != NEVER)
         tine__client_wake_at(c, next);
-    give_traces_up(c, now);
+    tine__client_expire_traces(c, now);
 }
 
 /* The timer is not moved when what it was for is over: it finds nothing then. */
