@@ -101,7 +101,7 @@ static bool enter(tine_host *host)
             event_base_loopbreak(host->base);
         return false;
     }
-    host->happened++;
+    host->called++;
     host->depth++;
     if (host->tick_event)
         event_active(host->tick_event, EV_TIMEOUT, 0);
@@ -260,10 +260,14 @@ static void begin(tine_host *host)
     host->stopped = false;
 }
 
+/* What a wait came to: something, maybe not of ours; or a timer that fired for what was over. */
+enum { CAME, IN_VAIN };
+
 /* Between the rounds of a loop: one round waits for at most one thing to happen. Without ONCE,
  * libevent goes round as long as anything is ready, and a flood always is. */
 static int loop_once(tine_host *host, int flags)
 {
+    host->called = host->called_in_vain = 0;
     flags |= EVLOOP_ONCE;
     if (!host->own_base) /* of what it does not count something may come, too */
         flags |= EVLOOP_NO_EXIT_ON_EMPTY;
@@ -271,49 +275,53 @@ static int loop_once(tine_host *host, int flags)
     int result = event_base_loop(host->base, flags);
     host->running = false;
     host->polled_usec = tine__host_now(host);
-    return result < 0 ? -EIO : 0;
+    if (result < 0)
+        return -EIO;
+    return host->called && host->called == host->called_in_vain ? IN_VAIN : CAME;
 }
 
-/* Reads answers that are there, for which libevent need not be asked. */
-static void hear(tine_host *host)
+/* Reads answers that are there, for which libevent need not be asked. Returns whether any were. */
+static bool hear(tine_host *host)
 {
     begin(host);
     host->in_turn = true; /* what is posted is done below */
     bool any = host->look->take(host);
     host->in_turn = false;
-    if (any && !tine__stale(host)) {
+    if ((host->tasks || host->expected) && !tine__stale(host)) {
         if (!host->stopped)
             take_turn(host);
-        else if (host->tasks || host->expected)
+        else
             tine__loop_wake_next(host);
     }
     host->running = false;
+    return any;
 }
 
-/* Awake for a moment, where answers to calls are awaited; see spin.h. */
-static void loop_awake(tine_host *host)
+/* Awake for a moment, where answers to calls are awaited; see spin.h. Returns whether any came. */
+static bool loop_awake(tine_host *host)
 {
-    uint64_t before = host->happened;
+    bool any;
     if (!host->look || !host->look->is_worth(host) || !tine__spin_begin(&host->spin))
-        return;
+        return false;
     do
-        hear(host);
-    while (!host->stopped && host->happened == before && tine__spin_on(&host->spin));
-    tine__spin_end(&host->spin, host->happened != before);
+        any = hear(host);
+    while (!host->stopped && !any && tine__spin_on(&host->spin));
+    tine__spin_end(&host->spin, any);
+    return any;
 }
 
+/* Waits for one thing to happen, and does what is to be done about it. */
 static int loop_wait(tine_host *host)
 {
-    uint64_t before = host->happened;
-    if (!host->tasks && !host->expected)
-        loop_awake(host);
+    bool heard = !host->tasks && !host->expected && loop_awake(host);
     if (host->stopped || tine__stale(host))
-        return 0;
-    if (host->happened == before)
+        return CAME;
+    if (!heard)
         return loop_once(host, EVLOOP_ONCE);
     /* Timers, and what else is watched, have their turn meanwhile. */
     bool due = host->now - host->polled_usec >= POLL_USEC;
-    return due ? loop_once(host, EVLOOP_NONBLOCK) : 0;
+    int came = due ? loop_once(host, EVLOOP_NONBLOCK) : CAME;
+    return came < 0 ? came : CAME;
 }
 
 int tine_host_run(tine_host *host)
@@ -342,19 +350,15 @@ void tine_host_stop(tine_host *host)
     event_base_loopbreak(host->base);
 }
 
-/* One thing, or the end of the time; a timer that fires for nothing is neither. */
+/* One thing, or the end of the time. */
 static int poll_until(tine_host *host, int64_t until)
 {
-    bool nothing;
-    int err;
+    int came;
     do {
-        uint64_t before = host->happened;
-        host->spurious = false;
         tine__timers_wake_at(host, until);
-        err = loop_wait(host);
-        nothing = host->spurious && host->happened == before + 1;
-    } while (!err && nothing && !host->stopped && tine__now_usec() < until);
-    return err;
+        came = loop_wait(host);
+    } while (came == IN_VAIN && !host->stopped && tine__now_usec() < until);
+    return came;
 }
 
 int tine_host_poll(tine_host *host, int64_t max_usec)
@@ -366,10 +370,10 @@ int tine_host_poll(tine_host *host, int64_t max_usec)
     int64_t now = max_usec > 0 ? tine__now_usec() : 0;
     if (max_usec > INT64_MAX / 2 - now)
         max_usec = INT64_MAX / 2 - now;
-    int err = max_usec > 0 ? poll_until(host, now + max_usec)
-                           : loop_once(host, EVLOOP_NONBLOCK);
+    int came = max_usec > 0 ? poll_until(host, now + max_usec)
+                            : loop_once(host, EVLOOP_NONBLOCK);
     host->stopped = false;
-    return err < 0 ? err : tine_host_active(host);
+    return came < 0 ? came : tine_host_active(host);
 }
 
 int tine_host_active(const tine_host *host)

@@ -23,7 +23,7 @@ enum { TINE__CLOSERS = 4 };
  * for. */
 typedef struct tine__look {
     bool (*is_worth)(const tine_host *host);
-    /* Takes what is there, and returns whether there was any. */
+    /* Takes what is there, and returns whether there was any: not what only promised to be. */
     bool (*take)(tine_host *host);
 } tine__look;
 
@@ -31,9 +31,8 @@ struct tine_host {
     tine__owner owner; /* the process that made it; in a fork of that, nothing works */
     struct event_base *base;
     bool own_base, running, stopped, in_turn;
-    bool holds;    /* hold_event is pending */
-    bool spurious; /* all that has happened is that the timer fired for nothing */
-    bool expected; /* see tine__loop_expect */
+    bool holds;                    /* hold_event is pending */
+    bool expected;                 /* see tine__loop_expect */
     void (*turn)(tine_host *host); /* given at open */
     const tine__look *look;        /* what to look at before sleeping, or NULL */
     void (*closers[TINE__CLOSERS])(tine_host *host);
@@ -46,8 +45,9 @@ struct tine_host {
     int timer_fd; /* or -1: where the system refuses one, there is the alarm */
     tine_io *timer_io;
     struct event *alarm;
-    int64_t armed_at;    /* what the timerfd is set to; 0: nothing */
-    uint64_t happened;   /* callbacks of the loop so far */
+    int64_t armed_at; /* what the timerfd is set to; 0: nothing */
+    unsigned called,
+        called_in_vain;  /* callbacks in this round; of a timer, for nothing */
     int64_t now;         /* see tine__host_now */
     int64_t polled_usec; /* when libevent has looked at everything last */
     tine__spin spin;

@@ -79,7 +79,8 @@ void tine__timers_due(tine_host *host)
     int64_t now = tine__now_usec();
     host->armed_at = 0;
     tine_timer *t = first_of(host);
-    host->spurious = !t || t->at > now;
+    if (!t || t->at > now)
+        host->called_in_vain++;
     /* What is added meanwhile waits for the next turn. */
     for (size_t n = host->timer_queue.n;
          n > 0 && (t = first_of(host)) && t->at <= now && !host->stopped; n--)

@@ -463,7 +463,6 @@ static ssize_t read_some(tine__client *c, size_t *asked)
     while (n < 0 && errno == EINTR);
     if (n > 0) {
         tine__host_now(host);
-        host->happened++;
         /* What a job has written comes before its end. */
         if (c->config->on_output && c->proc)
             tine__proc_read_output(c->proc);
@@ -519,15 +518,14 @@ static size_t budget_of(const tine__client *c)
     return c->config->host->nbusy > mine ? FEW_FRAMES : FRAMES_PER_WAKE;
 }
 
-void tine__client_readable(void *arg, tine_io *io, int events)
+/* Takes what the worker has sent, not all if that is much. Returns whether anything has come. */
+static bool read_worker(tine__client *c)
 {
-    tine__client *c = arg;
     tine_proc *p = c->proc;
     size_t asked;
-    (void)io;
-    (void)events;
+    bool came = false;
     if (c->reading)
-        return;
+        return false;
     c->reading = true;
     tine__proc_hold_still(p); /* its end, which a callback may bring to light, waits */
     size_t budget = budget_of(c);
@@ -535,8 +533,10 @@ void tine__client_readable(void *arg, tine_io *io, int events)
     for (int i = 0; i < READS_PER_WAKE && c->nframes < budget && !c->killed; i++) {
         size_t before = c->nframes;
         ssize_t n = read_some(c, &asked);
-        if (n > 0)
+        if (n > 0) {
+            came = true;
             set_pace(c, (size_t)n, c->nframes - before, budget);
+        }
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
             at_eof(c);
             break;
@@ -550,6 +550,14 @@ void tine__client_readable(void *arg, tine_io *io, int events)
         tine__client_flush(c);
     if (c->promoted && !c->killed && !c->eof_usec)
         c->ops->promoted(c->owner, c);
+    return came;
+}
+
+void tine__client_readable(void *arg, tine_io *io, int events)
+{
+    (void)io;
+    (void)events;
+    read_worker(arg);
 }
 
 static bool is_worth_hearing(const tine_host *host)
@@ -572,12 +580,13 @@ static bool hear(tine_host *host)
         procs[i] = heard[i]->proc;
         tine__proc_hold_still(procs[i]);
     }
+    bool any = false;
     for (size_t i = 0; i < n && !host->stopped && !tine__stale(host); i++)
         if (heard[i]->read_io)
-            tine__client_readable(heard[i], heard[i]->read_io, TINE_READ);
+            any = read_worker(heard[i]) || any;
     for (size_t i = 0; i < n; i++)
         tine__proc_let_go(procs[i]);
-    return n > 0;
+    return any;
 }
 
 void tine__clients_open(tine_host *host)
