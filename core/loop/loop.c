@@ -27,59 +27,36 @@ typedef struct handle {
     tine_host *host;
     struct event *event;
     void *arg;
-    bool counted; /* in host->nactive */
+    bool holds; /* the loop */
 } handle;
 
 struct tine_io {
     handle h;
-    tine_io *next, *prev;
+    LIST_ENTRY(tine_io) link;
     tine_io_cb cb;
 };
 
 struct tine_signal {
     handle h;
-    tine_signal *next, *prev;
+    LIST_ENTRY(tine_signal) link;
     tine_signal_cb cb;
 };
 
-#define LINK(list, object)                                                             \
-    do {                                                                               \
-        (object)->next = *(list);                                                      \
-        if (*(list))                                                                   \
-            (*(list))->prev = (object);                                                \
-        *(list) = (object);                                                            \
-    } while (0)
-
-#define UNLINK(list, object)                                                           \
-    do {                                                                               \
-        if ((object)->prev)                                                            \
-            (object)->prev->next = (object)->next;                                     \
-        else                                                                           \
-            *(list) = (object)->next;                                                  \
-        if ((object)->next)                                                            \
-            (object)->next->prev = (object)->prev;                                     \
-    } while (0)
-
-void tine__loop_count(tine_host *host, bool more)
+void tine__loop_hold(tine_host *host, bool *holds, bool on)
 {
     static const struct timeval day = {86400, 0};
-    host->nactive += more ? 1 : (size_t)-1;
-    bool holds = host->nactive > 0;
-    if (!host->hold_event || host->holds == holds)
+    if (*holds == on)
         return;
-    if (holds && event_add(host->hold_event, &day) < 0)
+    *holds = on;
+    host->nactive += on ? 1 : (size_t)-1;
+    bool active = host->nactive > 0;
+    if (!host->hold_event || host->holds == active)
         return;
-    if (!holds)
+    if (active && event_add(host->hold_event, &day) < 0)
+        return;
+    if (!active)
         event_del(host->hold_event);
-    host->holds = holds;
-}
-
-static void count(handle *h, bool on)
-{
-    if (h->counted == on)
-        return;
-    h->counted = on;
-    tine__loop_count(h->host, on);
+    host->holds = active;
 }
 
 static void handle_close(handle *h)
@@ -87,7 +64,7 @@ static void handle_close(handle *h)
     /* In a fork of the host's process, event_del would reach into the parent's epoll. */
     if (tine__stale(h->host))
         return;
-    count(h, false);
+    tine__loop_hold(h->host, &h->holds, false);
     if (h->event)
         event_free(h->event);
 }
@@ -119,7 +96,7 @@ static void take_turn(tine_host *host)
     host->turn(host);
     tine__host_run_tasks(host);
     host->in_turn = false;
-    if (host->expected || host->tasks)
+    if (host->expected || !STAILQ_EMPTY(&host->tasks))
         tine__loop_wake_next(host);
 }
 
@@ -201,6 +178,7 @@ int tine__loop_open(tine_host *host, struct event_base *base,
 {
     host->turn = turn;
     host->base = base;
+    STAILQ_INIT(&host->tasks);
     if (!base) {
         int err = open_base(host);
         if (err < 0)
@@ -219,14 +197,10 @@ int tine__loop_open(tine_host *host, struct event_base *base,
 void tine__loop_close(tine_host *host)
 {
     tine__timers_close(host);
-    for (tine_io *io = host->ios, *next; io; io = next) {
-        next = io->next;
-        tine_io_free(io);
-    }
-    for (tine_signal *s = host->signals, *next; s; s = next) {
-        next = s->next;
-        tine_signal_free(s);
-    }
+    while (!LIST_EMPTY(&host->ios))
+        tine_io_free(LIST_FIRST(&host->ios)); /* leaves the list */
+    while (!LIST_EMPTY(&host->signals))
+        tine_signal_free(LIST_FIRST(&host->signals));
     struct event *events[] = {host->later_event, host->hold_event, host->tick_event,
                               host->alarm};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++)
@@ -287,7 +261,7 @@ static bool hear(tine_host *host)
     host->in_turn = true; /* what is posted is done below */
     bool any = host->look->take(host);
     host->in_turn = false;
-    if ((host->tasks || host->expected) && !tine__stale(host)) {
+    if ((!STAILQ_EMPTY(&host->tasks) || host->expected) && !tine__stale(host)) {
         if (!host->stopped)
             take_turn(host);
         else
@@ -313,7 +287,7 @@ static bool loop_awake(tine_host *host)
 /* Waits for one thing to happen, and does what is to be done about it. */
 static int loop_wait(tine_host *host)
 {
-    bool heard = !host->tasks && !host->expected && loop_awake(host);
+    bool heard = STAILQ_EMPTY(&host->tasks) && !host->expected && loop_awake(host);
     if (host->stopped || tine__stale(host))
         return CAME;
     if (!heard)
@@ -417,7 +391,7 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
         free(io);
         return err;
     }
-    LINK(&host->ios, io);
+    LIST_INSERT_HEAD(&host->ios, io, link);
     *out = io;
     return 0;
 }
@@ -450,7 +424,7 @@ int tine_io_new(tine_host *host, tine_io **out, int fd, int events, tine_io_cb c
     if (!err)
         err = tine__io_internal(host, out, fd, events, cb, arg);
     if (!err)
-        count(&(*out)->h, true);
+        tine__loop_hold(host, &(*out)->h.holds, true);
     return err;
 }
 
@@ -458,7 +432,7 @@ void tine_io_free(tine_io *io)
 {
     if (!io)
         return;
-    UNLINK(&io->h.host->ios, io);
+    LIST_REMOVE(io, link);
     handle_close(&io->h);
     free(io);
 }
@@ -495,8 +469,8 @@ int tine_signal_new(tine_host *host, tine_signal **out, int signo, tine_signal_c
         free(s);
         return -ENOMEM;
     }
-    LINK(&host->signals, s);
-    count(&s->h, true);
+    LIST_INSERT_HEAD(&host->signals, s, link);
+    tine__loop_hold(host, &s->h.holds, true);
     *out = s;
     return 0;
 }
@@ -505,7 +479,7 @@ void tine_signal_free(tine_signal *s)
 {
     if (!s)
         return;
-    UNLINK(&s->h.host->signals, s);
+    LIST_REMOVE(s, link);
     handle_close(&s->h);
     free(s);
 }

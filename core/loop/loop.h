@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include "base/clock.h"
@@ -53,21 +54,21 @@ struct tine_host {
     tine__spin spin;
     tine__prioq timer_queue;
     uint64_t timer_order;
-    tine_timer *timers; /* all that live, for tine_host_free */
-    tine_io *ios;
-    tine_signal *signals;
-    struct tine__task *tasks, *tasks_tail; /* posted */
+    LIST_HEAD(, tine_timer) timers; /* all that live, for tine_host_free */
+    LIST_HEAD(, tine_io) ios;
+    LIST_HEAD(, tine_signal) signals;
+    STAILQ_HEAD(, tine__task) tasks; /* posted */
 
     /* The upper layers' parts, each known to its own files alone: */
     struct tine__local_host *local;
     struct tine__process_host *process;
 
-    struct tine__client *busy; /* workers that owe answers */
+    LIST_HEAD(, tine__client) busy; /* workers that owe answers */
     size_t nbusy;
     struct tine__scoreboard
         *scoreboard; /* made with the first worker that serves calls, or NULL */
-    tine_rpc *rpcs;  /* all that live, for tine_host_free */
-    tine_pool *pools;
+    LIST_HEAD(, tine_rpc) rpcs; /* all that live, for tine_host_free */
+    LIST_HEAD(, tine_pool) pools;
     struct tine__inbox
         *came;              /* descriptors of the answer or event that is being told */
     unsigned char *scratch; /* what is read from workers passes through here, or NULL */
@@ -77,7 +78,7 @@ struct tine_host {
 typedef struct tine__task {
     void (*run)(void *arg);
     void *arg;
-    struct tine__task *next;
+    STAILQ_ENTRY(tine__task) link;
     bool posted;
 } tine__task;
 
@@ -86,8 +87,8 @@ typedef struct tine__task {
 int tine__loop_open(tine_host *host, struct event_base *base,
                     void (*turn)(tine_host *host));
 void tine__loop_close(tine_host *host);
-/* There is one more, or one less, to wait for. */
-void tine__loop_count(tine_host *host, bool more);
+/* While *holds is true, which is set to on, there is something to wait for: the loop goes on. */
+void tine__loop_hold(tine_host *host, bool *holds, bool on);
 /* Makes the loop take a turn soon. */
 void tine__loop_wake(tine_host *host);
 /* Whether the turn has something to do, which the loop is to run on for. */

@@ -12,13 +12,13 @@
 
 struct tine_timer {
     tine_host *host;
-    tine_timer *next, *prev; /* of the host's */
+    LIST_ENTRY(tine_timer) link; /* of the host's */
     tine_timer_cb cb;
     void *arg;
     int64_t at, every_usec;
     uint64_t order; /* of equal times the first comes first */
     size_t place;   /* in the queue */
-    bool counted;
+    bool holds;     /* the loop */
 };
 
 static bool goes_before(const void *a, const void *b)
@@ -54,14 +54,6 @@ void tine__timers_wake_at(tine_host *host, int64_t usec)
     host->armed_at = usec > 0 ? usec : 1;
 }
 
-static void count(tine_timer *t, bool on)
-{
-    if (t->counted == on)
-        return;
-    t->counted = on;
-    tine__loop_count(t->host, on);
-}
-
 static void fire(tine_host *host, tine_timer *t, int64_t now)
 {
     tine__prioq_remove(&host->timer_queue, t);
@@ -69,7 +61,7 @@ static void fire(tine_host *host, tine_timer *t, int64_t now)
         t->at = now + t->every_usec;
         queue(host, t); /* there is room: it has just left */
     } else {
-        count(t, false);
+        tine__loop_hold(host, &t->holds, false);
     }
     t->cb(t->arg, t);
 }
@@ -114,10 +106,8 @@ int tine__timers_open(tine_host *host)
 
 void tine__timers_close(tine_host *host)
 {
-    for (tine_timer *t = host->timers, *next; t; t = next) {
-        next = t->next;
-        tine_timer_free(t);
-    }
+    while (!LIST_EMPTY(&host->timers))
+        tine_timer_free(LIST_FIRST(&host->timers)); /* leaves the list */
     tine_io_free(host->timer_io);
     tine__fd_close(&host->timer_fd);
     tine__prioq_free(&host->timer_queue);
@@ -148,10 +138,7 @@ int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
         free(t);
         return -ENOMEM;
     }
-    t->next = host->timers;
-    if (t->next)
-        t->next->prev = t;
-    host->timers = t;
+    LIST_INSERT_HEAD(&host->timers, t, link);
     tine__timers_wake_at(host, t->at);
     *out = t;
     return 0;
@@ -166,7 +153,7 @@ int tine_timer_new(tine_host *host, tine_timer **out, int64_t after_usec,
     if (err < 0)
         return err;
     (*out)->every_usec = every_usec;
-    count(*out, true);
+    tine__loop_hold(host, &(*out)->holds, true);
     return 0;
 }
 
@@ -175,13 +162,8 @@ void tine_timer_free(tine_timer *t)
     if (!t)
         return;
     tine_host *host = t->host;
-    if (t->prev)
-        t->prev->next = t->next;
-    else
-        host->timers = t->next;
-    if (t->next)
-        t->next->prev = t->prev;
+    LIST_REMOVE(t, link);
     tine__prioq_remove(&host->timer_queue, t);
-    count(t, false);
+    tine__loop_hold(host, &t->holds, false);
     free(t);
 }

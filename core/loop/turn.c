@@ -19,29 +19,17 @@ void tine__host_post(tine_host *host, tine__task *task)
 {
     if (task->posted)
         return;
-    task->posted = true;
-    task->next = NULL;
-    if (host->tasks_tail)
-        host->tasks_tail->next = task;
-    else
-        host->tasks = task;
-    host->tasks_tail = task;
-    if (host->tasks == task)
+    if (STAILQ_EMPTY(&host->tasks))
         tine__loop_wake(host);
+    task->posted = true;
+    STAILQ_INSERT_TAIL(&host->tasks, task, link);
 }
 
 void tine__host_unpost(tine_host *host, tine__task *task)
 {
-    tine__task **link = &host->tasks, *before = NULL;
     if (!task->posted)
         return;
-    while (*link != task) {
-        before = *link;
-        link = &before->next;
-    }
-    *link = task->next;
-    if (host->tasks_tail == task)
-        host->tasks_tail = before;
+    STAILQ_REMOVE(&host->tasks, task, tine__task, link);
     task->posted = false;
 }
 
@@ -49,11 +37,11 @@ void tine__host_unpost(tine_host *host, tine__task *task)
  * not for ever. */
 void tine__host_run_tasks(tine_host *host)
 {
-    for (int i = 0; i < TASKS_PER_TURN && host->tasks && !host->stopped; i++) {
-        tine__task *task = host->tasks;
-        host->tasks = task->next;
-        if (!host->tasks)
-            host->tasks_tail = NULL;
+    tine__task *task;
+    for (int i = 0; i < TASKS_PER_TURN && !host->stopped; i++) {
+        if (!(task = STAILQ_FIRST(&host->tasks)))
+            break;
+        STAILQ_REMOVE_HEAD(&host->tasks, link);
         task->posted = false;
         task->run(task->arg);
     }

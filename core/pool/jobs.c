@@ -11,10 +11,7 @@ void tine__pool_count(tine_pool *pool)
 {
     bool on = pool->pending > 0 || pool->closed || pool->candidate || pool->rolling ||
               pool->promoting;
-    if (on == pool->counted)
-        return;
-    pool->counted = on;
-    tine__loop_count(pool->host, on);
+    tine__loop_hold(pool->host, &pool->holds, on);
 }
 
 void tine__pool_fault(tine_pool *pool, const tine_error *err)

@@ -132,12 +132,7 @@ static void pool_free(tine_pool *pool)
     pool->promoting = NULL;
     pool->rolling = false;
     tine__pool_count(pool);
-    if (pool->prev)
-        pool->prev->next = pool->next;
-    else
-        host->pools = pool->next;
-    if (pool->next)
-        pool->next->prev = pool->prev;
+    LIST_REMOVE(pool, link);
     tine__host_unpost(host, &pool->task);
     tine_timer_free(pool->timer);
     tine__sched_free(pool->sched);
@@ -430,8 +425,9 @@ static void teardown(tine_pool *pool)
 
 static void close_all(tine_host *host)
 {
-    while (host->pools)
-        teardown(host->pools); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+    while (!LIST_EMPTY(&host->pools))
+        teardown(LIST_FIRST(
+            &host->pools)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
 }
 
 int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *options,
@@ -461,10 +457,7 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
         free(pool);
         return err;
     }
-    pool->next = host->pools;
-    if (pool->next)
-        pool->next->prev = pool;
-    host->pools = pool;
+    LIST_INSERT_HEAD(&host->pools, pool, link);
     tine__pool_wake(pool);
     *out = pool;
     return 0;

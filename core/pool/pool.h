@@ -72,7 +72,7 @@ struct tine__pool_worker {
 };
 
 struct tine_pool {
-    tine_pool *next, *prev; /* of the host's */
+    LIST_ENTRY(tine_pool) link; /* of the host's */
     tine_host *host;
     tine__rpc_config config;
     tine__sched *sched;
@@ -99,7 +99,8 @@ struct tine_pool {
     tine__task task;
     tine_timer *timer;
     int64_t timer_at, kill_at; /* -1: never */
-    bool closed, killed, counted;
+    bool closed, killed;
+    bool holds;   /* the loop */
     bool rolling; /* old workers take jobs until the reload has replaced them */
     tine_gone_cb gone;
     void *gone_arg;

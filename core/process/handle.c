@@ -98,14 +98,6 @@ void tine__proc_leave_parent(tine_proc *p)
     p->link->parent = NULL;
 }
 
-static void count(tine_proc *p, bool on)
-{
-    if (p->counted == on)
-        return;
-    p->counted = on;
-    tine__loop_count(p->host, on);
-}
-
 static void leave_later(tine_proc *p)
 {
     tine__process_host *h = p->host->process;
@@ -130,7 +122,7 @@ void tine__proc_drop_replay(tine_proc *p)
 
 void tine__proc_free(tine_proc *p)
 {
-    count(p, false);
+    tine__loop_hold(p->host, &p->holds, false);
     tine__proc_drop_replay(p);
     leave_later(p);
     while (p->children)
@@ -201,7 +193,7 @@ void tine__proc_update(tine_proc *p)
     if (!p->ended && over && is_sent(p))
         t->shut_down(p->link);
     t->listen(p->link, !p->consumed || p->held, p->link->made && p->sent <= p->done);
-    count(p, tine_proc_busy(p) || is_leaving(p));
+    tine__loop_hold(p->host, &p->holds, tine_proc_busy(p) || is_leaving(p));
 }
 
 int tine__proc_flush(tine_proc *p)

@@ -38,7 +38,8 @@ struct tine_proc {
 
     bool consumed, running, given, closed, dying, ended;
     bool sent_fds; /* it, or one that it was forked from, was sent descriptors */
-    bool in_later, exit_late, error_late, was_busy, counted;
+    bool in_later, exit_late, error_late, was_busy;
+    bool holds; /* the loop */
     bool error_told, failed;
     bool hidden; /* the default template: no user has a handle of it */
     bool killed; /* by us, with a signal that hardly any process survives */

@@ -231,24 +231,14 @@ tine_job *tine__client_find(const tine__client *c, uint64_t serial)
 static void set_busy(tine__client *c)
 {
     tine_host *host = c->config->host;
-    c->next_busy = host->busy;
-    if (host->busy)
-        host->busy->prev_busy = c;
-    host->busy = c;
+    LIST_INSERT_HEAD(&host->busy, c, busy);
     host->nbusy++;
 }
 
 static void set_idle(tine__client *c)
 {
-    tine_host *host = c->config->host;
-    if (c->prev_busy)
-        c->prev_busy->next_busy = c->next_busy;
-    else
-        host->busy = c->next_busy;
-    if (c->next_busy)
-        c->next_busy->prev_busy = c->prev_busy;
-    c->next_busy = c->prev_busy = NULL;
-    host->nbusy--;
+    LIST_REMOVE(c, busy);
+    c->config->host->nbusy--;
 }
 
 static void link_job(tine__client *c, tine_job *job)
@@ -565,9 +555,9 @@ void tine__client_free(tine__client *c)
     free(c->cause);
     for (tine__trace *t; (t = LIST_FIRST(&c->traces));) {
         LIST_REMOVE(t, link);
-        tine__loop_count(c->config->host, false);
         free(t);
     }
+    tine__loop_hold(host, &c->asked, false);
     tine__scoreboard_give_back(host->scoreboard, &c->region);
     free(c);
 }

@@ -31,8 +31,8 @@ struct tine__client {
     const tine__rpc_config *config;
     const tine__client_ops *ops;
     void *owner, *tag;
-    tine__client *next_busy, *prev_busy; /* while it has calls */
-    tine_proc *proc;                     /* NULL once it has ended */
+    LIST_ENTRY(tine__client) busy; /* while it has calls */
+    tine_proc *proc;               /* NULL once it has ended */
     pid_t pid;
     tine__region region;
     uint64_t before;    /* commands that p is to carry out before it serves */
@@ -70,6 +70,7 @@ struct tine__client {
     uint64_t timed; /* sync: the serial of the call whose deadline was looked at last */
     int64_t timed_usec;              /* when that started */
     LIST_HEAD(, tine__trace) traces; /* the last one first */
+    bool asked;                      /* there are some: holds the loop */
     uint64_t ntraces;
     uint64_t marks[3]; /* number of the job that writes to stdout and stderr */
     uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */

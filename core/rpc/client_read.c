@@ -570,10 +570,12 @@ static bool hear(tine_host *host)
 {
     tine__client *heard[HEARD];
     size_t n = 0;
-    for (tine__client *c = host->busy; c && n < HEARD; c = c->next_busy)
-        if (c->read_io && atomic_load_explicit(&c->region.page->flushed,
-                                               memory_order_acquire) != c->received)
-            heard[n++] = c;
+    tine__client *c;
+    LIST_FOREACH(c, &host->busy, busy)
+    if (n < HEARD && c->read_io &&
+        atomic_load_explicit(&c->region.page->flushed, memory_order_acquire) !=
+            c->received)
+        heard[n++] = c;
     /* A callback may bring to light that another's process has ended: it is kept till then. */
     tine_proc *procs[HEARD];
     for (size_t i = 0; i < n; i++) {

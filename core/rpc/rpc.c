@@ -7,7 +7,7 @@
 #include "client.h"
 
 struct tine_rpc {
-    tine_rpc *next, *prev; /* of the host's */
+    LIST_ENTRY(tine_rpc) link; /* of the host's */
     tine__rpc_config config;
     tine__client *client; /* NULL when the worker has ended */
     pid_t pid;
@@ -21,8 +21,9 @@ struct tine_rpc {
     void *arg;
     tine__task task;
     tine__cause *cause; /* why the worker has ended */
-    bool closed, counted;
-    bool busy; /* a callback is below us on the stack, which must find us alive */
+    bool closed;
+    bool holds; /* the loop */
+    bool busy;  /* a callback is below us on the stack, which must find us alive */
     tine_gone_cb gone;
     void *gone_arg;
 };
@@ -30,10 +31,7 @@ struct tine_rpc {
 static void count(tine_rpc *rpc)
 {
     bool on = rpc->pending > 0 || (rpc->closed && (rpc->client || rpc->gone));
-    if (on == rpc->counted)
-        return;
-    rpc->counted = on;
-    tine__loop_count(rpc->config.host, on);
+    tine__loop_hold(rpc->config.host, &rpc->holds, on);
 }
 
 static void rpc_free(tine_rpc *rpc)
@@ -42,12 +40,7 @@ static void rpc_free(tine_rpc *rpc)
     rpc->pending = 0;
     rpc->closed = false;
     count(rpc);
-    if (rpc->prev)
-        rpc->prev->next = rpc->next;
-    else
-        host->rpcs = rpc->next;
-    if (rpc->next)
-        rpc->next->prev = rpc->prev;
+    LIST_REMOVE(rpc, link);
     tine__host_unpost(host, &rpc->task);
     tine__rpc_config_free(&rpc->config);
     free(rpc->cause);
@@ -313,10 +306,7 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
         free(rpc);
         return err;
     }
-    rpc->next = host->rpcs;
-    if (rpc->next)
-        rpc->next->prev = rpc;
-    host->rpcs = rpc;
+    LIST_INSERT_HEAD(&host->rpcs, rpc, link);
     *out = rpc;
     return 0;
 }
@@ -448,8 +438,9 @@ static void teardown(tine_rpc *rpc)
 
 static void close_all(tine_host *host)
 {
-    while (host->rpcs)
-        teardown(host->rpcs); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+    while (!LIST_EMPTY(&host->rpcs))
+        teardown(LIST_FIRST(
+            &host->rpcs)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
     tine__clients_close(host);
 }
 

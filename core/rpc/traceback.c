@@ -10,7 +10,7 @@ enum { PATIENCE = 1000000 };
 static void end(tine__client *c, tine__trace *t, const tine_error *err, tine_str text)
 {
     LIST_REMOVE(t, link);
-    tine__loop_count(c->config->host, false);
+    tine__loop_hold(c->config->host, &c->asked, !LIST_EMPTY(&c->traces));
     t->cb(t->arg, err, text.data, text.len);
     free(t);
 }
@@ -40,7 +40,7 @@ int tine__client_traceback(tine__client *c, tine_text_cb cb, void *arg)
     t->asked_usec = tine__now_usec();
     t->idle = !c->first || atomic_load(&c->region.page->idle);
     LIST_INSERT_HEAD(&c->traces, t, link);
-    tine__loop_count(c->config->host, true);
+    tine__loop_hold(c->config->host, &c->asked, true);
     if (t->idle) {
         tine__host_post(c->config->host, &c->deferred_task);
         return 0;

@@ -380,7 +380,7 @@ TEST_UNUSED static void session_end(session *s)
         CHECK_INT(s->calls[i].ends, 1);
     while (tine_host_active(s->host))
         CHECK(tine_host_poll(s->host, 1000) >= 0);
-    CHECK(!s->host->busy && !s->host->rpcs && !s->host->nbusy);
+    CHECK(LIST_EMPTY(&s->host->busy) && LIST_EMPTY(&s->host->rpcs) && !s->host->nbusy);
 }
 
 #endif

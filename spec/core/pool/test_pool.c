@@ -139,7 +139,7 @@ static void end(int64_t kill_after_usec)
     for (int i = 0; i < w.made; i++)
         CHECK_INT(w.calls[i].ends, 1);
     tine_proc_close(w.proc);
-    CHECK(!w.host->pools && !w.host->busy);
+    CHECK(LIST_EMPTY(&w.host->pools) && LIST_EMPTY(&w.host->busy));
 }
 
 /* ----------------------------------------------------------------------- calls */

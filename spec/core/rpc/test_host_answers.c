@@ -68,16 +68,17 @@ static void warm_up(tine_host *host, tine_rpc *rpc)
 /* Sends the calls, and waits until all their answers are there, unread. */
 static void await_answers(tine_host *host, bool turn)
 {
+    tine__client *c;
     if (turn)
         host->turn(host); /* then nothing is left to do but to hear them */
-    for (tine__client *c = host->busy; c; c = c->next_busy)
-        tine__client_flush(c);
-    for (const tine__client *c = host->busy; c; c = c->next_busy)
-        for (int64_t end = test_usec() + DEADLINE_USEC;
-             atomic_load(&c->region.page->flushed) == c->received;) {
-            CHECK(test_usec() < end);
-            usleep(1000);
-        }
+    LIST_FOREACH(c, &host->busy, busy)
+    tine__client_flush(c);
+    LIST_FOREACH(c, &host->busy, busy)
+    for (int64_t end = test_usec() + DEADLINE_USEC;
+         atomic_load(&c->region.page->flushed) == c->received;) {
+        CHECK(test_usec() < end);
+        usleep(1000);
+    }
 }
 
 static void never_fires(void *arg, tine_timer *timer)
