@@ -136,7 +136,7 @@ describe("tine.exec #proc", function()
     helper.no_leaks(function()
       local problem
       local p = tine.new():on_error(function(err) problem = err end)
-      p:run(function() require("tine").exec("true", {}) end, function() end)
+      p:run(function() require("tine").exec("true", {}, "x") end, function() end)
       helper.wait_until(10, function() return problem end)
       has(problem.message, "bad argument #2 to 'exec' (string expected, got table)")
       assert.has_error(function() tine.exec("true") end, "exec: this process is not a child")

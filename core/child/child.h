@@ -130,8 +130,10 @@ void tine__memory_publish(void);
 /* rpc_server.c: carries out SERVE. */
 void tine__serve_calls(tine__child *c, tine__reader *frame);
 
-/* exec.c: exec(program, ...), program searched for in PATH: replaces the process, or returns
- * nil, err. The program gets descriptors 0 to 2 only, and default signals. */
+/* exec.c: exec(stdin, stdout, stderr, cwd, env, program, ...), program searched for in PATH:
+ * replaces the process, or returns nil, err, and the process is as it was. Of the first three: nil
+ * for what is there, "null", or a descriptor; env: nil, or a list of "NAME=VALUE", and "NAME" of
+ * what is to be removed. The program gets descriptors 0 to 2 only, and default signals. */
 int tine__exec(lua_State *L);
 
 /* lookup.c: pushes the function of that name, or raises an error that says what is there. */

@@ -2,6 +2,8 @@
 #include "state.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <lauxlib.h>
 
@@ -96,6 +98,36 @@ static int core_child(lua_State *L)
     return 1;
 }
 
+static int core_pid(lua_State *L)
+{
+    lua_pushinteger(L, getpid());
+    return 1;
+}
+
+/* chdir(path): true, or nil and an err. */
+static int core_chdir(lua_State *L)
+{
+    const char *path = luaL_checkstring(L, 1);
+
+    if (chdir(path) < 0)
+        return bind_fail_errno(L, lua_pushfstring(L, "chdir %s", path), errno);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* setenv(name, value or false): true, or nil and an err. */
+static int core_setenv(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    int remove = !lua_toboolean(L, 2);
+    const char *value = remove ? NULL : luaL_checkstring(L, 2);
+
+    if ((remove ? unsetenv(name) : setenv(name, value, 1)) < 0)
+        return bind_fail_errno(L, lua_pushfstring(L, "env %s", name), errno);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 /* hook_fd(wait, closing): what a tine.fd calls to wait, and when it is closed. */
 static int core_hook_fd(lua_State *L)
 {
@@ -140,6 +172,9 @@ TINE_API int luaopen_tine_core(lua_State *L)
                                          {"error", core_error},
                                          {"child", core_child},
                                          {"hook_fd", core_hook_fd},
+                                         {"pid", core_pid},
+                                         {"chdir", core_chdir},
+                                         {"setenv", core_setenv},
                                          {"terminal_width", bind_terminal_width},
                                          {"raise", bind_signal_raise},
                                          {"unread", bind_unread},

@@ -120,18 +120,87 @@ function tine.retire()
   return in_child("retire")()
 end
 
---- In a child: becomes another program, under the same process id and with stdin, stdout and
--- stderr as they are. Every other descriptor is closed, signals are as in a fresh process.
+-- The arguments of exec, and its options.
+local function exec_arguments(...)
+  local words = table.pack(...)
+  local options
+  if words.n > 1 and type(words[words.n]) == "table" then
+    options = words[words.n]
+    words.n = words.n - 1
+  end
+  for i = 1, math.max(words.n, 1) do
+    local word = words[i]
+    if type(word) ~= "string" and type(word) ~= "number" then
+      error(("bad argument #%d to 'exec' (string expected, got %s)"):format(i, type(word)), 3)
+    elseif tostring(word):find("\0", 1, true) then
+      error(("bad argument #%d to 'exec' (a string without zero bytes expected)"):format(i), 3)
+    end
+  end
+  return options, words
+end
+
+--- In a child: becomes another program, under the same process id. Every descriptor but stdin,
+-- stdout and stderr is closed, signals are as in a fresh process. Where the program cannot be
+-- executed, the process goes on as it was.
 -- @tparam string program a path, or a name that is searched for in PATH
 -- @tparam string ... its arguments
+-- @tparam[opt] table options behind them: `stdin`, `stdout`, `stderr`: `"inherit"` (default),
+-- `"null"` or a descriptor, which the program finds blocking; `cwd`: its working directory, from
+-- which a program with a slash is looked up; `env`: `{ NAME = "value" | false }`, changes of its
+-- environment, whose PATH counts
 -- @treturn nil if it cannot be executed; else this does not return
--- @treturn err
-function tine.exec(program, ...)
+-- @treturn err with the name of the option that is to blame, if one is, and `errno`
+function tine.exec(...)
   local child = core.child()
   if not child then
     error("exec: this process is not a child", 2)
   end
-  return child.exec(program, ...)
+  local options, words = exec_arguments(...)
+  local stdin, stdout, stderr, cwd, env = opts.exec(options)
+  -- No tail call: the descriptors are those of values in options.
+  local _, err = child.exec(stdin, stdout, stderr, cwd, env, table.unpack(words, 1, words.n))
+  return nil, err
+end
+
+--- The id of this process.
+-- @function tine.pid
+-- @treturn integer
+tine.pid = core.pid
+
+--- Changes the working directory of this process, and so of those that it makes from now on.
+-- @tparam string path
+-- @treturn[1] boolean true
+-- @treturn[2] nil
+-- @treturn[2] err
+function tine.chdir(path)
+  if type(path) ~= "string" or path:find("\0", 1, true) then
+    error("chdir: a path expected, got " .. type(path), 2)
+  end
+  return core.chdir(path)
+end
+
+--- A variable of the environment, which the processes and programs that this one makes from now on
+-- have, too.
+-- @tparam string name
+-- @tparam[opt] string|boolean value what it is set to; false removes it
+-- @treturn[1] ?string the value, if none was given
+-- @treturn[2] boolean true
+-- @treturn[3] nil
+-- @treturn[3] err
+function tine.env(name, ...)
+  if not opts.is_variable(name) then
+    error("env: a name without '=' and zero bytes expected, got "
+      .. (type(name) == "string" and ("'%s'"):format(name) or type(name)), 2)
+  end
+  if select("#", ...) == 0 then
+    return os.getenv(name)
+  end
+  local value = ...
+  if not opts.is_value(value) then
+    error("env: a string without zero bytes, or false to remove the variable, expected, got "
+      .. type(value), 2)
+  end
+  return core.setenv(name, value and tostring(value))
 end
 
 --- Leaves the process; in a host the same as os.exit.

@@ -35,18 +35,19 @@ function opts.fileno(value, what)
   return fd
 end
 
-local function stream(options, key, what)
+-- program: it is for one that is no process of tine, which has no function for lines.
+local function stream(options, key, what, program)
   local value = options[key]
   if value == nil or value == "inherit" or value == "null" then
     return value
   end
-  if type(value) == "function" and key ~= "stdin" then
+  if type(value) == "function" and key ~= "stdin" and not program then
     return value
   end
   local fd, problem = descriptor(value)
   if not fd then
     fail("%s: %s: \"inherit\", \"null\", %sor a descriptor expected (%s)", what, key,
-         key == "stdin" and "" or "a function ", problem)
+         (key == "stdin" or program) and "" or "a function ", problem)
   end
   return fd
 end
@@ -83,6 +84,62 @@ function opts.process(options, what, keep)
   return check_name(options.name, what), stream(options, "stdin", what),
     stream(options, "stdout", what), stream(options, "stderr", what),
     options.detach and true or false
+end
+
+local exec_options <const> = {
+  stdin = true, stdout = true, stderr = true, cwd = true, env = true,
+}
+
+--- Whether it can be the name of a variable of the environment.
+function opts.is_variable(name)
+  return type(name) == "string" and name ~= "" and not name:find("[=\0]")
+end
+
+--- Whether it can be a variable's value, or false, which removes it.
+function opts.is_value(value)
+  return value == false or (type(value) == "string" or type(value) == "number")
+    and not tostring(value):find("\0", 1, true)
+end
+
+-- As a list of "NAME=VALUE", and "NAME" of what is removed.
+local function changes(env)
+  if type(env) ~= "table" then
+    fail("exec: env: a table of variables expected, got %s", type(env))
+  end
+  local list = {}
+  for name, value in pairs(env) do
+    if not opts.is_variable(name) then
+      fail("exec: env: a name without '=' and zero bytes expected, got %s", tostring(name))
+    elseif not opts.is_value(value) then
+      fail("exec: env: %s: a string without zero bytes, or false, expected", name)
+    end
+    list[#list + 1] = value and name .. "=" .. value or name
+  end
+  return list
+end
+
+--- The options of tine.exec.
+-- @tparam ?table options
+-- @return stdin, stdout, stderr, each nil, `"null"` or an integer; cwd; env, a list
+function opts.exec(options)
+  if options == nil then
+    return nil, nil, nil, nil, nil
+  end
+  for key in pairs(options) do
+    if not exec_options[key] then
+      error(("exec: unknown option '%s'"):format(tostring(key)), 3)
+    end
+  end
+  local streams = {}
+  for i, key in ipairs { "stdin", "stdout", "stderr" } do
+    local value = stream(options, key, "exec", true)
+    streams[i] = value ~= "inherit" and value or nil
+  end
+  local cwd = options.cwd
+  if cwd ~= nil and (type(cwd) ~= "string" or cwd:find("\0", 1, true)) then
+    error("exec: cwd: a path expected, got " .. type(cwd), 3)
+  end
+  return streams[1], streams[2], streams[3], cwd, options.env ~= nil and changes(options.env) or nil
 end
 
 --- The option `keep`.
