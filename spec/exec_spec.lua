@@ -117,22 +117,23 @@ end)
 
 -- In a worker: tries what must fail, and compares what the process is before and after. Says what
 -- was wrong.
-local function try(sock, out, case_name, dir)
+local function try(sock, out, case_name, path)
   local t = require "tine"
   local has_socket, socket = pcall(require, "socket")
   _G.inherited = has_socket and socket.udp() -- by programs
+  local function read(name)
+    local f <close> = io.open(name)
+    return f:read("a")
+  end
   local function state()
-    local f = io.popen("ls -l /proc/$PPID/fd | sed 's/.*[0-9] \\([0-9]* -> .*\\)/\\1/'"
-      .. "| grep -v pipe:; readlink /proc/$PPID/cwd; grep -E 'Sig(Blk|Ign)' /proc/$PPID/status;"
-      .. "env; ls /proc/self/fd")
-    local text = f:read("a")
-    f:close()
-    return text
+    os.execute(("(ls -l /proc/$PPID/fd | sed 's/.*[0-9] \\([0-9]* -> .*\\)/\\1/';"
+      .. "readlink /proc/$PPID/cwd; env; ls /proc/self/fd) >%s 2>&1"):format(path))
+    return read("/proc/self/status"):match("SigBlk.*SigIgn:%s*%x*") .. read(path)
   end
   local cases = {
     program = function() return t.exec("tine-no-such-program", { stdout = out, cwd = "/usr",
       stdin = "null", stderr = out, env = { A = "1", PATH = "/usr/bin" } }) end,
-    directory = function() return t.exec("true", { stdout = out, cwd = dir .. "/nowhere" }) end,
+    directory = function() return t.exec("true", { stdout = out, cwd = "/no/where" }) end,
     file = function() return t.exec("true", { stdin = out, cwd = "/etc/passwd" }) end,
     permission = function() return t.exec("/etc/passwd", { stdout = out }) end,
     size = function()
