@@ -160,6 +160,15 @@ describe("tine map #proc", function()
     assert.matches("line 2: ", err)
   end)
 
+  it("takes no line's error for the pool's, whatever it says", function()
+    local out, err, code = map("-n 1 -e 'if n < 3 then error(n == 1 and "
+      .. "\"the pool cannot make workers: 5 in a row have failed\" or { broken = true }) end "
+      .. "return n'", lines(1, 4))
+    assert.are.equal("3\n4\n", out)
+    assert.matches("line 1: .*the pool cannot make workers", err)
+    assert.are.equal(1, code)
+  end)
+
   it("stops at the first failure with --halt-on-error", function()
     local out, err, code = map("-n 1 --halt-on-error -e 'if n == 5 then error(\"x\") end "
       .. "os.execute(\"sleep 0.01\") return n'", lines(1, 3000))

@@ -193,6 +193,7 @@ describe("the template of a pool #proc", function()
     local err = pool("echo", "x")
     assert.are.equal("closed", err.kind) -- it has not crashed: it never started
     assert.matches("cannot make workers: 5 in a row.*signal 9", err.message)
+    assert.is_true(err.broken)
     assert.is_true(pool:stats().broken)
     open()
     proc.wait_for(function() return pool("echo", "x") == nil end)

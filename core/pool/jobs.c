@@ -94,6 +94,7 @@ tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size)
     /* Of a job that has not started nobody has crashed. */
     if (err.kind == TINE_KIND_CRASH || err.kind == TINE_KIND_EXIT)
         err.kind = TINE_KIND_CLOSED;
+    err.broken = 1;
     tine__error_say(&err, text, size, "the pool cannot make workers: %s%.*s",
                     pool->is_dead ? "" : "5 in a row have failed; the last: ",
                     (int)err.message_len, err.message);

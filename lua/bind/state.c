@@ -401,6 +401,10 @@ void bind_push_failure(lua_State *L, const tine_error *err)
         lua_pushboolean(L, err->started > 0);
         lua_setfield(L, -2, "started");
     }
+    if (err->broken) {
+        lua_pushboolean(L, 1);
+        lua_setfield(L, -2, "broken");
+    }
 }
 
 static const char *kind_of(int rc)

@@ -195,16 +195,11 @@ end
 -- What makes every line fail is told once.
 local function broke(run, err)
   if not run.over then
-    local told = run.fault and err.message:find("; the last: " .. run.fault, 1, true)
-    complain(run, told and err.message:sub(1, told - 1) or with_traceback(err))
+    local last = run.fault and "; the last: " .. run.fault
+    local told = last and err.message:sub(-#last) == last
+    complain(run, told and err.message:sub(1, -#last - 1) or with_traceback(err))
     abandon(run)
   end
-end
-
--- Whether it is the pool's failure, and not the line's. Figures are dear: they are the last
--- thing to be asked for.
-local function is_broken(run, err)
-  return err.message:find("the pool cannot make workers", 1, true) and run.pool:stats().broken
 end
 
 -- With --halt-on-error: this is the last line that counts, unless one before it fails, too.
@@ -245,8 +240,8 @@ local function ended(run, job, err, text)
   elseif run.last and job.order > run.last then
     run.held = run.held - 1
     return wake(run)
-  elseif err and is_broken(run, err) then
-    return broke(run, err)
+  elseif err and err.broken then
+    return broke(run, err) -- the pool, and not the line
   end
   job.err, job.text = err, text
   if not job.dropped then
