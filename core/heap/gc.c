@@ -75,8 +75,7 @@ void tine__gc_table_shrinks(tine__heap *h, const void *p)
         reveal_strings(h);
 }
 
-/* -------------------------------------------------------------------- when to
- * collect */
+/* -------------------------------------------------------------- when to collect */
 
 static int64_t minor_step(const tine__heap *h)
 {
@@ -290,8 +289,7 @@ void tine__gc_arm(lua_State *L, tine__heap *h)
     }
 }
 
-/* ------------------------------------------------------------------- before the
- * seal */
+/* -------------------------------------------------------------- before the seal */
 
 /* The next new string doubles the string table. */
 static void grow_strings(lua_State *L, accounts *a)
@@ -437,8 +435,7 @@ void tine__gc_prepare(lua_State *L, tine__heap *h)
         hide_strings(h);
 }
 
-/* --------------------------------------------------------------- what Lua programs
- * call */
+/* ------------------------------------------------------------- for Lua programs */
 
 static int collect_full(lua_State *L, tine__heap *h)
 {

@@ -203,8 +203,7 @@ static inline void give_block(tine__heap *h, tine__run *r, void *p)
     }
 }
 
-/* ----------------------------------------------------------------------- large
- * blocks */
+/* ----------------------------------------------------------------- large blocks */
 
 static uint32_t units_for(size_t size)
 {
@@ -263,8 +262,7 @@ static void *resize_large(tine__heap *h, tine__run *r, size_t size)
     return start(h, r);
 }
 
-/* ------------------------------------------------------------------------ any
- * blocks */
+/* ------------------------------------------------------------------- any blocks */
 
 /* As realloc. Where address space is limited, what we have free of it may be wanted. */
 static void *foreign(tine__heap *h, void *p, size_t size)

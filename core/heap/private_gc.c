@@ -1,7 +1,7 @@
 /* Collecting what is a process's own, of all ages, without a look at what is sealed.
  *
- * Lua's lists of objects begin with the newest, so what is sealed is their end. It is cut off,
- * and then Lua does a full collection: what is sealed is black and old, and so neither
+ * Lua's lists of objects begin with the newest, so what is sealed is their end (drawn at STOP). It
+ * is cut off, and then Lua does a full collection: what is sealed is black and old, and so neither
  * marked nor swept. What refers from there to objects of our own lies in pages that were written
  * to since, which the kernel knows: all objects in them are made roots, and all that their parts
  * there refer to, since a value that is old is stored into a table without a mark in its head.
@@ -29,9 +29,21 @@ typedef tine__value value;
  * roots. */
 typedef tine__table table;
 
-/* Marks in a list, from its beginning: what was made since the last seal; EDGE; the little that
- * was made between the fence and the seal; HEAD; what never goes beyond a fence (threads, and
- * what was there before the heap); STOP; what is sealed. */
+/* Marks in a list of Lua's, which begins with the newest:
+ *
+ *      what was made since | EDGE | between | HEAD | never sealed | STOP | sealed
+ *      '--------------- a collection of ours sees this ----------------'
+ *
+ * HEAD and STOP, side by side, are the fence that is put up at the beginning of a list before a
+ * seal; EDGE follows when the seal is done, and so what was made between the two is little. At the
+ * next fence all between EDGE and STOP, which is not to be sealed, moves from there to between the new
+ * HEAD and STOP:
+ *
+ *      HEAD | STOP | made since | EDGE | between | HEAD | never sealed | STOP | sealed
+ *           ^                            '-------------+-------------'
+ *           '------------------------------------------'
+ *
+ * Threads move there, too, and what was there before the heap is there from the start. */
 enum { STOP, HEAD, EDGE, MARKS };
 
 /* Keys of the registry, for the marks. */

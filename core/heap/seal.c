@@ -302,8 +302,7 @@ int tine__heap_seal_now(tine__heap *h)
     return err;
 }
 
-/* ----------------------------------------------------------------------- when to
- * seal */
+/* ----------------------------------------------------------------- when to seal */
 
 static int prepare(lua_State *L)
 {
