@@ -77,15 +77,15 @@ static uint64_t tail(void)
 }
 
 /* With a CPU of its own the host takes the first answers while we make the next. */
+static size_t bytes_waiting(void)
+{
+    return line.page ? (size_t)(tail() - line.sent) : 0;
+}
+
 bool tine__reply_is_time(void)
 {
     enum { FEW = 1024 };
-    return tine__reply_waiting() > (line.spin.alone ? LARGE : FEW);
-}
-
-size_t tine__reply_waiting(void)
-{
-    return line.page ? (size_t)(tail() - line.sent) : 0;
+    return bytes_waiting() > (line.spin.alone ? LARGE : FEW);
 }
 
 /* One attempt to send what waits. Returns as send. */
@@ -306,7 +306,7 @@ void tine__reply_put(int type, uint64_t serial, const tine_str *parts, size_t np
         send_large(head, parts, nparts, len + sizeof head);
         return;
     }
-    if (tine__reply_waiting() + len + sizeof head > TINE__RING)
+    if (bytes_waiting() + len + sizeof head > TINE__RING)
         tine__reply_flush(true);
     uint64_t at = tail();
     copy_in(&at, head, sizeof head);

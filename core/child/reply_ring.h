@@ -29,8 +29,6 @@ void tine__reply_error(int type, uint64_t serial, const uint64_t times[2],
 bool tine__reply_flush(bool wait);
 /* Whether so much waits that it should be sent while calls are carried out. */
 bool tine__reply_is_time(void);
-/* Bytes that wait. */
-size_t tine__reply_waiting(void);
 /* The user's code is about to run: what waits is sent by a signal if that takes longer than
  * a millisecond. Costs nothing when nothing waits, or a signal is on its way already. */
 void tine__reply_arm(void);

@@ -90,6 +90,15 @@ static void leave(tine_host *host)
     host->depth--;
 }
 
+/* In the loop's next round, when others have had their turn: what was activated by a callback
+ * libevent runs before it looks at anything else. */
+static void wake_next(tine_host *host)
+{
+    static const struct timeval now;
+    if (event_add(host->later_event, &now) < 0)
+        event_active(host->later_event, EV_TIMEOUT, 0);
+}
+
 static void take_turn(tine_host *host)
 {
     host->in_turn = true;
@@ -97,7 +106,7 @@ static void take_turn(tine_host *host)
     tine__host_run_tasks(host);
     host->in_turn = false;
     if (host->expected || !STAILQ_EMPTY(&host->tasks))
-        tine__loop_wake_next(host);
+        wake_next(host);
 }
 
 static void on_later(evutil_socket_t fd, short events, void *arg)
@@ -221,13 +230,6 @@ void tine__loop_expect(tine_host *host, bool turn)
     host->expected = turn;
 }
 
-void tine__loop_wake_next(tine_host *host)
-{
-    static const struct timeval now;
-    if (event_add(host->later_event, &now) < 0)
-        event_active(host->later_event, EV_TIMEOUT, 0);
-}
-
 static void begin(tine_host *host)
 {
     host->running = true;
@@ -265,7 +267,7 @@ static bool hear(tine_host *host)
         if (!host->stopped)
             take_turn(host);
         else
-            tine__loop_wake_next(host);
+            wake_next(host);
     }
     host->running = false;
     return any;

@@ -93,9 +93,6 @@ void tine__loop_hold(tine_host *host, bool *holds, bool on);
 void tine__loop_wake(tine_host *host);
 /* Whether the turn has something to do, which the loop is to run on for. */
 void tine__loop_expect(tine_host *host, bool turn);
-/* The same in its next round, when others have had their turn: what was activated by a callback
- * libevent runs before it looks at anything else. */
-void tine__loop_wake_next(tine_host *host);
 /* A watcher or timer that is nothing to wait for. */
 int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_io_cb cb,
                       void *arg);

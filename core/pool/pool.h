@@ -14,13 +14,12 @@
 #include "rpc/client.h"
 #include "sched.h"
 
-/* Why a job ends that no worker has ended. */
-enum {
-    CAUSE_MAX = 4096 /* bytes of a message that is made of another */
-};
+/* Bytes of a message that is made of another. */
+enum { CAUSE_MAX = 4096 };
 
 #define TINE__POOL_CLOSED "the pool was closed"
 
+/* Why a job ends that no worker has ended. */
 enum tine__fate {
     TINE__FATE_OPEN,
     TINE__FATE_CANCELLED,
@@ -161,8 +160,6 @@ bool tine__pool_has_old(const tine_pool *pool);
 /* The reload has ended: err NULL, all calls go to workers from it. */
 void tine__pool_reloaded(tine_pool *pool, const tine_error *err);
 void tine__pool_reload_failed(tine_pool *pool, const tine_error *err);
-/* Workers cannot be made any more. */
-void tine__pool_die(tine_pool *pool, const tine_error *err);
 void tine__pool_free_sources(tine_pool *pool);
 
 #endif

@@ -22,7 +22,7 @@ static void forget(tine__source *s)
     free(s);
 }
 
-void tine__pool_die(tine_pool *pool, const tine_error *err)
+static void die(tine_pool *pool, const tine_error *err)
 {
     if (pool->is_dead)
         return;
@@ -41,7 +41,7 @@ static void on_failed(void *arg, tine_proc *p, const tine_error *err)
     if (s == pool->candidate)
         tine__pool_reload_failed(pool, err);
     else if (s == pool->current && !pool->spare && !again)
-        tine__pool_die(pool, err);
+        die(pool, err);
 }
 
 /* A template like s, which has ended with all that stood in for it. */
@@ -81,7 +81,7 @@ static void lost_current(tine_pool *pool, const tine__source *s, const tine_erro
         err.kind = TINE_KIND_CLOSED;
     tine__error_say(&err, text, sizeof text, "the pool's template has ended: %.*s",
                     (int)err.message_len, err.message);
-    tine__pool_die(pool, &err);
+    die(pool, &err);
 }
 
 static void on_ended(void *arg, tine_proc *p, const tine_error *err,

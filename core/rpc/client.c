@@ -579,11 +579,6 @@ bool tine__client_is_ready(const tine__client *c)
     return c->ready;
 }
 
-bool tine__client_is_closed(const tine__client *c)
-{
-    return c->closed || c->promoted_usec || c->killed || c->eof_usec || !c->proc;
-}
-
 void *tine__client_tag(const tine__client *c)
 {
     return c->tag;

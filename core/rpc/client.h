@@ -164,7 +164,6 @@ void tine__clients_close(tine_host *host);
 pid_t tine__client_pid(const tine__client *c);
 size_t tine__client_load(const tine__client *c);
 bool tine__client_is_ready(const tine__client *c);
-bool tine__client_is_closed(const tine__client *c); /* or killed, or dying */
 /* Whether a job that was handed over has started, by what the page says now. */
 bool tine__client_has_started(tine__client *c, const tine_job *job);
 /* The job that runs (async: the oldest), and since when; NULL if none. */

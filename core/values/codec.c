@@ -101,7 +101,7 @@ static int decode_strings(lua_State *L, const unsigned char *at, size_t len)
 /* ----------------------------------------------------------------- plain data */
 
 /* "args[2].x: a userdata" is what the plain encoder says. */
-int tine__codec_rename(lua_State *L, const char *what)
+static int rename_args(lua_State *L, const char *what)
 {
     const char *message = lua_tostring(L, -1);
     if (strncmp(message, "args[", 5) == 0) {
@@ -129,7 +129,7 @@ static int encode_plain(tine__codec *c, lua_State *L, int first, int n,
     if (!tine__lua_encode_fds(L, first, n,
                               c->sends_functions ? BIND_FUNCTIONS : BIND_NO_FUNCTIONS,
                               tine__codec_out(c)))
-        return tine__codec_rename(L, what);
+        return rename_args(L, what);
     const char *bytes = lua_tolstring(L, -1, &len);
     memcpy(tine__codec_room(L, out, len), bytes, len);
     out->len += len;

@@ -19,8 +19,6 @@ struct tine__codec {
 
 /* Room for n more bytes; raises. */
 unsigned char *tine__codec_room(lua_State *L, tine__buf *o, size_t n);
-/* The message on top says "args[...": what is put in the place of args. Returns 0. */
-int tine__codec_rename(lua_State *L, const char *what);
 void tine__codec_function(lua_State *L, const tine__codec *c, int which);
 
 /* NULL where descriptors are no values. */

@@ -50,20 +50,19 @@ void bind_rpc_paid(bind_rpc *b)
         bind_object_release(&b->object);
 }
 
-int bind_rpc_handler(lua_State *L, bind_rpc *b, const char *name)
+/* Pushes a handler, if it is a function. Returns whether it is. */
+static int push_handler(lua_State *L, bind_rpc *b, int slot)
 {
     bind_object_push(L, &b->object);
     if (lua_isnil(L, -1)) {
         lua_pop(L, 1);
         return 0;
     }
-    lua_getiuservalue(L, -1, BIND_HANDLERS);
-    if (lua_getfield(L, -1, name) != LUA_TFUNCTION) {
-        lua_pop(L, 3);
+    if (lua_getiuservalue(L, -1, slot) != LUA_TFUNCTION) {
+        lua_pop(L, 2);
         return 0;
     }
-    lua_replace(L, -3);
-    lua_pop(L, 1);
+    lua_remove(L, -2);
     return 1;
 }
 
@@ -95,7 +94,7 @@ void bind_rpc_lost_event(lua_State *L, bind_rpc *b)
     size_t len;
     const char *why = lua_tolstring(L, -1, &len), *text;
     text = lua_pushfstring(L, "an event cannot be decoded: %s", why);
-    if (bind_rpc_handler(L, b, "on_error")) {
+    if (push_handler(L, b, BIND_RPC_ON_ERROR)) {
         bind_push_error(L, "decode", text, strlen(text));
         bind_call(b->object.state, 1);
     } else {
@@ -105,41 +104,62 @@ void bind_rpc_lost_event(lua_State *L, bind_rpc *b)
 
 /* ----------------------------------------------------------------- core to Lua */
 
+/* Something for a handler; which one tells what it is. */
 typedef struct news {
     bind_rpc *rpc;
-    const char *handler;
-    const tine_error *err;
-    const tine_str *values;
-    size_t n;
-    pid_t pid;
-    uint64_t job;
-    int stream;
+    int slot;
+    union {
+        struct {
+            const tine_str *values;
+            size_t n;
+        } event;
+        const tine_error *error;
+        struct {
+            tine_str text;
+            pid_t pid;
+            uint64_t job; /* 0: of none */
+            int stream;
+        } line;
+    };
 } news;
+
+static int push_line(lua_State *L, const news *n)
+{
+    lua_pushlstring(L, n->line.text.data, n->line.text.len);
+    lua_createtable(L, 0, 3);
+    lua_pushinteger(L, n->line.pid);
+    lua_setfield(L, -2, "pid");
+    if (n->line.job) {
+        lua_pushinteger(L, (lua_Integer)n->line.job);
+        lua_setfield(L, -2, "job");
+    }
+    lua_pushstring(L, n->line.stream == 1 ? "stdout" : "stderr");
+    lua_setfield(L, -2, "stream");
+    return 2;
+}
+
+/* Pushes what the handler is called with, and returns how many values; or -1 with a message. */
+static int push_news(lua_State *L, const news *n)
+{
+    switch (n->slot) {
+    case BIND_RPC_ON_EVENT:
+        return bind_rpc_values(L, n->rpc, n->event.values, n->event.n);
+    case BIND_RPC_ON_ERROR:
+        bind_push_failure(L, n->error);
+        return 1;
+    case BIND_RPC_ON_LINE:
+        return push_line(L, n);
+    default: /* BIND_RPC_ON_DRAIN */
+        return 0;
+    }
+}
 
 static int deliver(lua_State *L)
 {
-    news *n = lua_touserdata(L, 1);
-    int nargs = 0;
-    if (!bind_rpc_handler(L, n->rpc, n->handler))
+    const news *n = lua_touserdata(L, 1);
+    if (!push_handler(L, n->rpc, n->slot))
         return 0;
-    if (n->err) {
-        bind_push_failure(L, n->err);
-        nargs = 1;
-    } else if (n->stream) {
-        lua_pushlstring(L, n->values->data, n->values->len);
-        lua_createtable(L, 0, 3);
-        lua_pushinteger(L, n->pid);
-        lua_setfield(L, -2, "pid");
-        if (n->job) {
-            lua_pushinteger(L, (lua_Integer)n->job);
-            lua_setfield(L, -2, "job");
-        }
-        lua_pushstring(L, n->stream == 1 ? "stdout" : "stderr");
-        lua_setfield(L, -2, "stream");
-        nargs = 2;
-    } else if (n->values) {
-        nargs = bind_rpc_values(L, n->rpc, n->values, n->n);
-    }
+    int nargs = push_news(L, n);
     if (nargs >= 0)
         bind_call(n->rpc->object.state, nargs);
     else
@@ -155,8 +175,7 @@ static void tell(news *n)
 static void on_event(void *arg, pid_t pid, tine_job *job, const tine_str *values,
                      size_t n)
 {
-    static const tine_str none;
-    news e = {.rpc = arg, .handler = "on_event", .values = n ? values : &none, .n = n};
+    news e = {.rpc = arg, .slot = BIND_RPC_ON_EVENT, .event = {values, n}};
     (void)pid;
     (void)job;
     tell(&e);
@@ -164,27 +183,21 @@ static void on_event(void *arg, pid_t pid, tine_job *job, const tine_str *values
 
 static void on_error(void *arg, const tine_error *err)
 {
-    news e = {.rpc = arg, .handler = "on_error", .err = err};
+    news e = {.rpc = arg, .slot = BIND_RPC_ON_ERROR, .error = err};
     tell(&e);
 }
 
 static void on_output(void *arg, pid_t pid, uint64_t job, int stream, const char *line,
                       size_t len)
 {
-    tine_str text = {line, len};
-    news e = {.rpc = arg,
-              .handler = "on_line",
-              .values = &text,
-              .n = 1,
-              .pid = pid,
-              .job = job,
-              .stream = stream};
+    news e = {
+        .rpc = arg, .slot = BIND_RPC_ON_LINE, .line = {{line, len}, pid, job, stream}};
     tell(&e);
 }
 
 static void on_drain(void *arg)
 {
-    news e = {.rpc = arg, .handler = "on_drain"};
+    news e = {.rpc = arg, .slot = BIND_RPC_ON_DRAIN};
     tell(&e);
 }
 
@@ -199,11 +212,10 @@ static int deliver_gone(lua_State *L)
     if (lua_isnil(L, self))
         return 0;
     count_idle(L, b, 0);
-    lua_getiuservalue(L, self, BIND_HANDLERS);
-    if (lua_getfield(L, -1, "on_destroy") == LUA_TFUNCTION)
+    if (lua_getiuservalue(L, self, BIND_RPC_ON_DESTROY) == LUA_TFUNCTION)
         bind_call(state, 0);
     lua_settop(L, self);
-    if (lua_getiuservalue(L, self, BIND_CLOSERS) != LUA_TTABLE)
+    if (lua_getiuservalue(L, self, BIND_RPC_CLOSERS) != LUA_TTABLE)
         return 0;
     int list = lua_gettop(L);
     for (lua_Integer i = 1; lua_rawgeti(L, list, i) == LUA_TFUNCTION; i++)
@@ -295,6 +307,20 @@ static int fail_new(lua_State *L, const tine_proc *p, const char *what, int rc)
     return 2;
 }
 
+/* The handlers of the options at idx become user values of self. */
+static void keep_handlers(lua_State *L, int self, int idx)
+{
+    static const char *const names[] = {[BIND_RPC_ON_EVENT] = "on_event",
+                                        [BIND_RPC_ON_ERROR] = "on_error",
+                                        [BIND_RPC_ON_LINE] = "on_line",
+                                        [BIND_RPC_ON_DRAIN] = "on_drain",
+                                        [BIND_RPC_ON_DESTROY] = "on_destroy"};
+    for (int slot = BIND_RPC_ON_EVENT; slot <= BIND_RPC_ON_DESTROY; slot++) {
+        lua_getfield(L, idx, names[slot]);
+        lua_setiuservalue(L, self, slot);
+    }
+}
+
 /* new(p, is_pool, options): options are checked, with defaults filled in. Returns the
  * rpc; nil and an err. */
 static int rpc_new(lua_State *L)
@@ -304,14 +330,13 @@ static int rpc_new(lua_State *L)
     tine_pool_options o;
     int rc;
     memset(&o, 0, sizeof o);
-    bind_rpc *b = lua_newuserdatauv(L, sizeof *b, BIND_SERVICE_VALUES);
+    bind_rpc *b = lua_newuserdatauv(L, sizeof *b, BIND_RPC_NSLOTS);
     int self = lua_gettop(L);
     memset(b, 0, sizeof *b);
     bind_object_init(p->object.state, &b->object);
     luaL_setmetatable(L, bind_rpc_type);
     b->is_pool = lua_toboolean(L, 2);
-    lua_pushvalue(L, 3);
-    lua_setiuservalue(L, self, BIND_HANDLERS);
+    keep_handlers(L, self, 3);
     luaL_checkstack(L, 20, NULL);
     read_options(L, 3, b, &o);
     tine_func func = get_func(L, 3, "func");
@@ -320,7 +345,7 @@ static int rpc_new(lua_State *L)
         tine__codec_push(L, o.rpc.serialiser, o.rpc.source.data, o.rpc.source.len);
     tine__codec_send_functions(b->codec);
     tine__codec_pass_fds(b->codec, 1);
-    lua_setiuservalue(L, self, BIND_CODEC);
+    lua_setiuservalue(L, self, BIND_RPC_CODEC);
     void *core;
     if (b->is_pool) {
         tine_pool *pool = NULL;
@@ -374,11 +399,11 @@ static int rpc_close(lua_State *L)
             lua_pushboolean(L, 0); /* gone: the caller tells */
             return 1;
         }
-        if (lua_getiuservalue(L, 1, BIND_CLOSERS) != LUA_TTABLE) {
+        if (lua_getiuservalue(L, 1, BIND_RPC_CLOSERS) != LUA_TTABLE) {
             lua_pop(L, 1);
             lua_newtable(L);
             lua_pushvalue(L, -1);
-            lua_setiuservalue(L, 1, BIND_CLOSERS);
+            lua_setiuservalue(L, 1, BIND_RPC_CLOSERS);
         }
         lua_pushvalue(L, 2);
         lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);

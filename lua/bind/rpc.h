@@ -8,10 +8,14 @@
 
 /* User values of an rpc or pool. */
 enum {
-    BIND_HANDLERS = 1,
-    BIND_CODEC,
-    BIND_CLOSERS,
-    BIND_SERVICE_VALUES = BIND_CLOSERS
+    BIND_RPC_ON_EVENT = 1, /* the handlers: functions, or nil */
+    BIND_RPC_ON_ERROR,
+    BIND_RPC_ON_LINE,
+    BIND_RPC_ON_DRAIN,
+    BIND_RPC_ON_DESTROY,
+    BIND_RPC_CODEC,
+    BIND_RPC_CLOSERS, /* a list of functions to be called when all has gone, or nil */
+    BIND_RPC_NSLOTS = BIND_RPC_CLOSERS
 };
 
 typedef struct bind_rpc {
@@ -21,7 +25,7 @@ typedef struct bind_rpc {
     tine__codec *codec;
     size_t pending; /* calls and questions without an answer: anchored meanwhile */
     int closing;
-    int counted;     /* in idle_services: somebody waits for its on_destroy */
+    int counted;     /* in idle_key: somebody waits for its on_destroy */
     int wants_death; /* it has an on_destroy */
 } bind_rpc;
 
@@ -34,8 +38,6 @@ void bind_rpc_owe(lua_State *L, int idx, bind_rpc *b);
 void bind_rpc_paid(bind_rpc *b);
 /* As bind_fail, with words for what can befall an rpc or pool. */
 int bind_rpc_fail(lua_State *L, const bind_rpc *b, const char *what, int rc);
-/* Pushes a handler of b, by name; returns whether it is a function. Pushes nothing otherwise. */
-int bind_rpc_handler(lua_State *L, bind_rpc *b, const char *name);
 /* Stack that is left above values, so that a function can be called with them. */
 #define BIND_CALL_ROOM 1000
 /* Pushes the values, decoded; returns how many, or -1 with a message. */

@@ -82,6 +82,29 @@ static void *module_link(lua_State *L)
     return bind_state_host(L);
 }
 
+/* Calls f with arg as a light userdata. Returns 0 when it could not even be called. */
+static int enter(bind_state *state, lua_CFunction f, void *arg)
+{
+    lua_State *L = state->L;
+
+    if (!lua_checkstack(L, LUA_MINSTACK))
+        return 0;
+    state->calls++;
+    state->entered++;
+    lua_pushcfunction(L, f);
+    lua_pushlightuserdata(L, arg);
+    int status = lua_pcall(L, 1, 0, 0);
+    state->entered--;
+    /* f calls the user only through bind_call, so memory is what it lacked. */
+    if (status != LUA_OK) {
+        if (state->nerrors < ERROR_ROOM)
+            bind_keep_error(L, state);
+        else
+            lua_pop(L, 1);
+    }
+    return 1;
+}
+
 static tine_host *module_host(const void *state)
 {
     return ((const bind_state *)state)->host;
@@ -94,7 +117,7 @@ static void module_take_jobs(void *state, const tine__jobs *jobs)
 
 static int module_enter(void *state, lua_CFunction f, void *arg)
 {
-    return bind_enter(state, f, arg);
+    return enter(state, f, arg);
 }
 
 static bool module_is_entered(const void *state)
@@ -288,36 +311,14 @@ void bind_raise_kept(lua_State *L, bind_state *state)
     lua_error(L);
 }
 
-int bind_enter(bind_state *state, lua_CFunction f, void *arg)
-{
-    lua_State *L = state->L;
-
-    if (!lua_checkstack(L, LUA_MINSTACK))
-        return 0;
-    state->calls++;
-    state->entered++;
-    lua_pushcfunction(L, f);
-    lua_pushlightuserdata(L, arg);
-    int status = lua_pcall(L, 1, 0, 0);
-    state->entered--;
-    /* f calls the user only through bind_call, so memory is what it lacked. */
-    if (status != LUA_OK) {
-        if (state->nerrors < ERROR_ROOM)
-            bind_keep_error(L, state);
-        else
-            lua_pop(L, 1);
-    }
-    return 1;
-}
-
 int bind_enter_for(bind_object *o, lua_CFunction f, void *arg)
 {
     const tine__jobs *jobs = o->state->jobs;
     if (!jobs)
-        return bind_enter(o->state, f, arg);
+        return enter(o->state, f, arg);
     uint64_t before = jobs->current();
     jobs->enter(o->job);
-    int entered = bind_enter(o->state, f, arg);
+    int entered = enter(o->state, f, arg);
     jobs->enter(before);
     return entered;
 }

@@ -66,15 +66,14 @@ void bind_object_know(lua_State *L, int idx, bind_object *o);
  * found that it is garbage. Raises nothing. */
 void bind_object_push(lua_State *L, bind_object *o);
 
-/* Calls f with arg as a light userdata, from a callback of the core: an error in it
- * goes where bind_call puts it. Returns 0 when f could not even be called. */
-int bind_enter(bind_state *state, lua_CFunction f, void *arg);
-/* The same for something of o's: in the name of the job that o belongs to. */
+/* Calls f with arg as a light userdata, from a callback of the core, in the name of the job that o
+ * belongs to: an error in it goes where bind_call puts it. Returns 0 when f could not even be
+ * called. */
 int bind_enter_for(bind_object *o, lua_CFunction f, void *arg);
-/* As bind_enter, but f calls the user by lua_call, once and last: an error goes where bind_call
+/* The same in nobody's name, but f calls the user by lua_call, once and last: an error goes where bind_call
  * would put it. Costs half as much. */
 int bind_enter_call(bind_state *state, lua_CFunction f, void *arg);
-/* Inside of bind_enter: calls the function under the nargs values on top. An error that
+/* Inside of bind_enter_for: calls the function under the nargs values on top. An error that
  * it raises is kept, with the traceback if it is a string, and stops the loop. */
 void bind_call(bind_state *state, int nargs);
 /* Pops the error on top: it is the running job's, or kept, and stops the loop. */
