@@ -111,7 +111,7 @@ typedef struct tine_error {
     const void *value;
     size_t value_len; /* bytes */
     int started; /* of a call that ended with its pool: 1 it was cut off, -1 it never started */
-    int broken;  /* non-zero: its pool cannot make workers, and this is why */
+    int broken; /* non-zero: its pool cannot make workers, and this is why */
 } tine_error;
 
 /* "exception", "exit", ...: the name of a kind. */
