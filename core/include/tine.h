@@ -514,7 +514,9 @@ typedef struct tine_pool_options {
     tine_rpc_options rpc;
     size_t max;         /* most workers, at least 1 */
     size_t idle;        /* fewest workers kept */
-    size_t load;        /* calls handed to one worker at a time; 0: 2 */
+    /* Calls handed to one worker at a time. 0: found out, 2 to 64, as many as take half a
+     * millisecond; with async 2. */
+    size_t load;
     int64_t start_usec; /* of all-busy before one more starts */
     int64_t stop_usec;  /* between stopping idle workers; 0: at once */
     size_t queue;       /* most calls waiting; 0: no limit; or TINE_NO_QUEUE */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-enum { DEFAULT_LOAD = 2, STEAL_USEC = 1000, MOST_LOAD = TINE__WINDOW - 1 };
+enum { ASYNC_LOAD = 2, STEAL_USEC = 1000, MOST_LOAD = TINE__WINDOW - 1 };
 
 /* ------------------------------------------------------------------------ turn */
 
@@ -371,8 +371,8 @@ static void take_options(tine_pool *pool, const tine_pool_options *options)
 {
     tine_pool_options *o = &pool->options;
     *o = *options;
-    if (!o->load)
-        o->load = DEFAULT_LOAD;
+    if (!o->load && pool->config.async)
+        o->load = ASYNC_LOAD;
     if (!pool->config.async && o->load > MOST_LOAD)
         o->load = MOST_LOAD;
     if (o->queue == TINE_NO_QUEUE) {

@@ -8,6 +8,8 @@
 
 #include "sched_priv.h"
 
+enum { LEAST_LOAD = 2, MOST_LOAD = 64, PACE = 16 };
+
 /* ---------------------------------------------------------------------- orders */
 
 static bool job_before(const void *a, const void *b)
@@ -72,6 +74,7 @@ int tine__sched_new(tine__sched **out, const tine__sched_config *config)
     if (!s)
         return -ENOMEM;
     s->config = *config;
+    s->load = config->load ? config->load : LEAST_LOAD;
     s->random = config->seed;
     s->waiting_since = s->last_start = s->last_stop = -1;
     s->burst = 1;
@@ -230,7 +233,7 @@ static int open_key(tine__sched *s, const tine__sched_job *job)
 bool tine__sched_has_room(const tine__sched *s)
 {
     if (s->config.queue == TINE__SCHED_NO_QUEUE)
-        return (s->nqueued + s->nhanded) / s->config.load < s->config.max;
+        return (s->nqueued + s->nhanded) / s->load < s->config.max;
     return !s->config.queue || s->nqueued < s->config.queue;
 }
 
@@ -335,6 +338,34 @@ tine__sched_job *tine__sched_pop(tine__sched *s)
     if (job)
         tine__sched_remove(s, job);
     return job;
+}
+
+/* ------------------------------------------------------------------------ load */
+
+static void set_load(tine__sched *s, size_t load)
+{
+    s->load = load;
+    s->streak = 0;
+}
+
+void tine__sched_lower_load(tine__sched *s)
+{
+    if (!s->config.load)
+        set_load(s, LEAST_LOAD);
+}
+
+void tine__sched_ran(tine__sched *s, int64_t usec)
+{
+    if (s->config.load)
+        return;
+    s->pace += (uint64_t)(usec > 0 ? usec : 0) - s->pace / PACE;
+    size_t fits =
+        s->pace / PACE ? TINE__SCHED_AHEAD_USEC / (s->pace / PACE) : MOST_LOAD;
+    if (fits < s->load)
+        set_load(s, fits > LEAST_LOAD ? fits : LEAST_LOAD);
+    else if (++s->streak >= PACE * s->load && s->load * 2 <= fits &&
+             s->load * 2 <= MOST_LOAD)
+        set_load(s, s->load * 2);
 }
 
 /* ----------------------------------------------------------------- handing over */
@@ -484,11 +515,14 @@ static tine__sched_job *next_job(tine__sched *s)
 
 static bool assign(tine__sched *s, int64_t now, tine__sched_action *action)
 {
-    tine__sched_job *any = s->free.n ? next_job(s) : NULL;
+    tine__sched_worker *least = tine__prioq_first(&s->free);
+    if (least && least->load >= s->load)
+        least = NULL; /* it was free before the load was lowered */
+    tine__sched_job *any = least ? next_job(s) : NULL;
     tine__sched_worker *w = tine__prioq_first(&s->hungry);
     tine__sched_job *job = better(any, w ? tine__prioq_first(w->p.waiting) : NULL);
     if (job == any)
-        w = tine__prioq_first(&s->free);
+        w = least;
     if (!job)
         return false;
     hand(s, job, w, now);

@@ -11,6 +11,9 @@
  * - A job goes to the ready worker with the fewest jobs, of equals to the one that got
  *   its last job longest ago; never more than `load` to one. The highest priority goes first,
  *   equal ones in the order added.
+ * - Where `load` is 0 it is found out: twice as many as before, from 2 up to 64, after so many short
+ *   jobs in a row, as long as what is handed over takes TINE__SCHED_AHEAD_USEC at most, by the
+ *   moving average of the jobs' times. A long job lowers it at once, a worker that dies to 2.
  * - Jobs of one key go to one worker, in order, from the first of them on as long as that
  *   worker takes jobs; which worker is decided by load, jobs waiting for it included. The
  *   last TINE__SCHED_KEYS keys are remembered. When that worker retires, those that have not been
@@ -50,13 +53,14 @@
 #include <stdint.h>
 
 #define TINE__SCHED_FAILURES 5
+#define TINE__SCHED_AHEAD_USEC 500
 #define TINE__SCHED_KEYS 4096
 #define TINE__SCHED_NO_QUEUE SIZE_MAX
 
 typedef struct tine__sched tine__sched;
 
 typedef struct tine__sched_config {
-    size_t max, idle, load;
+    size_t max, idle, load; /* load 0: found out */
     int64_t start_usec, stop_usec, steal_usec;
     size_t queue; /* 0: no bound; TINE__SCHED_NO_QUEUE: see has_room */
     uint64_t max_jobs;
@@ -152,6 +156,8 @@ tine__sched_job *tine__sched_orphan(tine__sched *s);
 /* A job handed over has ended. ok: it ran, and the worker came out of it alive; such ones make
  * its good name, and count towards max_jobs. */
 void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now);
+/* How long a job ran, one that came out well. */
+void tine__sched_ran(tine__sched *s, int64_t usec);
 /* STEAL's outcome. returned queues the job again, at its old place. */
 int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now);
 void tine__sched_kept(tine__sched *s, tine__sched_job *job, int64_t now);

@@ -30,6 +30,9 @@ struct tine__sched {
     tine__prioq queue; /* jobs that any worker may take */
     size_t nqueued;    /* all that are not handed over */
     size_t nhanded;
+    size_t load;   /* most that is handed to one now */
+    uint64_t pace; /* PACE times the moving average of the jobs' times, usec */
+    size_t streak; /* short jobs since load was changed */
     bool was_full;
     tine__affinity keys;
     tine__sched_job *orphans; /* pinned ones of workers that have gone */
@@ -75,6 +78,8 @@ void tine__affinity_bind(tine__affine *e, tine__sched_worker *w);
 bool tine__sched_takes_jobs(const tine__sched_worker *w);
 /* Puts a queued job where it waits. */
 int tine__sched_route(tine__sched *s, tine__sched_job *job);
+/* As few as ever, where it is found out: what dies takes the time of those behind it. */
+void tine__sched_lower_load(tine__sched *s);
 /* It is not handed over any more. */
 void tine__sched_unhand(tine__sched *s, tine__sched_job *job);
 /* Jobs that wait for w alone are to wait for others. */

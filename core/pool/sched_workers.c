@@ -52,7 +52,7 @@ static void count(size_t *n, bool *was, bool is)
 void tine__sched_place(tine__sched *s, tine__sched_worker *w)
 {
     struct tine__sched_private *p = &w->p;
-    bool ready = w->state == TINE__SCHED_READY, room = w->load < s->config.load;
+    bool ready = w->state == TINE__SCHED_READY, room = w->load < s->load;
     bool waits = p->waiting && p->waiting->n > 0;
     bool retiring = w->state == TINE__SCHED_RETIRING; /* only what is pinned waits */
     count(&s->nready, &p->is_ready, ready);
@@ -198,6 +198,8 @@ void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_
     free(w->p.waiting);
     w->p.waiting = NULL;
     s->nworkers--;
+    if (!expected)
+        tine__sched_lower_load(s);
     if (failed && !expected && !w->good)
         tine__sched_failed(s, now);
     else if (s->broken && !s->probing && s->nqueued && !capacity(s))

@@ -27,6 +27,7 @@ static void note_times(tine_pool *pool, const tine_job *job, const tine__times *
         return;
     tine__histogram_add(&pool->wait, times->started_usec - job->queued_usec);
     tine__histogram_add(&pool->run, times->run_usec);
+    tine__sched_ran(pool->sched, times->run_usec);
 }
 
 static void check_rss(tine__pool_worker *w, int64_t now)

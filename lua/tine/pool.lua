@@ -377,7 +377,9 @@ end
 --
 -- - `max`: most workers (default: tine.cpus(), or `idle` if that is more)
 -- - `idle`: fewest kept (0)
--- - `load`: calls handed to one worker at a time (2)
+-- - `load`: calls handed to one worker at a time. By default found out, 2 to 64: as many as take
+--   half a millisecond, as a call that waits behind a long one goes to a worker that has none; with
+--   `async` 2
 -- - `start`: seconds of all-busy before one more worker starts (0.1; 0: at once)
 -- - `stop`: seconds between stopping idle workers (10)
 -- - `queue`: most calls waiting (no limit); one more fails, `"rejected"`. 0: no call waits but for
@@ -397,7 +399,7 @@ end
 -- @treturn[2] err
 function process.methods:pool(func, options)
   local checked = service.options("pool", func, options, service.pool_options,
-    { max = core.cpus(), idle = 0, load = 2, start = 0.1, stop = 10 }, 3)
+    { max = core.cpus(), idle = 0, start = 0.1, stop = 10 }, 3)
   if checked.idle > checked.max and not (options and options.max) then
     checked.max = checked.idle
   elseif checked.idle > checked.max then

@@ -123,6 +123,70 @@ static void no_queue(void)
     finish();
 }
 
+/* Does so many jobs one after another that take so long. Returns how many one worker then gets. */
+static size_t load_after(size_t n, int64_t usec)
+{
+    for (size_t i = 0; i < n; i++) {
+        add(&j[0]);
+        CHECK_INT(next().what, TINE__SCHED_ASSIGN);
+        done(&j[0]);
+        tine__sched_ran(s, usec);
+    }
+    size_t load = 0;
+    for (size_t i = 0; i < 100; i++)
+        add(&j[i]);
+    while (next().what == TINE__SCHED_ASSIGN)
+        load++;
+    for (size_t i = 0; i < 100; i++) {
+        if (j[i].handed)
+            done(&j[i]);
+        else
+            tine__sched_remove(s, &j[i]);
+    }
+    return load;
+}
+
+static void load_found_out(void)
+{
+    defaults();
+    config.load = 0;
+    config.max = 1;
+    begin(1);
+    CHECK_INT(load_after(0, 0), 2);
+    CHECK_INT(load_after(20, 3), 2); /* too few to know */
+    CHECK(load_after(20, 3) > 2);
+    CHECK_INT(load_after(2000, 3), 64);
+    CHECK_INT(load_after(2000, 0), 64);
+    CHECK_INT(load_after(100, 50), 10); /* which take half a millisecond */
+    CHECK_INT(load_after(1, 1000000), 2);
+    CHECK_INT(load_after(2000, 3), 64);
+    ends(&w[0], true);
+    tine__sched_ready(s, starting(false), now);
+    CHECK_INT(load_after(0, 0), 2);
+    finish();
+}
+
+/* Workers that were free when more was handed over are not when less is. */
+static void lower_load(void)
+{
+    defaults();
+    config.load = 0;
+    config.max = 2;
+    begin(2);
+    CHECK_INT(load_after(2000, 3), 100); /* all that there are */
+    for (int i = 0; i < 10; i++) {
+        add(&j[i]);
+        CHECK_INT(next().what, TINE__SCHED_ASSIGN);
+    }
+    tine__sched_ran(s, 1000000);
+    add(&j[10]);
+    CHECK(next().what != TINE__SCHED_ASSIGN);
+    for (int i = 0; i < 10; i++)
+        done(&j[i]);
+    CHECK_INT(next().what, TINE__SCHED_ASSIGN);
+    finish();
+}
+
 static void brought_back_in_order(void)
 {
     defaults();
@@ -441,6 +505,8 @@ int main(void)
     RUN(priority_then_order);
     RUN(queue_bound_and_drain);
     RUN(no_queue);
+    RUN(load_found_out);
+    RUN(lower_load);
     RUN(brought_back_in_order);
     RUN(tried_again);
     RUN(tried_again_with_a_key);
