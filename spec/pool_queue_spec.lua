@@ -42,6 +42,36 @@ describe("pool:map #proc", function()
     pool:close()
   end)
 
+  case("gives each result once, whatever the window, and nil, several or none as they are", function()
+    local pool <close> = tine.new():pool(function(i, n)
+      if n < 0 then error(i, 0) end
+      if i % 7 == 0 then os.execute("true") end
+      return table.unpack({ i, nil, i + 2 }, 1, n)
+    end, { max = 3, start = 0, serialiser = "lua" })
+    for round = 1, 12 do
+      local list, seen, last = {}, 0, 0
+      local many <const>, ordered <const> = 60, round % 2 == 0
+      local window = math.random(1, 9)
+      if window == 9 then window = math.huge end
+      for i = 1, many do list[i] = { i, math.random(-1, 3) } end
+      local done = {}
+      local how <const> = { packed = true, ordered = ordered, window = window }
+      for i, ok, a, b, c in pool:map(list, how) do
+        local n = list[i][2]
+        assert.is_nil(done[i])
+        assert.is_true(not ordered or i == last + 1)
+        done[i], seen, last = true, seen + 1, i
+        assert.are.equal(n >= 0, ok)
+        if ok then
+          assert.are.same({ n > 0 and i or nil, nil, n > 2 and i + 2 or nil }, { a, b, c })
+        else
+          assert.are.equal(tostring(i), a.message)
+        end
+      end
+      assert.are.equal(many, seen)
+    end
+  end)
+
   case("gives errors in their place", function()
     local pool <close> = new_pool { max = 2, start = 0 }
     local function list()

@@ -1,7 +1,7 @@
 --- Pools of workers.
 -- @module tine.pool
 local core = require "tine.core"
-local loop = require "tine.loop"
+local pool_map = require "tine.pool_map"
 local process = require "tine.process"
 local rpc = require "tine.rpc"
 local service = require "tine.service"
@@ -14,11 +14,14 @@ local function check(self, what)
   service.check_self(what, self, rpc.kinds[self] == methods, "a pool")
 end
 
-local function call_with(self, options, cb)
-  local args = options.args or {}
-  local job, err = core.rpc.call_with(self, options, cb, options.on_event, args,
-    service.count(args))
+local function call_with(self, options, cb, args, n)
+  local job, err = core.rpc.call_with(self, options, cb, options.on_event, args, n)
   return job or service.fail_later(cb, err)
+end
+
+local function call_as(self, options, cb)
+  local args = options.args or {}
+  return call_with(self, options, cb, args, service.count(args))
 end
 
 --- Calls the function in a worker: `pool(..., cb)`, `pool:call(..., cb)`, or with options.
@@ -40,159 +43,16 @@ function methods:call(...)
   end
   service.check("call", options, service.call_options, 3)
   if options.cb then
-    return call_with(self, options, options.cb)
+    return call_as(self, options, options.cb)
   end
   local wake = service.waker("call", 2)
   if not wake then
     error("call: a callback is needed outside of tine.go", 2)
   end
-  return task.suspend(call_with(self, options, wake))
+  return task.suspend(call_as(self, options, wake))
 end
 
 -------------------------------------------------------------------------------------- map
-
--- An iterator over what is to be done: one table.pack for each job.
-local function items_of(list, level)
-  if type(list) == "function" then
-    return function()
-      local args = table.pack(list())
-      return args[1] ~= nil and args or nil
-    end
-  end
-  local ok, expected, got = service.list(list)
-  if not ok and got == nil then
-    error("map: a list or an iterator expected, got " .. type(list), level)
-  elseif not ok then
-    error(("map: %s expected, got %s"):format(expected, tostring(got)), level)
-  end
-  local i, n = 0, service.count(list)
-  return function()
-    i = i + 1
-    return i <= n and { list[i], n = 1 } or nil
-  end
-end
-
--- The same where each item is itself the list of a job's arguments.
-local function unpacked(items)
-  return function()
-    local args = items()
-    if args and not service.list(args[1]) then
-      error("map: packed: a list of arguments expected in each place, got " .. type(args[1]), 4)
-    end
-    return args and args[1]
-  end
-end
-
-local Map = {}
-Map.__index = Map
-
--- Whether the pool's queue takes one more; one that is closed takes any, and fails it.
-function Map:has_room()
-  local queue = service.queues[self.pool]
-  if not queue or queue.closed then
-    return true
-  end
-  return core.rpc.has_room(self.pool) ~= false
-end
-
--- Keeps the window full, but no call waits in it that the queue has no room for. What the source
--- gave last may have to be kept: it may have made calls itself.
-function Map:fill()
-  while not self.exhausted and self.made - self.given < self.window and self:has_room() do
-    local args = self.kept or self.source()
-    self.kept = args
-    if not args then
-      self.exhausted = true
-      return
-    end
-    if not self:has_room() then
-      return
-    end
-    self.kept = nil
-    self.made = self.made + 1
-    local i = self.made
-    self.jobs[i] = call_with(self.pool, {
-      args = args, timeout = self.timeout, priority = self.priority, retries = self.retries,
-    }, function(...) self:ended(i, ...) end)
-  end
-end
-
-function Map:ended(i, ...)
-  self.jobs[i] = nil
-  if self.closed then
-    return
-  end
-  self.results[i] = table.pack(...)
-  self.last = self.last + 1
-  self.order[self.last] = i
-  self:stir()
-end
-
--- Something that it may wait for has happened.
-function Map:stir()
-  local wake = self.wake
-  self.wake = nil
-  if wake then
-    wake()
-  end
-end
-
--- The number of the next job whose result is due, if it is there.
-function Map:ready()
-  local next = self.given + 1
-  local i = self.ordered and next or self.order[next]
-  return self.results[i] and i
-end
-
-function Map:wait()
-  local queue = service.queues[self.pool]
-  if queue and not self.exhausted then
-    queue.waiting[self.drained] = true
-  end
-  if task.current() then
-    self.wake = task.waker("map", 3)
-    task.suspend()
-  else
-    local ok, err = loop.poll(1)
-    if ok == nil then
-      error(err, 0)
-    end
-  end
-end
-
-function Map:next()
-  if not task.current() and core.loop.running() then
-    error("map: in a callback of the loop only inside of tine.go", 2)
-  elseif task.current() and not task.can_wait() then
-    error("map: " .. task.NO_WAIT, 2)
-  end
-  self:fill()
-  while self.given < self.made or not self.exhausted do
-    local i = self:ready()
-    if i then
-      local result = self.results[i]
-      self.given = self.given + 1
-      self.results[i], self.order[self.given] = nil, nil
-      if result[1] then
-        return i, false, result[1]
-      end
-      return i, true, table.unpack(result, 2, result.n)
-    end
-    self:wait()
-    self:fill()
-  end
-end
-
-function Map:close()
-  local queue = service.queues[self.pool]
-  self.closed = true
-  if queue then
-    queue.waiting[self.drained] = nil
-  end
-  for _, job in pairs(self.jobs) do
-    job:cancel()
-  end
-end
 
 --- Calls for each of a list, and iterates over the results: `for i, ok, result in pool:map(list)`.
 -- Waits inside of tine.go in the loop, and outside of it runs the loop. Whoever leaves the
@@ -212,16 +72,7 @@ function methods:map(list, options)
   end
   options = options or {}
   service.check("map", options, service.map_options, 3)
-  local items = items_of(list, 3)
-  local map = setmetatable({
-    pool = self, source = options.packed and unpacked(items) or items,
-    ordered = options.ordered ~= false, window = options.window or 64,
-    timeout = options.timeout, priority = options.priority, retries = options.retries,
-    made = 0, given = 0, jobs = {}, results = {}, order = {}, last = 0,
-  }, Map)
-  map.drained = function() map:stir() end
-  local guard = setmetatable({}, { __close = function() map:close() end })
-  return function() return map:next() end, nil, nil, guard
+  return pool_map.new(self, list, options, call_with, 2)
 end
 
 ------------------------------------------------------------------------------ all workers
