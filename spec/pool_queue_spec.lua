@@ -42,7 +42,7 @@ describe("pool:map #proc", function()
     pool:close()
   end)
 
-  case("gives each result once, whatever the window, and nil, several or none as they are", function()
+  case("gives each result once, whatever the window; nil, several or none as they are", function()
     local pool <close> = tine.new():pool(function(i, n)
       if n < 0 then error(i, 0) end
       if i % 7 == 0 then os.execute("true") end

@@ -512,8 +512,8 @@ TINE_API int tine_job_running(const tine_job *job);
 
 typedef struct tine_pool_options {
     tine_rpc_options rpc;
-    size_t max;         /* most workers, at least 1 */
-    size_t idle;        /* fewest workers kept */
+    size_t max;  /* most workers, at least 1 */
+    size_t idle; /* fewest workers kept */
     /* Calls handed to one worker at a time. 0: found out, 2 to 64, as many as take half a
      * millisecond; with async 2. */
     size_t load;
