@@ -149,4 +149,38 @@ describe("json", function()
         .. "\"msgpack\" can)", message)
     end
   end)
+
+  it("refuses them beside a descriptor, too", function()
+    local codec = require "tine.codec_json"
+    local function put(value) return value == io.stdout and 1 or nil end
+    for key, what in pairs { [true] = "a boolean", [require "cjson".null] = "a userdata",
+      [{}] = "a table" } do
+      local text, message = codec.encode_fds(put, "args", { x = { [key] = io.stdout } })
+      assert.is_nil(text)
+      assert.matches("^args%[1%]%.x: a key that is " .. what .. ", which JSON cannot keep", message)
+    end
+  end)
+
+  it("keeps integers of Lua's size, and makes a float of a larger one", function()
+    local codec = require "tine.codec_json"
+    for _, n in ipairs { math.maxinteger, math.mininteger, (1 << 53) + 1 } do
+      local back = codec.decode(codec.encode("args", n))
+      assert.equal(n, back)
+      assert.equal("integer", math.type(back))
+    end
+    for _, text in ipairs { "9223372036854775808", "-9223372036854777856", "18446744073709551615" }
+    do
+      local back = codec.decode("[" .. text .. "]")
+      assert.equal("float", math.type(back))
+      assert.equal(tonumber(text .. ".0"), back)
+    end
+    assert.equal("float", math.type((codec.decode(codec.encode("args", 2.0 ^ 63)))))
+  end)
+
+  it("refuses numbers that it does not have", function()
+    local codec = require "tine.codec_json"
+    for what, n in pairs { infinite = math.huge, ["not a number"] = 0 / 0 } do
+      assert.same({ nil, "args[1].x: " .. what }, { codec.encode("args", { x = n }) })
+    end
+  end)
 end)

@@ -76,6 +76,8 @@ end
 local function step(k)
   if type(k) == "number" then
     return ("[%s]"):format(k)
+  elseif type(k) ~= "string" then
+    return ("[%s]"):format(describe(k))
   end
   return k:find("^[%a_][%w_]*$") and "." .. k or ("[%q]"):format(k)
 end
