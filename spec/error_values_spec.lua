@@ -150,6 +150,45 @@ describe("an error that is no text #proc", function()
     end
   end)
 
+  case("may be an argument, a result, an event and an upvalue, an err by \"lua\"", function()
+    local pool, event = tine.new():eval(function()
+      local worker = require "tine"
+      function _G.work(what, err)
+        if what == "back" then
+          worker.event(err)
+          return nil, err, { err, err }, getmetatable(err) ~= nil and tostring(err)
+        elseif what == "call" then
+          return err()
+        end
+        local _, b <close> = worker.socketpair()
+        local text, late = b:read(1, { timeout = 0 })
+        return text, late
+      end
+    end), nil
+    pool = pool:pool("work", { serialiser = "lua", max = 1, on_event = function(e) event = e end })
+    local none, err = pool:await("read")
+    assert.is_nil(none)
+    assert.are.equal("timeout", err.kind)
+    assert.are.equal("read: timed out", tostring(err))
+    local _, same, list, text = pool:await("back", err)
+    assert.are.same(err, same)
+    assert.are.equal(getmetatable(err), getmetatable(same))
+    assert.are.equal("read: timed out", tostring(same))
+    assert.are.equal("read: timed out", text)
+    assert.are.equal(same, list[1])
+    assert.are.equal(same, list[2])
+    assert.are.equal("read: timed out", tostring(event))
+    assert.are.equal("read: timed out", tostring((pool:await("call", function() return err end))))
+    err.value = err -- a cycle
+    _, same = pool:await("back", err)
+    assert.are.equal(same, same.value)
+    err.value = print
+    local ok, why = pcall(pool.await, pool, "back", { err })
+    assert.is_false(ok)
+    assert.matches("^args%[2%]%[1%]%.value: a C function", why.message)
+    pool:close()
+  end)
+
   case("is a text by the serialiser of strings, and tables are told by type", function()
     each({}, function(fails)
       assert.are.equal("42", fails("number").value)

@@ -275,6 +275,7 @@ describe("malformed plain data #unit", function()
       ["\1\1\xd2"] = "pairs out of place", ["\1\1\xd3"] = "an end out of place",
       ["\1\1\xde"] = "an unknown tag", ["\1\1\xce"] = "an unknown tag",
       ["\1\1\xca\x01\xd3\xc0"] = "a table ends too early",
+      ["\1\1\xd6"] = "it ends in a table", ["\1\1\xd7\x10\0\xd3\xc0"] = "an end out of place",
       ["\1\1\xca\x10\0\xd3\xc0"] = "an end out of place",
       ["\1\1\xca\x30\0\0\xd3\0\0\0\0"] = "a table ends too early",
       ["\1\1\xca\xff\0\xd3\0\0"] = "larger than what is left",

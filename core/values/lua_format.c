@@ -2,8 +2,8 @@
  * without the err tables of the API.
  *
  * Plain are nil, booleans, integers, floats, strings, tables of plain keys and values
- * without a metatable, in any graph, and, where asked for, Lua functions with plain
- * upvalues, which are copied by value and stay shared within one encoding. Then the
+ * without a metatable, err tables, in any graph, and, where asked for, Lua functions with
+ * plain upvalues, which are copied by value and stay shared within one encoding. Then the
  * globals table, and any upvalue named _ENV, mean the receiver's globals. */
 
 #include <lauxlib.h>

@@ -209,6 +209,16 @@ static int push_table(struct decoder *d, int shared)
     return 1;
 }
 
+static int push_err(struct decoder *d, int shared)
+{
+    if (!push_table(d, shared))
+        return 0;
+    lua_pushvalue(d->L, d->frames[d->nframes - 1].base);
+    luaL_setmetatable(d->L, BIND_ERROR_TYPE);
+    lua_pop(d->L, 1);
+    return 1;
+}
+
 struct piece {
     const char *data;
     size_t len;
@@ -440,6 +450,8 @@ static int read_one(struct decoder *d, uint8_t tag)
     }
     if (tag == TAG_TABLE || tag == (TAG_TABLE | 1))
         return push_table(d, tag & 1);
+    if (tag == TAG_ERR || tag == (TAG_ERR | 1))
+        return push_err(d, tag & 1);
     if (tag == TAG_FUNCTION || tag == (TAG_FUNCTION | 1))
         return push_function(d, tag & 1);
     return push_value(d, tag) && put_value(d);

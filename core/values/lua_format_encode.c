@@ -206,6 +206,7 @@ static int put_table(struct plain_encoder *e)
     lua_State *L = e->L;
     const void *addr = lua_topointer(L, -1);
     size_t head = e->len;
+    int err = 0;
 
     if (is_globals(e, addr)) {
         e->buf[e->len++] = TAG_GLOBALS;
@@ -214,13 +215,15 @@ static int put_table(struct plain_encoder *e)
     }
     if (lua_getmetatable(L, -1)) {
         lua_pop(L, 1);
-        return put_fd(e);
+        err = bind_is_error(L, -1);
+        if (!err)
+            return put_fd(e);
     }
     if (put_seen(e, addr)) {
         lua_pop(L, 1);
         return 1;
     }
-    e->buf[e->len++] = TAG_TABLE;
+    e->buf[e->len++] = err ? TAG_ERR : TAG_TABLE;
     e->buf[e->len++] = 0;
     if (!push_frame(e, STEP_ITEMS, head))
         return 0;

@@ -8,6 +8,7 @@
  *   table     TABLE hints item* [SEP] (key value)* END; SEP only after items
  *   hints     low half: items, high half: pairs. 0 for none, else 1 + ceil(log2(n)),
  *             at most 15. They size the table, and bound its counts from below
+ *   err       ERR, and then as a table: a tine.error
  *   fd        FD index of a descriptor that comes with the bytes
  *   function  FUNCTION length(4 bytes) bytecode (CELL value | REF)* END */
 #ifndef TINE_VALUES_LUA_FORMAT_PRIV_H
@@ -48,6 +49,7 @@ enum {
     TAG_SEP,
     TAG_END,
     TAG_FD = 0xd4,        /* varint index of a descriptor; | 1 when shared */
+    TAG_ERR = 0xd6,       /* | 1 when shared */
     TAG_SHORT_REF = 0xe0, /* + number below 32 */
 };
 
