@@ -56,9 +56,8 @@ describe("await_loaded #proc", function()
     assert.equal("closed", err.kind)
     p = tine.new():eval("function f() end")
     p:run("f", function(sock) sock:close() end)
-    ok, err = p:await_loaded()
-    assert.is_nil(ok)
-    assert.matches("consumed", err.message)
+    proc.assert_blames("await_loaded: this process was consumed by run",
+      function() p:await_loaded() end)
     p:on_exit()
   end)
 

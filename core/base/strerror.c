@@ -11,7 +11,7 @@
     X(TINE_ECRASH, "the process was ended by a signal")                                \
     X(TINE_ECLOSED, "the process or its handle is closed")                             \
     X(TINE_EPROTOCOL, "the other side does not speak our protocol")                    \
-    X(TINE_ECONSUMED, "the process was consumed by run or to_fd")                      \
+    X(TINE_ECONSUMED, "the process was consumed by run, to_fd, rpc or pool")           \
     X(TINE_ESTALE, "the handle belongs to the process that this one was forked from")  \
     X(TINE_EFAR, "the process is elsewhere, where no descriptor or memory can be "     \
                  "sent")

@@ -123,7 +123,8 @@ static int refuse_ended(lua_State *L, bind_process *b, bool loaded)
 
 static int ask(lua_State *L, const char *what, bool loaded)
 {
-    bind_process *b = bind_process_check(L, 2, what);
+    bind_process *b =
+        loaded ? bind_process_check_unused(L, 2, what) : bind_process_check(L, 2, what);
     lua_Integer n;
     int rc;
 

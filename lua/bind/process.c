@@ -126,13 +126,20 @@ bind_process *bind_process_check(lua_State *L, int level, const char *method)
     return b;
 }
 
-bind_process *bind_process_check_open(lua_State *L, int level, const char *method)
+bind_process *bind_process_check_unused(lua_State *L, int level, const char *method)
 {
     bind_process *b = bind_process_check(L, level, method);
 
     if (b->consumer)
         bind_raise(L, level, "%s: this process was consumed by %s", method,
                    consumers[b->consumer]);
+    return b;
+}
+
+bind_process *bind_process_check_open(lua_State *L, int level, const char *method)
+{
+    bind_process *b = bind_process_check_unused(L, level, method);
+
     if (!b->object.core || b->closing)
         bind_raise(L, level, "%s: this process handle is closed", method);
     return b;

@@ -35,6 +35,8 @@ typedef struct bind_process {
 bind_process *bind_process_push(lua_State *L, bind_state *state);
 /* The handle at index 1, of this very process. Raises as bind_raise does. */
 bind_process *bind_process_check(lua_State *L, int level, const char *method);
+/* The same, and it is not consumed. */
+bind_process *bind_process_check_unused(lua_State *L, int level, const char *method);
 /* The same, and it is neither closed nor consumed. */
 bind_process *bind_process_check_open(lua_State *L, int level, const char *method);
 /* Ends a method that queued something at the handle at index 1, with the core's answer.

@@ -111,7 +111,7 @@ function methods:memory(cb)
 end
 
 --- Waits until all that was queued before has been carried out: code, modules, descriptors,
--- strings and forks.
+-- strings and forks. Not after `run`, `to_fd`, `rpc` and `pool`.
 -- @function process:await_loaded
 -- @tparam[opt] function cb `cb(true)`, or `cb(nil, err)` if some of it failed: `err` is what
 -- `on_error` gets. Inside of tine.go it can be left out: then the same is returned
