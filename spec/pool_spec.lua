@@ -38,6 +38,11 @@ describe("the options of a pool #proc", function()
       { "start", { start = -1 } }, { "start", { start = 0 / 0 } }, { "stop", { stop = -0.5 } },
       { "queue", { queue = -1 } }, { "queue", { queue = "1" } }, { "retries", { retries = -1 } },
       { "retries", { retries = 0.5 } }, { "max_jobs", { max_jobs = 0 } },
+      { "retries: crash", { retries = { crash = -1 } } },
+      { "retries: timeout", { retries = { timeout = {} } } },
+      { "retries: exception: .* function", { retries = { exception = "x" } } },
+      { "retries: delay", { retries = { delay = -1 } } },
+      { "retries: unknown option 'crashes'", { retries = { crashes = 1 } } },
       { "max_rss", { max_rss = 0 } }, { "max_age", { max_age = 0 } },
       { "timeout", { timeout = 0 } }, { "timeout", { timeout = 0 / 0 } },
       { "grace", { grace = 0 } }, { "spawn_timeout", { spawn_timeout = -1 } },
@@ -75,7 +80,8 @@ describe("the options of a pool #proc", function()
       { "cb", { cb = 1 } }, { "timeout", { timeout = 0 } }, { "timeout", { timeout = "1" } },
       { "timeout", { timeout = 0 / 0 } }, { "priority", { priority = 1.5 } },
       { "priority", { priority = {} } }, { "retries", { retries = -1 } },
-      { "retries", { retries = "2" } }, { "key", { key = {} } }, { "on_event", { on_event = 1 } },
+      { "retries", { retries = "2" } }, { "retries: delay", { retries = { delay = 0 / 0 } } },
+      { "key", { key = {} } }, { "on_event", { on_event = 1 } },
     } do
       check("call: " .. given[1], function() pool:call(given[2]) end)
     end
@@ -104,6 +110,7 @@ describe("the options of a pool #proc", function()
     check("map: ordered", function() pool:map({}, { ordered = 1 }) end)
     check("map: timeout", function() pool:map({}, { timeout = -1 }) end)
     check("map: retries", function() pool:map({}, { retries = -1 }) end)
+    check("map: retries: crash", function() pool:map({}, { retries = { crash = 0.5 } }) end)
     check("map: priority", function() pool:map({}, { priority = 1.5 }) end)
     check("resize: a table", function() pool:resize() end)
     check("resize: max", function() pool:resize { max = 0 } end)

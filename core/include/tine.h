@@ -112,6 +112,8 @@ typedef struct tine_error {
     size_t value_len; /* bytes */
     int started; /* of a call that ended with its pool: 1 it was cut off, -1 it never started */
     int broken; /* non-zero: its pool cannot make workers, and this is why */
+    unsigned
+        tries; /* of a pool's call that was tried more than once: how often; else 0 */
 } tine_error;
 
 /* "exception", "exit", ...: the name of a kind. */
@@ -505,11 +507,26 @@ TINE_API int tine_job_running(const tine_job *job);
 
 /* ------------------------------------------------------------------- pools */
 
-/* All zeros is the default, but for max, which is set. Everything is borrowed. */
 /* No call waits but for its worker to start: it is rejected when max workers have all they can do,
  * one call each, or `load` of them where they are async. start_usec is 0 then. */
 #define TINE_NO_QUEUE SIZE_MAX
 
+/* What is tried again beside jobs whose worker died; all zeros: nothing. A job has so many tries of
+ * each kind, each counted by itself. */
+typedef struct tine_retry {
+    unsigned timeout;   /* how often a job that ended with TINE_KIND_TIMEOUT */
+    unsigned exception; /* with TINE_KIND_EXCEPTION */
+    /* Whether one that ended with TINE_KIND_EXCEPTION is to be tried again: asked each time in place
+     * of `exception`, if it is not NULL, and bounded by nothing else. tries: how often the job has
+     * been tried, 1 or more. May do all that a callback may. */
+    int (*again)(void *arg, tine_job *job, const tine_error *err, unsigned tries);
+    void *arg; /* of again */
+    /* How long a job waits before it is tried again for the first time; doubled at each. It counts as
+     * queued meanwhile, can be cancelled, and with a key those of its key wait for it. */
+    int64_t delay_usec;
+} tine_retry;
+
+/* All zeros is the default, but for max, which is set. Everything is borrowed. */
 typedef struct tine_pool_options {
     tine_rpc_options rpc;
     size_t max;  /* most workers, at least 1 */
@@ -521,7 +538,9 @@ typedef struct tine_pool_options {
     int64_t stop_usec;  /* between stopping idle workers; 0: at once */
     size_t queue;       /* most calls waiting; 0: no limit; or TINE_NO_QUEUE */
     /* How often a job whose worker died is tried again: behind those of its priority that wait
-     * by then, but with a key in its place. */
+     * by then, but with a key in its place. Async: the job whose code ran spends a try; where
+     * that is not known, each that was open runs alone in a worker until it has ended, and those
+     * that no worker dies of spend none. */
     unsigned retries;
     uint64_t max_jobs;        /* a worker past one of these is replaced; 0: no limit */
     uint64_t max_rss;         /* bytes */
@@ -530,17 +549,19 @@ typedef struct tine_pool_options {
     /* tine_pool_promote by itself, when two workers and half of all have each this many bytes
      * of Lua's of their own; 0: never. A failure goes to rpc.on_error. */
     uint64_t promote_own;
+    tine_retry retry; /* what else is tried again */
 } tine_pool_options;
 
 typedef struct tine_call_options {
     int64_t timeout_usec; /* 0: the pool's; < 0: none */
     int priority;         /* higher goes first; equal ones in order */
-    int retries;          /* 0: the pool's; < 0: none */
+    int retries;          /* of a job whose worker died; 0: the pool's; < 0: none */
     tine_str
         key; /* calls of one key go to one worker while it lives; data NULL: none */
     tine_event_cb on_event; /* of this job; NULL: the pool's. Gets the call's arg */
     const int *fds;         /* as of tine_rpc_call_fds */
     size_t nfds;
+    const tine_retry *retry; /* copied; NULL: the pool's */
 } tine_call_options;
 
 /* A pool of workers forked from p as it will be when all queued for it is done. Consumes p
@@ -621,10 +642,11 @@ typedef struct tine_pool_stats {
     size_t queued;                                  /* not handed to a worker */
     size_t running;                                 /* handed over and not ended */
     uint64_t calls, done, failed;                   /* failed: of done */
-    uint64_t rejected, cancelled, timeouts, retried;
-    uint64_t started, crashed, recycled; /* workers */
-    tine_histogram wait;                 /* from the call to its start */
-    tine_histogram run;                  /* from start to end */
+    uint64_t rejected, cancelled, timeouts;         /* jobs that ended so */
+    uint64_t retried;                               /* tries but for each job's first */
+    uint64_t started, crashed, recycled;            /* workers */
+    tine_histogram wait;                            /* from the call to its start */
+    tine_histogram run;                             /* from start to end */
     int broken; /* it cannot make workers now: calls fail with the cause */
     /* Whether the template is made anew, with all that it was told, should it and its spare die
      * together: not one of tine_proc_from_fd or tine_proc_here, nor a fork of such a one, nor one

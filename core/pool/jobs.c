@@ -63,6 +63,7 @@ void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
     }
     if (cb)
         cb(job->arg, job, err, results, n);
+    tine__retries_free(pool, job);
     tine__job_free(&pool->config, job);
     tine__pool_count(pool);
 }
@@ -101,20 +102,6 @@ tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size)
     return err;
 }
 
-tine_error tine__pool_tried(const tine_error *err, unsigned times, char *text,
-                            size_t size)
-{
-    enum { TAIL = 40 };
-    tine_error more = *err;
-    size_t len = err->message_len < size - TAIL ? err->message_len : size - TAIL;
-    memmove(text, err->message, len);
-    int n = snprintf(text + len, size - len, " (tried %u time%s)", times,
-                     times == 1 ? "" : "s");
-    more.message = text;
-    more.message_len = len + (size_t)n;
-    return more;
-}
-
 static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *text,
                              size_t size)
 {
@@ -149,6 +136,35 @@ static tine_error fate_error(const tine_pool *pool, const tine_job *job, char *t
     return err;
 }
 
+/* Why a job is tried no more that has failed before; NULL: it was told to end, or has not. */
+static const char *no_more(const tine_job *job)
+{
+    switch (job->pool->fate) {
+    case TINE__FATE_NO_WORKERS:
+        return "the pool cannot make workers";
+    case TINE__FATE_RETURNED:
+        return "workers ended before it started again";
+    case TINE__FATE_NO_MEMORY:
+        return "out of memory";
+    case TINE__FATE_CLOSED:
+        return TINE__POOL_CLOSED;
+    default:
+        return NULL;
+    }
+}
+
+/* One that waited to be tried again ends as it has failed. */
+static tine_error end_error(const tine_pool *pool, const tine_job *job, char *text,
+                            size_t size)
+{
+    const tine__tries *tries = job->pool->tries;
+    const char *why = no_more(job);
+    if (!tries || !tries->last || !why)
+        return fate_error(pool, job, text, size);
+    return tine__retries_tell(&tries->last->error, tine__retries_count(job), why, text,
+                              size);
+}
+
 void tine__pool_tell_ends(tine_pool *pool)
 {
     char text[CAUSE_MAX];
@@ -158,9 +174,7 @@ void tine__pool_tell_ends(tine_pool *pool)
         tine_job *job = list;
         list = job->next;
         job->next = NULL;
-        tine_error err = fate_error(pool, job, text, sizeof text);
-        if (job->pool->fate == TINE__FATE_NO_WORKERS && job->pool->tried)
-            err = tine__pool_tried(&err, job->pool->tried, text, sizeof text);
+        tine_error err = end_error(pool, job, text, sizeof text);
         tine__pool_end(pool, job, &err, NULL, 0);
     }
 }

@@ -215,6 +215,7 @@ static void cancel(tine_job *job)
     tine_pool *pool = job->owner;
     if (tine__stale(pool->host) || job->pool->fate != TINE__FATE_OPEN)
         return;
+    job->pool->cancelled = true;
     if (job->at) {
         tine__client_stop(job->at, job, TINE__REASON_CANCEL);
     } else if (job->pool->s.queued) {
@@ -251,7 +252,7 @@ static int make_job(tine_pool *pool, const tine_str *args, size_t n, bool refuse
     job->cb = cb;
     job->arg = arg;
     job->timeout_usec = pool->options.rpc.timeout_usec;
-    job->pool->retries = pool->options.retries;
+    job->pool->retries = &pool->retries;
     job->queued_usec = pool->host->now;
     *out = job;
     return 0;
@@ -286,18 +287,22 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
         return -TINE_ECLOSED;
     int refused = refusal(pool, tine__host_now(pool->host));
     int err = make_job(pool, args, n, refused < 0, cb, arg, &job);
-    if (!err && o && o->nfds && !refused && (err = tine__job_fds(job, o->fds, o->nfds)))
-        tine__job_free(&pool->config, job);
     if (err < 0)
         return err;
+    if (o && o->nfds && !refused)
+        err = tine__job_fds(job, o->fds, o->nfds);
+    if (!err)
+        err = tine__retries_take(pool, job, o);
+    if (err < 0) {
+        tine__job_free(&pool->config, job);
+        return err;
+    }
     if (o) {
         struct tine__pool_part *part = job->pool;
         part->on_event = o->on_event;
         part->s.priority = o->priority;
         if (o->timeout_usec)
             job->timeout_usec = o->timeout_usec > 0 ? o->timeout_usec : 0;
-        if (o->retries)
-            part->retries = o->retries > 0 ? (unsigned)o->retries : 0;
         part->s.has_key = o->key.data != NULL;
         if (o->key.data)
             part->s.key = hash(&o->key);
@@ -379,6 +384,7 @@ static void take_options(tine_pool *pool, const tine_pool_options *options)
         o->load = pool->config.async ? o->load : 1;
         o->start_usec = 0;
     }
+    pool->retries = (tine__retries){o->retries, o->retry};
     memset(&o->rpc.init, 0, sizeof o->rpc.init);
     memset(&o->rpc.done, 0, sizeof o->rpc.done);
     memset(&o->rpc.source, 0, sizeof o->rpc.source);

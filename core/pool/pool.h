@@ -1,6 +1,7 @@
 /* What the files of the pool share:
  *   pool.c            public calls, a job's way, the turn in which decisions are carried out
  *   jobs.c            what jobs are told at their end
+ *   retries.c         which are tried again
  *   workers.c         workers' lives
  *   template.c        the template, its spare, and reload
  *   stats.c           what can be asked
@@ -31,6 +32,27 @@ enum tine__fate {
     TINE__FATE_NO_MEMORY
 };
 
+/* What becomes of a job whose try has ended. */
+enum tine__verdict {
+    TINE__VERDICT_END,
+    TINE__VERDICT_AGAIN, /* it has spent a try */
+    TINE__VERDICT_DOUBT, /* it may have: that will turn out when it runs alone */
+    TINE__VERDICT_FREE   /* again, for another job's fault */
+};
+
+/* How often a job is tried again, and when. */
+typedef struct tine__retries {
+    unsigned crash;
+    tine_retry other;
+} tine__retries;
+
+/* The tries of a job that have failed. */
+typedef struct tine__tries {
+    unsigned crash, timeout, exception;
+    unsigned doubts;   /* of its worker's death among others */
+    tine__cause *last; /* how the last has failed, or NULL */
+} tine__tries;
+
 typedef struct tine__pool_worker tine__pool_worker;
 typedef struct tine__source tine__source;
 
@@ -39,9 +61,11 @@ struct tine__pool_part {
     tine__sched_job s; /* first */
     tine_job *job;
     tine_event_cb on_event;
-    unsigned tried, retries; /* how often its worker died; how often it may */
-    unsigned returned;       /* how often its worker has gone before it started */
+    const tine__retries *retries; /* the pool's, or its own */
+    tine__tries *tries;           /* NULL: none has failed */
+    unsigned returned; /* how often its worker has gone without its fault, or doing */
     enum tine__fate fate;
+    bool cancelled; /* somebody has asked for it, whatever it was doing */
 };
 
 /* A template that is held: the one that workers come from now, its spare, one that is to take
@@ -66,7 +90,7 @@ struct tine__pool_worker {
     uint64_t jobs, generation;
     int64_t rss_usec; /* when its memory was looked at */
     bool canary;      /* the first of a reload: the scheduler does not know it yet */
-    bool charged;     /* a job was told of its death */
+    bool charged;     /* a job has died of it, or it of a job */
     bool killed;      /* by the pool, for a deadline or at its end */
 };
 
@@ -89,7 +113,8 @@ struct tine_pool {
     uint64_t ids, generation;
 
     tine_pool_options options; /* of rpc only what is no string */
-    tine__cause *dead;         /* workers can never be made again, but for a reload */
+    tine__retries retries;
+    tine__cause *dead; /* workers can never be made again, but for a reload */
     bool is_dead;
     unsigned replayed; /* templates in a row of which no worker has been ready */
     tine__cause *last; /* why the last worker failed */
@@ -134,10 +159,26 @@ void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
 void tine__pool_tell_ends(tine_pool *pool);
 /* Why there are no workers, when they cannot be made; the text is in the caller's buffer. */
 tine_error tine__pool_no_workers(const tine_pool *pool, char *text, size_t size);
-/* err of a job that has cost so many workers their life. The message, which may be in text
- * itself, is cut to fit into size, 100 at least. */
-tine_error tine__pool_tried(const tine_error *err, unsigned times, char *text,
-                            size_t size);
+
+/* retries.c */
+/* Gives a new job its own, from what the call says. -ENOMEM. */
+int tine__retries_take(tine_pool *pool, tine_job *job, const tine_call_options *o);
+/* What is kept of it for that. */
+void tine__retries_free(tine_pool *pool, tine_job *job);
+/* Whether its worker has died under the job. */
+bool tine__is_crash(const tine_error *err);
+/* What becomes of a job that has ended with err (NULL: results). May ask the user. */
+enum tine__verdict tine__retries_judge(tine_pool *pool, tine_job *job,
+                                       const tine_error *err);
+/* Queues it again; not for TINE__VERDICT_END. ok: its worker came out of it alive. */
+void tine__retries_queue(tine_pool *pool, tine_job *job, enum tine__verdict verdict,
+                         const tine_error *err, bool ok);
+/* How often it was tried and has failed. */
+unsigned tine__retries_count(const tine_job *job);
+/* err as a job gets it that was tried so often: in the message of a crash or a timeout, which is cut
+ * to fit into size, 100 at least, it says so; and why it is tried no more, if that is not NULL. */
+tine_error tine__retries_tell(const tine_error *err, unsigned times, const char *why,
+                              char *text, size_t size);
 
 /* workers.c */
 void tine__pool_start(tine_pool *pool, bool replacement);

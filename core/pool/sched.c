@@ -12,10 +12,14 @@ enum { LEAST_LOAD = 2, MOST_LOAD = 64, PACE = 16 };
 
 /* ---------------------------------------------------------------------- orders */
 
+bool tine__sched_before(const tine__sched_job *x, const tine__sched_job *y)
+{
+    return x->priority != y->priority ? x->priority > y->priority : x->order < y->order;
+}
+
 static bool job_before(const void *a, const void *b)
 {
-    const tine__sched_job *x = a, *y = b;
-    return x->priority != y->priority ? x->priority > y->priority : x->order < y->order;
+    return tine__sched_before(a, b);
 }
 
 static bool less_loaded(const void *a, const void *b)
@@ -82,6 +86,9 @@ int tine__sched_new(tine__sched **out, const tine__sched_config *config)
     tine__prioq_init(&s->free, less_loaded, PLACE(at_free));
     tine__prioq_init(&s->waited, waited_before, PLACE(at_waited));
     tine__prioq_init(&s->hungry, waited_before, PLACE(at_hungry));
+    tine__prioq_init(&s->held, waited_before, PLACE(at_held));
+    tine__prioq_init(&s->delayed, tine__sched_due_before,
+                     offsetof(tine__sched_job, at));
     tine__prioq_init(&s->parking, parked_before, offsetof(tine__affine, at_parking));
     tine__prioq_init(&s->idle, idle_before, PLACE(at_idle));
     tine__prioq_init(&s->loaded, busy_before, PLACE(at_loaded));
@@ -100,8 +107,9 @@ void tine__sched_free(tine__sched *s)
 {
     if (!s)
         return;
-    tine__prioq *all[] = {&s->queue, &s->parking, &s->free, &s->waited, &s->hungry,
-                          &s->idle,  &s->loaded,  &s->ages, &s->due,    &s->leaving};
+    tine__prioq *all[] = {&s->queue, &s->delayed, &s->parking, &s->free,
+                          &s->held,  &s->waited,  &s->hungry,  &s->idle,
+                          &s->ages,  &s->loaded,  &s->due,     &s->leaving};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tine__prioq_free(all[i]);
     tine__affinity_free(&s->keys);
@@ -115,7 +123,7 @@ bool tine__sched_takes_jobs(const tine__sched_worker *w)
     return w->state == TINE__SCHED_STARTING || w->state == TINE__SCHED_READY;
 }
 
-static int wait_for(tine__sched *s, tine__sched_worker *w, tine__sched_job *job)
+int tine__sched_wait_for(tine__sched *s, tine__sched_worker *w, tine__sched_job *job)
 {
     if (!w->p.waiting) {
         w->p.waiting = malloc(sizeof *w->p.waiting);
@@ -136,32 +144,6 @@ void tine__parked_init(tine__prioq *parked)
     tine__prioq_init(parked, job_before, offsetof(tine__sched_job, at));
 }
 
-/* Until the worker that has others of its key has done them. */
-static int park(tine__sched *s, tine__affine *e, tine__sched_job *job)
-{
-    int err = tine__prioq_reserve(&s->parking, s->parking.n + 1);
-    if (!err)
-        err = tine__prioq_add(&e->parked, job);
-    if (err < 0)
-        return err;
-    job->parked = true;
-    if (e->at_parking)
-        tine__prioq_moved(&s->parking, e);
-    else
-        tine__prioq_add(&s->parking, e);
-    return 0;
-}
-
-static void unpark(tine__sched *s, tine__affine *e, tine__sched_job *job)
-{
-    tine__prioq_remove(&e->parked, job);
-    job->parked = false;
-    if (e->parked.n)
-        tine__prioq_moved(&s->parking, e);
-    else
-        tine__prioq_remove(&s->parking, e);
-}
-
 static void unlist_orphan(tine__sched *s, tine__sched_job *job)
 {
     if (job->prev)
@@ -176,26 +158,29 @@ static void unlist_orphan(tine__sched *s, tine__sched_job *job)
 int tine__sched_route(tine__sched *s, tine__sched_job *job)
 {
     if (job->pinned)
-        return wait_for(s, job->worker, job);
+        return tine__sched_wait_for(s, job->worker, job);
     job->worker = NULL;
     if (!job->has_key)
         return tine__prioq_add(&s->queue, job);
     tine__affine *e = tine__affinity_find(&s->keys, job->key);
-    if (!e || !e->worker)
+    if (e->delayed)
+        return tine__sched_park(s, e, job);
+    if (!e->worker)
         return tine__prioq_add(&s->queue, job); /* who gets the first gets them all */
     if (tine__sched_takes_jobs(e->worker))
-        return wait_for(s, e->worker, job);
+        return tine__sched_wait_for(s, e->worker, job);
     if (e->handed)
-        return park(s, e, job);
+        return tine__sched_park(s, e, job);
     tine__affinity_bind(e, NULL);
     return tine__prioq_add(&s->queue, job);
 }
 
-/* Takes a job out of where it waits. */
-static void unqueue(tine__sched *s, tine__sched_job *job)
+void tine__sched_unqueue(tine__sched *s, tine__sched_job *job)
 {
-    if (job->parked) {
-        unpark(s, tine__affinity_find(&s->keys, job->key), job);
+    if (job->delayed) {
+        tine__sched_undelay(s, job);
+    } else if (job->parked) {
+        tine__sched_unpark(s, tine__affinity_find(&s->keys, job->key), job);
     } else if (job->worker) {
         tine__prioq_remove(job->worker->p.waiting, job);
         tine__sched_place(s, job->worker);
@@ -212,8 +197,13 @@ static void dequeued(tine__sched *s, tine__sched_job *job)
     s->nqueued--;
 }
 
-/* The job is no concern of the scheduler any more. */
-static void leave(tine__sched *s, const tine__sched_job *job)
+void tine__sched_count_queued(tine__sched *s, tine__sched_job *job)
+{
+    job->queued = true;
+    s->nqueued++;
+}
+
+void tine__sched_forget_job(tine__sched *s, const tine__sched_job *job)
 {
     if (job->has_key)
         tine__affinity_find(&s->keys, job->key)->open--;
@@ -258,14 +248,12 @@ int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now)
     if (err < 0)
         return err;
     job->order = ++s->orders;
-    job->queued_usec = now;
     err = tine__sched_route(s, job);
     if (err < 0) {
-        leave(s, job);
+        tine__sched_forget_job(s, job);
         return err;
     }
-    job->queued = true;
-    s->nqueued++;
+    tine__sched_count_queued(s, job);
     s->was_full = s->was_full || !tine__sched_has_room(s);
     s->probing = s->probing || (s->broken && !job->pinned);
     return 0;
@@ -281,29 +269,20 @@ int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now)
         tine__sched_place(s, w);
     }
     int err = tine__sched_route(s, job);
-    if (err < 0) {
-        leave(s, job);
-        return err;
-    }
-    job->queued = true;
-    s->nqueued++;
-    return 0;
-}
-
-int tine__sched_retry(tine__sched *s, tine__sched_job *job, int64_t now)
-{
-    if (!job->has_key)
-        job->order = ++s->orders; /* it is in no queue now */
-    return tine__sched_again(s, job, now);
+    if (err < 0)
+        tine__sched_forget_job(s, job);
+    else
+        tine__sched_count_queued(s, job);
+    return err;
 }
 
 void tine__sched_remove(tine__sched *s, tine__sched_job *job)
 {
     if (!job->queued)
         return;
-    unqueue(s, job);
+    tine__sched_unqueue(s, job);
     dequeued(s, job);
-    leave(s, job);
+    tine__sched_forget_job(s, job);
 }
 
 static tine__sched_job *better(tine__sched_job *a, tine__sched_job *b)
@@ -317,7 +296,8 @@ static tine__sched_job *best_queued(const tine__sched *s)
     const tine__affine *e = tine__prioq_first(&s->parking);
     tine__sched_job *job = tine__prioq_first(&s->queue);
     job = better(job, w ? tine__prioq_first(w->p.waiting) : NULL);
-    return better(job, e ? tine__prioq_first(&e->parked) : NULL);
+    job = better(job, e ? tine__prioq_first(&e->parked) : NULL);
+    return job ? job : tine__prioq_first(&s->delayed);
 }
 
 tine__sched_job *tine__sched_orphan(tine__sched *s)
@@ -373,7 +353,7 @@ void tine__sched_ran(tine__sched *s, int64_t usec)
 static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
                  int64_t now)
 {
-    unqueue(s, job);
+    tine__sched_unqueue(s, job);
     dequeued(s, job);
     job->worker = w;
     job->handed = true;
@@ -406,19 +386,6 @@ static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
     }
 }
 
-/* The worker that held the key up has none of it any more: the others may go on. */
-static void release_parked(tine__sched *s, tine__affine *e)
-{
-    if (e->handed || !e->worker || tine__sched_takes_jobs(e->worker))
-        return;
-    tine__affinity_bind(e, NULL);
-    while (e->parked.n) {
-        tine__sched_job *job = tine__prioq_first(&e->parked);
-        unpark(s, e, job);
-        tine__prioq_add(&s->queue, job); /* there is room since it was added */
-    }
-}
-
 void tine__sched_unhand(tine__sched *s, tine__sched_job *job)
 {
     tine__sched_worker *w = job->worker;
@@ -439,16 +406,15 @@ void tine__sched_unhand(tine__sched *s, tine__sched_job *job)
     if (job->has_key) {
         tine__affine *e = tine__affinity_find(&s->keys, job->key);
         e->handed--;
-        release_parked(s, e);
+        tine__sched_release(s, e);
     }
 }
 
-void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now)
+void tine__sched_came_back(tine__sched *s, tine__sched_job *job, bool ok, int64_t now)
 {
     tine__sched_worker *w = job->worker;
     bool first = w->p.first == job;
     tine__sched_unhand(s, job);
-    leave(s, job);
     w->jobs_done += ok;
     w->p.kept = false;
     if (first)
@@ -460,6 +426,12 @@ void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now
         tine__sched_succeeded(s);
     }
     tine__sched_place(s, w);
+}
+
+void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now)
+{
+    tine__sched_came_back(s, job, ok, now);
+    tine__sched_forget_job(s, job);
 }
 
 int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now)
@@ -493,32 +465,57 @@ void tine__sched_disperse(tine__sched *s, tine__sched_worker *w)
 
 /* -------------------------------------------------------------------- decisions */
 
-/* The best of the jobs that any may take; those whose key belongs to somebody by now go there. */
+tine__sched_worker *tine__sched_least_loaded(const tine__sched *s)
+{
+    tine__sched_worker *w = tine__prioq_first(&s->free);
+    return w && w->load < s->load ? w : NULL; /* else the load has been lowered */
+}
+
+/* The best of the jobs that any may take. Those whose key belongs to somebody by now, or is held up,
+ * go where they wait, and so do those that are to run alone. */
 static tine__sched_job *next_job(tine__sched *s)
 {
-    for (;;) {
+    while (tine__sched_least_loaded(s)) {
         tine__sched_job *job = tine__prioq_first(&s->queue);
-        if (!job || !job->has_key)
+        if (!job || !(job->has_key || job->alone))
             return job;
-        const tine__affine *e = tine__affinity_find(&s->keys, job->key);
-        if (!e->worker)
+        tine__affine *e = job->has_key ? tine__affinity_find(&s->keys, job->key) : NULL;
+        bool bound = e && (e->worker || e->delayed);
+        if (!bound && !job->alone)
             return job;
         tine__prioq_remove(&s->queue, job);
-        if (tine__sched_route(s, job) < 0) {
+        int err = bound ? tine__sched_route(s, job) : tine__sched_set_apart(s, e, job);
+        if (err < 0) {
+            job->worker = NULL;
             tine__prioq_add(&s->queue, job);
             return NULL; /* no memory: later */
         }
-        if (tine__prioq_first(&s->queue) == job)
-            return job;
+    }
+    return NULL;
+}
+
+/* Parks what a worker would be given next, but a delayed one of its key holds up. */
+static void park_held(tine__sched *s)
+{
+    const tine__sched_worker *w;
+    while (s->delayed.n && (w = tine__prioq_first(&s->hungry)) != NULL) {
+        tine__sched_job *job = tine__prioq_first(w->p.waiting);
+        if (!job->has_key || !tine__affinity_find(&s->keys, job->key)->delayed)
+            break;
+        tine__sched_unqueue(s, job);
+        if (tine__sched_route(s, job) < 0)
+            tine__prioq_add(&s->queue, job); /* there is room; routed again later */
     }
 }
 
 static bool assign(tine__sched *s, int64_t now, tine__sched_action *action)
 {
-    tine__sched_worker *least = tine__prioq_first(&s->free);
-    if (least && least->load >= s->load)
-        least = NULL; /* it was free before the load was lowered */
-    tine__sched_job *any = least ? next_job(s) : NULL;
+    park_held(s);
+    tine__sched_job *any = next_job(s);
+    tine__sched_move_apart(s, any);
+    tine__sched_worker *least = tine__sched_least_loaded(s);
+    if (!least)
+        any = NULL;
     tine__sched_worker *w = tine__prioq_first(&s->hungry);
     tine__sched_job *job = better(any, w ? tine__prioq_first(w->p.waiting) : NULL);
     if (job == any)
@@ -573,6 +570,7 @@ tine__sched_action tine__sched_next(tine__sched *s, int64_t now)
         action.what = TINE__SCHED_BREAK;
         return action;
     }
+    tine__sched_begin_due(s, now);
     tine__sched_trim(s);
     if (s->was_full && tine__sched_has_room(s)) {
         s->was_full = false;
@@ -587,8 +585,14 @@ tine__sched_action tine__sched_next(tine__sched *s, int64_t now)
 
 int64_t tine__sched_when(const tine__sched *s, int64_t now)
 {
-    int64_t at = steal_at(s), workers = tine__sched_workers_when(s, now);
-    return at < 0 || (workers >= 0 && workers < at) ? workers : at;
+    const tine__sched_job *delayed = tine__prioq_first(&s->delayed);
+    int64_t all[] = {steal_at(s), tine__sched_workers_when(s, now),
+                     delayed ? delayed->due_usec : -1};
+    int64_t when = -1;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i] >= 0 && (when < 0 || all[i] < when))
+            when = all[i];
+    return when;
 }
 
 bool tine__sched_broken(const tine__sched *s)

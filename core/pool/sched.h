@@ -36,7 +36,11 @@
  * - Those that take no more jobs count until they have done theirs: there is one worker more than
  *   max at most, but for the quarter that is being replaced.
  * - A job that is tried again goes behind all of its priority that wait by then, since it
- *   may be what workers die of; but with a key it keeps its place, as all of that key do.
+ *   may be what workers die of; but with a key it keeps its place, as all of that key do. It may
+ *   have to wait for a time: it counts as queued meanwhile, and those of its key wait for it.
+ * - A job that is to run alone gets a worker that has no other, and gets none until it is done: an
+ *   idle one; else the one with the fewest jobs takes no more, and when another is idle before
+ *   it has done those, that one.
  * - A worker that ends before it is ready is a failure, and so is one that ends without having done
  *   a job well, unless (the pool's to say) it died of a job: that is the job's affair. While
  *   another lives, there is just none more for now: after the n-th in a row the next one is
@@ -76,10 +80,11 @@ typedef struct tine__sched_job {
     size_t at;                         /* place in a queue */
     struct tine__sched_worker *worker; /* handed to; or waiting for: key, pinned */
     bool pinned; /* worker was set by the pool: this one or none */
-    bool queued, handed, has_key, parked;
+    bool queued, handed, has_key, parked, delayed;
+    bool alone;                          /* as tine__sched_retry has it */
     uint64_t key;                        /* a hash of it */
     struct tine__sched_job *next, *prev; /* of a worker, in the order handed; orphans */
-    int64_t queued_usec;
+    int64_t due_usec;                    /* delayed: until then */
 } tine__sched_job;
 
 enum tine__sched_state {
@@ -100,8 +105,8 @@ typedef struct tine__sched_worker {
     int64_t since_usec; /* ready */
     /* The scheduler's own; see sched_priv.h. */
     struct tine__sched_private {
-        size_t at_free, at_hungry, at_waited, at_idle, at_loaded, at_age, at_due,
-            at_leaving;
+        size_t at_free, at_hungry, at_waited, at_held, at_idle, at_loaded, at_age,
+            at_due, at_leaving;
         uint64_t used, limit_jobs, due_order;
         int64_t too_old_usec, idle_since_usec, busy_since_usec;
         bool kept; /* its last job was not to be had: no stealing until one is done */
@@ -130,6 +135,12 @@ typedef struct tine__sched_action {
     bool replacement; /* START: to be passed to tine__sched_started */
 } tine__sched_action;
 
+typedef struct tine__sched_try {
+    bool ok;            /* of the last: as tine__sched_done has it */
+    bool alone;         /* from now on it shares no worker */
+    int64_t after_usec; /* not before that long */
+} tine__sched_try;
+
 int tine__sched_new(tine__sched **out, const tine__sched_config *config);
 void tine__sched_free(tine__sched *s);
 /* Room for jobs is made here, so that nothing else asks for memory but started.
@@ -143,9 +154,10 @@ bool tine__sched_has_room(const tine__sched *s);
 int tine__sched_may_add(tine__sched *s, int64_t now);
 /* Back at its old place: its worker died before it started. Never refused. -ENOMEM. */
 int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now);
-/* It has cost a worker its life and is tried again: behind all that wait at its priority, but
- * with a key at its old place. Never refused. -ENOMEM. */
-int tine__sched_retry(tine__sched *s, tine__sched_job *job, int64_t now);
+/* A job handed over has failed and is tried again: behind all that wait at its priority when its
+ * time has come, but with a key at its old place. Never refused. -ENOMEM. */
+int tine__sched_retry(tine__sched *s, tine__sched_job *job, const tine__sched_try *how,
+                      int64_t now);
 /* Takes a queued job out. */
 void tine__sched_remove(tine__sched *s, tine__sched_job *job);
 /* A queued job, best first, which is taken out; NULL: none. Pinned ones of workers that have gone

@@ -141,3 +141,66 @@ void tine__affinity_bind(tine__affine *e, tine__sched_worker *w)
         e->next_of_worker->prev_of_worker = e;
     w->p.keys = e;
 }
+
+/* ---------------------------------------------------------------------- waiting */
+
+int tine__sched_park(tine__sched *s, tine__affine *e, tine__sched_job *job)
+{
+    int err = tine__prioq_reserve(&s->parking, s->parking.n + 1);
+    if (!err)
+        err = tine__prioq_add(&e->parked, job);
+    if (err < 0)
+        return err;
+    job->parked = true;
+    s->nlater += e->delayed > 0;
+    if (e->at_parking)
+        tine__prioq_moved(&s->parking, e);
+    else
+        tine__prioq_add(&s->parking, e);
+    return 0;
+}
+
+void tine__sched_unpark(tine__sched *s, tine__affine *e, tine__sched_job *job)
+{
+    tine__prioq_remove(&e->parked, job);
+    job->parked = false;
+    s->nlater -= e->delayed > 0;
+    if (e->parked.n)
+        tine__prioq_moved(&s->parking, e);
+    else
+        tine__prioq_remove(&s->parking, e);
+}
+
+void tine__sched_release(tine__sched *s, tine__affine *e)
+{
+    bool leaving = e->worker && !tine__sched_takes_jobs(e->worker);
+    if (e->delayed || (leaving && e->handed))
+        return;
+    if (leaving)
+        tine__affinity_bind(e, NULL);
+    while (e->parked.n) {
+        tine__sched_job *job = tine__prioq_first(&e->parked);
+        tine__sched_unpark(s, e, job);
+        tine__prioq_add(&s->queue, job); /* there is room since it was added */
+    }
+}
+
+void tine__sched_hold_key(tine__sched *s, const tine__sched_job *job)
+{
+    if (!job->has_key)
+        return;
+    tine__affine *e = tine__affinity_find(&s->keys, job->key);
+    if (e->delayed++ == 0)
+        s->nlater += e->parked.n;
+}
+
+void tine__sched_let_key_go(tine__sched *s, const tine__sched_job *job)
+{
+    if (!job->has_key)
+        return;
+    tine__affine *e = tine__affinity_find(&s->keys, job->key);
+    if (--e->delayed == 0) {
+        s->nlater -= e->parked.n;
+        tine__sched_release(s, e);
+    }
+}

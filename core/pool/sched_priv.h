@@ -1,4 +1,5 @@
-/* What the files of the scheduler share: sched.c (jobs), sched_workers.c (workers), sched_affinity.c. */
+/* What the files of the scheduler share: sched.c (jobs), sched_workers.c (workers), sched_retry.c,
+ * sched_affinity.c. */
 #ifndef TINE_POOL_SCHED_PRIV_H
 #define TINE_POOL_SCHED_PRIV_H
 
@@ -11,10 +12,12 @@ typedef struct tine__affine {
     tine__sched_worker *worker; /* NULL: none yet, or no more */
     size_t open;                /* jobs that have not ended */
     size_t handed;              /* of those handed over, to that worker */
-    struct tine__affine *next;  /* in the same slot */
+    size_t delayed;            /* of those that are delayed: the others wait for them */
+    struct tine__affine *next; /* in the same slot */
     struct tine__affine *older, *newer;
     struct tine__affine *next_of_worker, *prev_of_worker;
-    tine__prioq parked; /* jobs that wait for a worker on its way out */
+    tine__prioq
+        parked; /* jobs that wait for a worker on its way out, or a delayed one */
     size_t at_parking;
 } tine__affine;
 
@@ -29,10 +32,13 @@ struct tine__sched {
     uint64_t random, orders, uses;
     tine__prioq queue; /* jobs that any worker may take */
     size_t nqueued;    /* all that are not handed over */
+    size_t
+        nlater; /* of those: that are delayed, or wait for one of their key that is */
     size_t nhanded;
-    size_t load;   /* most that is handed to one now */
-    uint64_t pace; /* PACE times the moving average of the jobs' times, usec */
-    size_t streak; /* short jobs since load was changed */
+    tine__prioq delayed; /* due first */
+    size_t load;         /* most that is handed to one now */
+    uint64_t pace;       /* PACE times the moving average of the jobs' times, usec */
+    size_t streak;       /* short jobs since load was changed */
     bool was_full;
     tine__affinity keys;
     tine__sched_job *orphans; /* pinned ones of workers that have gone */
@@ -45,7 +51,8 @@ struct tine__sched {
     tine__prioq free;    /* ready, load below the limit: least loaded first */
     tine__prioq waited;  /* jobs wait for them alone: the best job first */
     tine__prioq hungry;  /* of those: may be given one now */
-    tine__prioq idle;    /* ready, no load: idle longest first */
+    tine__prioq held; /* busy ones that take no more, for a job that is to run alone */
+    tine__prioq idle; /* ready, no load: idle longest first */
     tine__prioq loaded;  /* load above 1: longest at its job first */
     tine__prioq ages;    /* ready: by when they are too old */
     tine__prioq due;     /* to be replaced: longest due first */
@@ -74,7 +81,42 @@ tine__affine *tine__affinity_find(const tine__affinity *k, uint64_t key);
 /* Its jobs go to w from now on; NULL: to nobody. */
 void tine__affinity_bind(tine__affine *e, tine__sched_worker *w);
 
+/* Parks a job until the worker that has others of its key has done them, or delayed ones are
+ * due. */
+int tine__sched_park(tine__sched *s, tine__affine *e, tine__sched_job *job);
+void tine__sched_unpark(tine__sched *s, tine__affine *e, tine__sched_job *job);
+/* Those that were parked go on, if nothing holds them up any more. */
+void tine__sched_release(tine__sched *s, tine__affine *e);
+/* The job, if it has a key, is delayed: others of the key that wait are not to overtake it. */
+void tine__sched_hold_key(tine__sched *s, const tine__sched_job *job);
+void tine__sched_let_key_go(tine__sched *s, const tine__sched_job *job);
+
+/* sched_retry.c */
+bool tine__sched_due_before(const void *a, const void *b);
+/* Takes a delayed job out of those. */
+void tine__sched_undelay(tine__sched *s, tine__sched_job *job);
+/* Those whose time has come wait from now on like all others. */
+void tine__sched_begin_due(tine__sched *s, int64_t now);
+/* A job that is to run alone, and waits nowhere, is to wait for a worker; there is one that has
+ * room. e: of its key, or NULL. */
+int tine__sched_set_apart(tine__sched *s, tine__affine *e, tine__sched_job *job);
+/* One that waits for a busy worker goes to an idle one, unless there is a better, any. */
+void tine__sched_move_apart(tine__sched *s, const tine__sched_job *any);
+
 /* sched.c */
+/* Of those that take one more job; NULL: none does. */
+tine__sched_worker *tine__sched_least_loaded(const tine__sched *s);
+bool tine__sched_before(const tine__sched_job *a, const tine__sched_job *b);
+/* The job waits for w alone. */
+int tine__sched_wait_for(tine__sched *s, tine__sched_worker *w, tine__sched_job *job);
+/* Takes a queued job out of where it waits. */
+void tine__sched_unqueue(tine__sched *s, tine__sched_job *job);
+/* It has come back from its worker; ok as tine__sched_done has it. */
+void tine__sched_came_back(tine__sched *s, tine__sched_job *job, bool ok, int64_t now);
+/* Counts it as queued, where it waits already. */
+void tine__sched_count_queued(tine__sched *s, tine__sched_job *job);
+/* The job is no concern of the scheduler any more. */
+void tine__sched_forget_job(tine__sched *s, const tine__sched_job *job);
 bool tine__sched_takes_jobs(const tine__sched_worker *w);
 /* Puts a queued job where it waits. */
 int tine__sched_route(tine__sched *s, tine__sched_job *job);

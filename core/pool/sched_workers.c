@@ -52,13 +52,17 @@ static void count(size_t *n, bool *was, bool is)
 void tine__sched_place(tine__sched *s, tine__sched_worker *w)
 {
     struct tine__sched_private *p = &w->p;
-    bool ready = w->state == TINE__SCHED_READY, room = w->load < s->load;
-    bool waits = p->waiting && p->waiting->n > 0;
+    bool ready = w->state == TINE__SCHED_READY;
+    bool room = w->load < s->load && !(p->first && p->first->alone);
+    const tine__sched_job *next = p->waiting ? tine__prioq_first(p->waiting) : NULL;
+    bool waits = next != NULL, apart = waits && next->alone;
+    bool feed = waits && (apart ? !w->load : room);
     bool retiring = w->state == TINE__SCHED_RETIRING; /* only what is pinned waits */
     count(&s->nready, &p->is_ready, ready);
-    set_place(&s->free, w, p->at_free, ready && room);
+    set_place(&s->free, w, p->at_free, ready && room && !apart);
     set_place(&s->waited, w, p->at_waited, waits);
-    set_place(&s->hungry, w, p->at_hungry, (ready || retiring) && room && waits);
+    set_place(&s->hungry, w, p->at_hungry, (ready || retiring) && feed);
+    set_place(&s->held, w, p->at_held, ready && apart && w->load && !next->has_key);
     set_place(&s->idle, w, p->at_idle, ready && !w->load && !waits);
     set_place(&s->loaded, w, p->at_loaded,
               (ready || retiring) && w->load > 1 && !p->kept);
@@ -74,8 +78,8 @@ void tine__sched_place(tine__sched *s, tine__sched_worker *w)
 int tine__sched_started(tine__sched *s, tine__sched_worker *w, bool replacement,
                         int64_t now)
 {
-    tine__prioq *all[] = {&s->free,   &s->hungry, &s->waited, &s->idle,
-                          &s->loaded, &s->ages,   &s->due,    &s->leaving};
+    tine__prioq *all[] = {&s->free, &s->hungry, &s->waited, &s->held,   &s->idle,
+                          &s->ages, &s->loaded, &s->due,    &s->leaving};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (tine__prioq_reserve(all[i], s->nworkers + 1) < 0)
             return -ENOMEM;
@@ -103,6 +107,7 @@ void tine__sched_leave(tine__sched *s, tine__sched_worker *w)
     s->nretiring++;
     tine__prioq_remove(&s->hungry, w);
     tine__prioq_remove(&s->waited, w);
+    tine__prioq_remove(&s->held, w);
     /* What waits for it by its key is to wait for others; what is pinned it still does. */
     tine__sched_job *pinned = NULL, *job;
     while (w->p.waiting && (job = tine__prioq_first(w->p.waiting)) != NULL) {
@@ -171,6 +176,7 @@ static void forget(tine__sched *s, tine__sched_worker *w)
     tine__prioq_remove(&s->free, w);
     tine__prioq_remove(&s->hungry, w);
     tine__prioq_remove(&s->waited, w);
+    tine__prioq_remove(&s->held, w);
     tine__prioq_remove(&s->idle, w);
     tine__prioq_remove(&s->loaded, w);
     tine__prioq_remove(&s->ages, w);
@@ -279,10 +285,22 @@ static bool has_room(const tine__sched *s, size_t extra)
     return s->nready + s->nstarting + s->nretiring < s->config.max + extra;
 }
 
+/* Queued, and to be begun with now. */
+static size_t waiting(const tine__sched *s)
+{
+    return s->nqueued - s->nlater;
+}
+
 /* Jobs that an idle worker could begin with. */
 static size_t backlog(const tine__sched *s)
 {
-    return s->nqueued + s->nhanded - s->nbusy;
+    return waiting(s) + s->nhanded - s->nbusy;
+}
+
+/* Closed, and no job is left that is not under way. */
+static bool is_over(const tine__sched *s)
+{
+    return s->closed && !backlog(s) && !s->nlater;
 }
 
 /* A broken pool tries one worker; when that is ready, it is mended. */
@@ -326,7 +344,7 @@ static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *acti
 {
     if (!has_room(s, 1))
         return false;
-    if (s->nqueued && capacity(s) == 0)
+    if (waiting(s) && capacity(s) == 0)
         return start(action, false);
     if (s->waiting_since < 0 || backlog(s) <= s->nstarting - s->nreplacing ||
         capacity(s) >= s->config.max)
@@ -349,7 +367,7 @@ static bool start_for_jobs(tine__sched *s, int64_t now, tine__sched_action *acti
 
 static bool start_for_spent(tine__sched *s, tine__sched_action *action)
 {
-    if ((s->closed && !backlog(s)) || capacity(s) >= s->config.max)
+    if (is_over(s) || capacity(s) >= s->config.max)
         s->nowed = 0;
     if (!s->nowed || !has_room(s, 1))
         return false;
@@ -373,8 +391,8 @@ static void note_ages(tine__sched *s, int64_t now)
 
 static bool replace(tine__sched *s, tine__sched_action *action)
 {
-    if ((s->closed && !backlog(s)) || s->nreplacing >= most_replacing(s) ||
-        s->nreplacing >= s->due.n || !has_room(s, most_replacing(s)))
+    if (is_over(s) || s->nreplacing >= most_replacing(s) || s->nreplacing >= s->due.n ||
+        !has_room(s, most_replacing(s)))
         return false;
     return start(action, true);
 }
@@ -401,7 +419,7 @@ static int64_t stop_at(const tine__sched *s)
     const tine__sched_worker *w = tine__prioq_first(&s->idle);
     if (!w || capacity(s) <= fewest(s))
         return -1;
-    if ((s->closed && !backlog(s)) || capacity(s) > s->config.max)
+    if (is_over(s) || capacity(s) > s->config.max)
         return 0;
     int64_t at = w->p.idle_since_usec + s->config.stop_usec;
     int64_t next = s->last_stop < 0 ? at : s->last_stop + s->config.stop_usec;
@@ -453,9 +471,9 @@ static void earlier(int64_t *when, int64_t at)
 int64_t tine__sched_workers_when(const tine__sched *s, int64_t now)
 {
     int64_t when = -1;
-    bool wanted = (s->nqueued && !capacity(s)) ||
+    bool wanted = (waiting(s) && !capacity(s)) ||
                   (!s->closed && !s->broken && capacity(s) < fewest(s)) ||
-                  (s->due.n > s->nreplacing && !(s->closed && !backlog(s)));
+                  (s->due.n > s->nreplacing && !is_over(s));
     wanted = wanted || s->nowed;
     if (wanted && now < s->next_start && !s->broken)
         earlier(&when, s->next_start);

@@ -16,11 +16,6 @@ static tine__pool_worker *worker_at(tine__client *c)
 
 /* ----------------------------------------------------------------- the end of jobs */
 
-static bool is_crash(const tine_error *err)
-{
-    return err && (err->kind == TINE_KIND_CRASH || err->kind == TINE_KIND_PROTOCOL);
-}
-
 static void note_times(tine_pool *pool, const tine_job *job, const tine__times *times)
 {
     if (!times->started_usec)
@@ -42,23 +37,24 @@ static void check_rss(tine__pool_worker *w, int64_t now)
         tine__sched_replace(pool->sched, &w->s, now);
 }
 
-/* The error of a job that was tried several times says so. */
 static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
                  const tine_str *results, size_t n)
 {
     char text[CAUSE_MAX];
     tine_error more;
-    if (pool->killed && is_crash(err)) {
+    unsigned tries = tine__retries_count(job);
+    if (pool->killed && tine__is_crash(err)) {
         static const char closed[] = "the pool was closed, and its workers killed";
         more = (tine_error){.kind = TINE_KIND_CLOSED,
                             .message = closed,
                             .message_len = sizeof closed - 1,
                             .code = -1,
                             .pid = err->pid,
-                            .started = 1};
+                            .started = 1,
+                            .tries = tries ? tries + 1 : 0};
         err = &more;
-    } else if (is_crash(err) && job->pool->tried) {
-        more = tine__pool_tried(err, job->pool->tried + 1, text, sizeof text);
+    } else if (err && tries) {
+        more = tine__retries_tell(err, tries + 1, NULL, text, sizeof text);
         err = &more;
     }
     tine__pool_end(pool, job, err, results, n);
@@ -69,28 +65,22 @@ static void on_ended(void *owner, tine__client *c, tine_job *job, const tine_err
 {
     tine_pool *pool = owner;
     tine__pool_worker *w = worker_at(c);
-    struct tine__pool_part *part = job->pool;
     int64_t now = pool->host->now;
-    bool crash = is_crash(err);
-    w->charged = w->charged || crash;
+    bool crash = tine__is_crash(err);
+    /* A cancelled one that had not started says nothing of the worker. */
+    bool good = !crash && !job->killed && times->started_usec;
     w->killed = w->killed || job->killed;
-    /* What is meant for one worker ends with it. */
-    bool again = crash && !part->s.pinned && part->tried < part->retries;
-    bool free_try = again && job->innocent && part->returned < MOST_RETURNS;
-    if (again && !pool->killed && !pool->is_dead) {
-        part->tried += !free_try;
-        part->returned += free_try;
-        pool->n.retried++;
-        if (tine__sched_retry(pool->sched, &part->s, now) < 0)
-            tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
+    w->jobs += good;
+    enum tine__verdict verdict = tine__retries_judge(pool, job, err);
+    w->charged = w->charged || (crash && verdict != TINE__VERDICT_FREE);
+    if (verdict != TINE__VERDICT_END) {
+        tine__retries_queue(pool, job, verdict, err, good);
+        check_rss(w, now);
         tine__pool_wake(pool);
         return;
     }
-    /* A cancelled one that had not started says nothing of the worker. */
-    bool good = !crash && !job->killed && times->started_usec;
-    w->jobs += good;
     note_times(pool, job, times);
-    tine__sched_done(pool->sched, &part->s, good, now);
+    tine__sched_done(pool->sched, &job->pool->s, good, now);
     check_rss(w, now);
     tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);
@@ -190,6 +180,29 @@ static void bring_back(tine_pool *pool, tine_job *unstarted, int64_t now)
     }
 }
 
+/* What the end of a worker means. */
+enum meaning {
+    AS_TOLD,     /* it was to go, or was killed for it */
+    OF_A_JOB,    /* that has been told, and it says nothing of workers to come */
+    OF_A_RELOAD, /* it was what that tried out */
+    OF_ITSELF,
+    STILLBORN /* the same, before it was ready */
+};
+
+static enum meaning meaning_of(const tine_pool *pool, const tine__pool_worker *w,
+                               const tine_error *why)
+{
+    if (pool->canary == w || pool->promoting == w)
+        return OF_A_RELOAD;
+    if (!why || w->killed || pool->killed || w->canary)
+        return AS_TOLD;
+    if (w->charged)
+        return OF_A_JOB;
+    if (w->s.state == TINE__SCHED_STOPPED && why->code == 0)
+        return AS_TOLD;
+    return tine__client_is_ready(w->client) ? OF_ITSELF : STILLBORN;
+}
+
 static void mourn(tine_pool *pool, tine__pool_worker *w, const tine_error *why)
 {
     if (!why)
@@ -200,42 +213,51 @@ static void mourn(tine_pool *pool, tine__pool_worker *w, const tine_error *why)
     pool->last = tine__cause_new(why);
 }
 
+static void tell_end(tine_pool *pool, enum meaning meaning, const tine_error *why)
+{
+    static const char text[] = "the worker has ended";
+    tine_error err = {.kind = TINE_KIND_CLOSED,
+                      .message = text,
+                      .message_len = sizeof text - 1,
+                      .code = -1};
+    if (!why)
+        why = &err;
+    switch (meaning) {
+    case AS_TOLD:
+    case OF_A_JOB:
+        break;
+    case OF_A_RELOAD:
+        pool->canary = NULL; /* a worker to be promoted has died: the same */
+        tine__pool_reload_failed(pool, why);
+        break;
+    case OF_ITSELF:
+        if (!pool->is_dead)
+            tine__pool_fault(pool, why);
+        break;
+    case STILLBORN:
+        if (!pool->is_dead)
+            tine__pool_fault_once(pool, why);
+        break;
+    }
+}
+
 static void on_gone(void *owner, tine__client *c, tine_job *unstarted,
                     const tine_error *why)
 {
     tine_pool *pool = owner;
     tine__pool_worker *w = worker_at(c);
     int64_t now = tine__now_usec();
-    bool canary = w->canary, stopping = w->s.state == TINE__SCHED_STOPPED;
-    bool was_ready = tine__client_is_ready(c);
-    bool failed = why && !w->killed && !pool->killed;
+    enum meaning meaning = meaning_of(pool, w, why);
     mourn(pool, w, why);
     bring_back(pool, unstarted, now);
-    /* A job that its worker died of says nothing of workers to come. */
-    bool counts = failed && !w->charged;
-    if (!canary)
-        tine__sched_gone(pool->sched, &w->s, counts, now);
-    bool tell_fault = failed && !w->charged && !canary && !(stopping && why->code == 0);
-    static const char text[] = "the worker has ended";
-    tine_error err = {.kind = TINE_KIND_CLOSED,
-                      .message = text,
-                      .message_len = sizeof text - 1,
-                      .code = -1};
+    if (!w->canary) /* else the scheduler does not know it */
+        tine__sched_gone(pool->sched, &w->s,
+                         meaning == OF_ITSELF || meaning == STILLBORN, now);
     tine__cause *cause =
-        why ? tine__cause_new(why) : NULL; /* why goes with the client */
-    if (cause)
-        err = cause->error;
-    bool reloading = pool->canary == w || pool->promoting == w;
+        why ? tine__cause_new(why) : NULL; /* it goes with the client */
     tine__pool_free_worker(w);
     tine__pool_wake(pool);
-    if (reloading) {
-        pool->canary = NULL; /* a worker to be promoted has died: the same */
-        tine__pool_reload_failed(pool, &err);
-    } else if (tell_fault && !pool->is_dead && was_ready) {
-        tine__pool_fault(pool, &err);
-    } else if (tell_fault && !pool->is_dead) {
-        tine__pool_fault_once(pool, &err);
-    }
+    tell_end(pool, meaning, cause ? &cause->error : NULL);
     free(cause);
 }
 

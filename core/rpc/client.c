@@ -297,7 +297,8 @@ int tine__client_give(tine__client *c, tine_job *job)
         tine__client_note_start(c, job->serial - TINE__WINDOW);
     if (c->ids)
         c->ids[job->serial % TINE__WINDOW] = job->id;
-    job->recall_tried = job->innocent = false;
+    job->recall_tried = false;
+    job->blame = TINE__BLAME_OWN;
     job->started_usec = 0;
     link_job(c, job);
     if (job->timeout_usec > 0) {
@@ -415,6 +416,17 @@ static tine_error crash_of(const tine__client *c, const tine_error *how, char *t
     return err;
 }
 
+/* The serial of the call that it has died of, which may have been answered; 0: nobody knows. */
+static uint64_t guilty_of(const tine__client *c, uint64_t started)
+{
+    if (c->killed_for)
+        return c->killed_for;
+    if (c->garbled || (c->cause && c->cause->error.kind == TINE_KIND_PROTOCOL))
+        return 0;
+    uint64_t running = atomic_load(&c->region.page->running);
+    return running <= started ? running : 0;
+}
+
 /* Of the calls handed over: those that ran fail, the others are given back. */
 static void settle_dead(tine__client *c, const tine_error *how)
 {
@@ -422,15 +434,18 @@ static void settle_dead(tine__client *c, const tine_error *how)
     uint64_t started = tine__client_started(c);
     tine_error crash = crash_of(c, how, text, sizeof text);
     bool one = !c->config->async;
-    /* Async: whose code ran is what it died of. */
-    uint64_t guilty = one ? 0 : atomic_load(&c->region.page->running);
-    bool known = guilty && guilty <= started && tine__client_find(c, guilty);
+    uint64_t guilty = guilty_of(c, started);
     if (c->garbled && c->first) /* it may have been any of those; sync: the first */
         started = one ? c->first->serial : c->handed;
+    const tine_job *second = c->first ? c->first->next : NULL;
+    bool several = second && second->serial <= started;
     while (c->first && c->first->serial <= started) {
         static const tine__times none;
         tine_job *job = c->first;
-        job->innocent = known && job->serial != guilty;
+        if (!one && guilty && job->serial != guilty)
+            job->blame = TINE__BLAME_OTHER;
+        else if (!one && !guilty && several)
+            job->blame = TINE__BLAME_SHARED;
         tine__client_unlink(c, job);
         if (job->reason != TINE__REASON_NONE)
             tine__client_end_stopped(c, job);

@@ -32,6 +32,13 @@ int tine__rpc_config_init(tine__rpc_config *s, tine_host *host, const tine_func 
                           const tine_rpc_options *options);
 void tine__rpc_config_free(tine__rpc_config *s);
 
+/* Whose fault it was, as far as one can know, that the worker has died under a job. */
+enum tine__blame {
+    TINE__BLAME_OWN,   /* the job's */
+    TINE__BLAME_OTHER, /* another one's: its code ran, or it was to be ended by force */
+    TINE__BLAME_SHARED /* one of those that were open, this one included */
+};
+
 /* A call. */
 struct tine_job {
     /* The client's, while it is handed over: */
@@ -45,8 +52,8 @@ struct tine_job {
     enum tine__reason reason;
     bool killed;    /* its worker was killed for it */
     bool last_look; /* its grace is over; what it has said meanwhile is heard first */
-    bool recall_tried; /* in vain; the worker may have skipped it all the same */
-    bool innocent;     /* its worker has died of another one */
+    bool recall_tried;      /* in vain; the worker may have skipped it all the same */
+    enum tine__blame blame; /* where its worker has died under it */
     /* The owner's: */
     void *owner;
     /* Wherever it is. */

@@ -75,7 +75,8 @@ struct tine__client {
     uint64_t marks[3]; /* number of the job that writes to stdout and stderr */
     uint64_t *ids; /* of the last WINDOW calls, by serial; NULL: output is not caught */
 
-    bool retired; /* it has said so */
+    uint64_t killed_for; /* the serial of the job that it was killed for, or 0 */
+    bool retired;        /* it has said so */
     bool ready, closed, shut, killed, reading, flushing_later;
     bool said_end; /* async: END is sent; the socket is shut when nothing is open */
     bool garbled;  /* its page holds what cannot be */

@@ -292,6 +292,7 @@ static void press(tine__client *c, tine_job *job, int64_t now)
     bool over = job->stop_usec + c->config->grace_usec <= now;
     if (over && job->last_look) {
         job->killed = true;
+        c->killed_for = job->serial;
         tine__client_kill(c);
         return;
     }

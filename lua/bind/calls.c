@@ -20,6 +20,7 @@ typedef struct record {
     tine_job *job; /* NULL: free */
     uint32_t slot, next_free, generation;
     int has_event;  /* a handler of its own */
+    int has_again;  /* and a function that says whether it is tried again */
     uint64_t owner; /* in an async worker: the call whose code made this one, or 0 */
 } record;
 
@@ -30,7 +31,7 @@ typedef struct calls {
     tine_str *strs;
     size_t max_strs;
     tine__buf out;
-    int callbacks, events; /* registry references */
+    int callbacks, events, agains; /* registry references */
 } calls;
 
 typedef struct job {
@@ -174,6 +175,15 @@ static void push_error(lua_State *L, answer *a)
         lua_pop(L, 1);
 }
 
+/* No value stays at its slot in the table at a registry reference. */
+static void drop_value(lua_State *L, int table, uint32_t slot)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, table);
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (lua_Integer)slot);
+    lua_pop(L, 1);
+}
+
 static int deliver(lua_State *L)
 {
     answer *a = lua_touserdata(L, 1);
@@ -184,12 +194,10 @@ static int deliver(lua_State *L)
     lua_rawgeti(L, 2, (lua_Integer)r->slot);
     lua_pushboolean(L, 0);
     lua_rawseti(L, 2, (lua_Integer)r->slot);
-    if (r->has_event) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
-        lua_pushnil(L);
-        lua_rawseti(L, -2, (lua_Integer)r->slot);
-        lua_pop(L, 1);
-    }
+    if (r->has_event)
+        drop_value(L, c->events, r->slot);
+    if (r->has_again)
+        drop_value(L, c->agains, r->slot);
     free_record(c, r);
     a->record = NULL;
     int nargs = 1;
@@ -251,6 +259,58 @@ static void on_job_event(void *arg, pid_t pid, tine_job *core, const tine_str *v
     bind_enter_for(&e.record->rpc->object, deliver_event, &e);
 }
 
+typedef struct question {
+    answer a; /* record NULL: it is the pool's function that is asked */
+    unsigned tries;
+    int yes;
+} question;
+
+/* Pushes the function that is asked; returns whether there is one. */
+static int push_again(lua_State *L, const question *q)
+{
+    bind_rpc *b = q->a.rpc;
+    if (q->a.record) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, calls_of(b)->agains);
+        return lua_rawgeti(L, -1, (lua_Integer)q->a.record->slot) == LUA_TFUNCTION;
+    }
+    bind_object_push(L, &b->object);
+    if (lua_isnil(L, -1))
+        return 0;
+    return lua_getiuservalue(L, -1, BIND_RPC_AGAIN) == LUA_TFUNCTION;
+}
+
+static int ask(lua_State *L)
+{
+    question *q = lua_touserdata(L, 1);
+    if (!push_again(L, q))
+        return 0;
+    push_error(L, &q->a);
+    lua_pushinteger(L, (lua_Integer)q->tries);
+    q->yes = bind_ask(q->a.rpc->object.state, 2);
+    return 0;
+}
+
+static int again(bind_rpc *b, record *r, const tine_error *err, unsigned tries)
+{
+    question q = {.a = {.record = r, .rpc = b, .err = err}, .tries = tries};
+    if (!b->object.state->closed)
+        bind_enter_for(&b->object, ask, &q);
+    return q.yes;
+}
+
+int bind_calls_again(void *arg, tine_job *core, const tine_error *err, unsigned tries)
+{
+    (void)core;
+    return again(arg, NULL, err, tries);
+}
+
+static int on_again(void *arg, tine_job *core, const tine_error *err, unsigned tries)
+{
+    record *r = arg;
+    (void)core;
+    return again(r->rpc, r, err, tries);
+}
+
 /* ------------------------------------------------------------------- the call */
 
 static tine_str *room_for(lua_State *L, calls *c, size_t n)
@@ -294,9 +354,19 @@ int bind_calls_encode(lua_State *L, bind_rpc *b, int first, int last, tine_str *
 
 /* What a call needs beside its values. */
 typedef struct how {
-    int callback, event; /* stack indices; event 0: none */
+    int callback, event, again; /* stack indices; 0: none */
     const tine_call_options *options;
+    tine_retry
+        *retry; /* of options; where there is again, its arg is to be the record */
 } how;
+
+static void keep_value(lua_State *L, int table, uint32_t slot, int idx)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, table);
+    lua_pushvalue(L, idx);
+    lua_rawseti(L, -2, (lua_Integer)slot);
+    lua_pop(L, 1);
+}
 
 /* Returns 1 with a job pushed; else nil and an err. */
 static int make_call(lua_State *L, bind_rpc *b, int first, int last, const how *h)
@@ -321,15 +391,16 @@ static int make_call(lua_State *L, bind_rpc *b, int first, int last, const how *
     record *r = take_record(L, c);
     r->rpc = b;
     r->has_event = h->event != 0;
+    r->has_again = h->again != 0;
     r->owner = b->object.state->jobs ? b->object.state->jobs->current() : 0;
     *j = (job){r->slot, r->generation, 0};
     lua_pushvalue(L, h->callback);
     lua_rawseti(L, lua_upvalueindex(UP_CALLBACKS), (lua_Integer)r->slot);
-    if (h->event) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
-        lua_pushvalue(L, h->event);
-        lua_rawseti(L, -2, (lua_Integer)r->slot);
-        lua_pop(L, 1);
+    if (h->event)
+        keep_value(L, c->events, r->slot, h->event);
+    if (h->again) {
+        keep_value(L, c->agains, r->slot, h->again);
+        h->retry->arg = r;
     }
     bind_rpc_owe(L, 1, b);
     size_t nfds;
@@ -397,13 +468,17 @@ static int rpc_call(lua_State *L)
     return after_wait(L, LUA_OK, 0);
 }
 
-/* As tine_call_options have them; math.huge and what else is more than an int holds: very many. */
-static int retries_at(lua_State *L, int idx)
+/* A call's own say all there is to say of it. Returns whether a function was pushed. */
+static int take_retries(lua_State *L, tine_call_options *o, tine_retry *r)
 {
-    lua_Number n = lua_tonumber(L, idx);
-    if (n <= 0)
-        return -1;
-    return n < INT_MAX ? (int)n : INT_MAX;
+    unsigned crash;
+    int what = bind_pool_retries(L, 2, &crash, r);
+    if (!what)
+        return 0;
+    o->retries = crash ? (int)crash : -1;
+    o->retry = r;
+    r->again = what == 2 ? on_again : NULL;
+    return what == 2;
 }
 
 /* call_with(pool, options, callback, event or nil, args, n): options are checked. */
@@ -411,6 +486,7 @@ static int rpc_call_with(lua_State *L)
 {
     bind_rpc *b = bind_rpc_self(L);
     tine_call_options o;
+    tine_retry retry;
     lua_Integer n = luaL_checkinteger(L, 6);
     lua_settop(L, 6);
     memset(&o, 0, sizeof o);
@@ -419,15 +495,16 @@ static int rpc_call_with(lua_State *L)
         o.timeout_usec = bind_field_usec(L, 2, "timeout");
     lua_getfield(L, 2, "priority");
     o.priority = (int)lua_tointeger(L, -1);
-    lua_getfield(L, 2, "retries");
-    if (!lua_isnil(L, -1))
-        o.retries = retries_at(L, -1);
+    int again = take_retries(L, &o, &retry);
+    if (!again)
+        lua_pushnil(L);
+    lua_insert(L, 7);
     lua_getfield(L, 2, "key");
     if (!lua_isnil(L, -1))
         o.key.data = lua_tolstring(L, -1, &o.key.len);
-    /* The key stays on the stack, below the values. */
+    /* The key stays on the stack, and the function, below the values. */
     lua_replace(L, 6);
-    lua_settop(L, 6);
+    lua_settop(L, 7);
     if (n >= INT_MAX / 2 || !lua_checkstack(L, (int)n + BIND_CALL_ROOM)) {
         static const char text[] = "args: too many values for the stack";
         lua_pushnil(L);
@@ -436,9 +513,13 @@ static int rpc_call_with(lua_State *L)
     }
     for (lua_Integer i = 1; i <= n; i++)
         lua_geti(L, 5, i);
-    how h = {.callback = 3, .event = lua_isnil(L, 4) ? 0 : 4, .options = &o};
+    how h = {.callback = 3,
+             .event = lua_isnil(L, 4) ? 0 : 4,
+             .again = again ? 7 : 0,
+             .options = &o,
+             .retry = &retry};
     o.on_event = h.event ? on_job_event : NULL;
-    return make_call(L, b, 7, lua_gettop(L), &h);
+    return make_call(L, b, 8, lua_gettop(L), &h);
 }
 
 /* ------------------------------------------------------------------------ job */
@@ -574,6 +655,8 @@ static void open_state(lua_State *L)
     c->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     c->events = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_newtable(L);
+    c->agains = luaL_ref(L, LUA_REGISTRYINDEX);
     bind_state_check(L)->call_records = c;
     lua_rawsetp(L, LUA_REGISTRYINDEX, &calls_key);
 }

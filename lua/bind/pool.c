@@ -27,7 +27,34 @@ static size_t get_size(lua_State *L, int idx, const char *name, size_t unbounded
     return n >= 9e15 ? unbounded : (size_t)n;
 }
 
-void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
+static unsigned get_times(lua_State *L, int idx, const char *name)
+{
+    size_t n = get_size(L, idx, name, INT_MAX);
+    return n > INT_MAX ? INT_MAX : (unsigned)n;
+}
+
+int bind_pool_retries(lua_State *L, int idx, unsigned *crash, tine_retry *r)
+{
+    memset(r, 0, sizeof *r);
+    int type = lua_getfield(L, idx, "retries"), table = lua_gettop(L);
+    if (type != LUA_TTABLE) {
+        lua_pop(L, 1);
+        *crash = get_times(L, idx, "retries");
+        return type != LUA_TNIL;
+    }
+    *crash = get_times(L, table, "crash");
+    r->timeout = get_times(L, table, "timeout");
+    r->exception = get_times(L, table, "exception");
+    r->delay_usec = bind_field_usec(L, table, "delay");
+    if (lua_getfield(L, table, "exception") == LUA_TFUNCTION) {
+        lua_remove(L, table);
+        return 2;
+    }
+    lua_settop(L, table - 1);
+    return 1;
+}
+
+void bind_pool_options(lua_State *L, int self, int idx, tine_pool_options *o)
 {
     o->max = get_size(L, idx, "max", INT_MAX);
     o->idle = get_size(L, idx, "idle", INT_MAX);
@@ -36,8 +63,11 @@ void bind_pool_options(lua_State *L, int idx, tine_pool_options *o)
     o->stop_usec = bind_field_usec(L, idx, "stop");
     lua_Number queue = get_number(L, idx, "queue", HUGE_VAL);
     o->queue = queue >= 9e15 ? 0 : queue < 1 ? TINE_NO_QUEUE : (size_t)queue;
-    size_t retries = get_size(L, idx, "retries", INT_MAX);
-    o->retries = retries > INT_MAX ? INT_MAX : (unsigned)retries;
+    if (bind_pool_retries(L, idx, &o->retries, &o->retry) == 2) {
+        o->retry.again = bind_calls_again;
+        o->retry.arg = o->rpc.arg;
+        lua_setiuservalue(L, self, BIND_RPC_AGAIN);
+    }
     o->max_jobs = get_size(L, idx, "max_jobs", 0);
     o->max_rss = get_size(L, idx, "max_rss", 0);
     o->promote_own = get_size(L, idx, "promote", 0);

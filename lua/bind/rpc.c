@@ -272,9 +272,10 @@ static int is_true(lua_State *L, int idx, const char *name)
     return value;
 }
 
-static void read_options(lua_State *L, int idx, bind_rpc *b, tine_pool_options *o)
+static void read_options(lua_State *L, int self, int idx, tine_pool_options *o)
 {
     tine_rpc_options *r = &o->rpc;
+    bind_rpc *b = lua_touserdata(L, self);
     r->init = get_func(L, idx, "init");
     r->done = get_func(L, idx, "done");
     r->async = is_true(L, idx, "async");
@@ -291,7 +292,7 @@ static void read_options(lua_State *L, int idx, bind_rpc *b, tine_pool_options *
     r->on_output = has_field(L, idx, "on_line") ? on_output : NULL;
     r->arg = b;
     if (b->is_pool) {
-        bind_pool_options(L, idx, o);
+        bind_pool_options(L, self, idx, o);
         o->on_drain = has_field(L, idx, "on_drain") ? on_drain : NULL;
     }
 }
@@ -338,7 +339,7 @@ static int rpc_new(lua_State *L)
     b->is_pool = lua_toboolean(L, 2);
     keep_handlers(L, self, 3);
     luaL_checkstack(L, 20, NULL);
-    read_options(L, 3, b, &o);
+    read_options(L, self, 3, &o);
     tine_func func = get_func(L, 3, "func");
     b->strings = o.rpc.serialiser == TINE_STRINGS;
     b->codec =

@@ -14,6 +14,7 @@ enum {
     BIND_RPC_ON_DRAIN,
     BIND_RPC_ON_DESTROY,
     BIND_RPC_CODEC,
+    BIND_RPC_AGAIN,   /* the function that says whether a job is tried again, or nil */
     BIND_RPC_CLOSERS, /* a list of functions to be called when all has gone, or nil */
     BIND_RPC_NSLOTS = BIND_RPC_CLOSERS
 };
@@ -48,6 +49,8 @@ void bind_rpc_lost_event(lua_State *L, bind_rpc *b);
 
 /* calls.c */
 void bind_calls_open(lua_State *L); /* sets call, job functions in the table on top */
+/* Whether the user wants a job to be tried again, by the function of the pool arg. */
+int bind_calls_again(void *arg, tine_job *core, const tine_error *err, unsigned tries);
 /* Encodes the values from first to last as the C API takes them. Returns the number of
  * tine_str, which are valid until the next call, or -1 with a message pushed. */
 int bind_calls_encode(lua_State *L, bind_rpc *b, int first, int last, tine_str **out);
@@ -57,8 +60,11 @@ void bind_pool_open(lua_State *L);
 
 /* rpc.c */
 void bind_rpc_open(lua_State *L);
-/* Reads the pool's own options from the table at idx. */
-void bind_pool_options(lua_State *L, int idx, tine_pool_options *o);
+/* Reads the field `retries` of the table at idx, a number or a table. Returns 0 where it is nil, 2
+ * where its `exception` is a function, which is pushed then, else 1. */
+int bind_pool_retries(lua_State *L, int idx, unsigned *crash, tine_retry *r);
+/* Reads the pool's own options from the table at idx, for the userdata at self. */
+void bind_pool_options(lua_State *L, int self, int idx, tine_pool_options *o);
 int64_t bind_field_usec(lua_State *L, int idx, const char *name);
 
 #endif

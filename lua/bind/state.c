@@ -356,16 +356,24 @@ int bind_enter_call(bind_state *state, lua_CFunction f, void *arg)
     return 1;
 }
 
-void bind_call(bind_state *state, int nargs)
+int bind_ask(bind_state *state, int nargs)
 {
     lua_State *L = state->L;
     int handler = lua_gettop(L) - nargs;
 
     lua_pushcfunction(L, state->jobs ? state->jobs->handler : with_traceback);
     lua_insert(L, handler);
-    if (lua_pcall(L, nargs, 0, handler) != LUA_OK)
+    int status = lua_pcall(L, nargs, 1, handler);
+    int yes = status == LUA_OK && lua_toboolean(L, -1);
+    if (status != LUA_OK)
         bind_keep_error(L, state);
-    lua_remove(L, handler);
+    lua_settop(L, handler - 1);
+    return yes;
+}
+
+void bind_call(bind_state *state, int nargs)
+{
+    (void)bind_ask(state, nargs);
 }
 
 /* ------------------------------------------------------------------ errors */
@@ -405,6 +413,10 @@ void bind_push_failure(lua_State *L, const tine_error *err)
     if (err->broken) {
         lua_pushboolean(L, 1);
         lua_setfield(L, -2, "broken");
+    }
+    if (err->tries) {
+        lua_pushinteger(L, err->tries);
+        lua_setfield(L, -2, "tries");
     }
 }
 

@@ -76,6 +76,8 @@ int bind_enter_call(bind_state *state, lua_CFunction f, void *arg);
 /* Inside of bind_enter_for: calls the function under the nargs values on top. An error that
  * it raises is kept, with the traceback if it is a string, and stops the loop. */
 void bind_call(bind_state *state, int nargs);
+/* The same; returns whether its first result is true. */
+int bind_ask(bind_state *state, int nargs);
 /* Pops the error on top: it is the running job's, or kept, and stops the loop. */
 void bind_keep_error(lua_State *L, bind_state *state);
 /* Raises the oldest error kept, if there is one. */

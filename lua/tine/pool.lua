@@ -28,7 +28,7 @@ end
 -- @function pool:call
 -- @tparam table options the only argument: `args` (a list; `args.n` counts if it is there), `cb`,
 -- `timeout` (seconds), `priority` (higher goes first), `key` (calls of one key go to one worker, in
--- order, as long as it lives), `retries`, `on_event`
+-- order, as long as it lives), `retries` (as the pool's, in place of them), `on_event`
 -- @treturn job with `cancel()` and `id()`; without a callback, inside of tine.go: what it would
 -- have got
 function methods:call(...)
@@ -237,7 +237,18 @@ end
 --   its worker to start; it is rejected when `max` workers are busy, with one call each (`load` is
 --   1 then, but with `async` what it says, and `start` 0). `on_drain()`: it has room again
 -- - `retries`: how often a job whose worker died is tried again (0), behind those of its priority
---   that wait by then, but with a key in its place
+--   that wait by then, but with a key in its place; or a table of
+--   - `crash`: the same
+--   - `timeout`: how often one that took too long (`err.kind` is `"timeout"`)
+--   - `exception`: how often one that raised; or `function(err, tries)`, which is asked each time
+--     whether to try again, and bounded by nothing else: `tries` is how often it was tried so far
+--   - `delay`: seconds before a job is tried again for the first time, doubled at each (0). It is
+--     queued meanwhile: counts there, can be cancelled, and with a key those of its key that were
+--     not handed over wait for it
+--
+--   A job that fails for good gets the err of its last try, with how many they were, `err.tries`.
+--   Under `async` the job whose code ran spends a try of `crash`; where that is not known, those
+--   that were open are tried again each alone in a worker, and spend none if they end there
 -- - `max_jobs`: a worker does that many at most, up to an eighth fewer so that not all go at once;
 --   broadcasts come on top. `max_rss` (bytes), `max_age` (seconds): a worker past one is replaced
 -- - `promote`: bytes of Lua's: when two workers, and half of all, have each that many of their

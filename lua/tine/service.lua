@@ -77,6 +77,17 @@ end
 
 local callback <const> = of_type("function")
 
+-- How often a job is tried again; the fields of a table are checked by `retry_options`.
+local function retries(value)
+  return type(value) == "table" or is_whole(value) and value >= 0,
+    "a whole number of at least 0, or a table"
+end
+
+local function retries_if(value)
+  return type(value) == "function" or is_whole(value) and value >= 0,
+    "a whole number of at least 0, or a function"
+end
+
 service.rpc_options = {
   async = any, init = func, done = func, on_event = callback, on_error = callback,
   on_destroy = callback, timeout = above(0), grace = above(0), spawn_timeout = above(0),
@@ -85,7 +96,7 @@ service.rpc_options = {
 
 service.pool_options = {
   max = whole(1), idle = count(0), load = whole(1), start = number(0), stop = number(0),
-  queue = whole(0), retries = whole(0), max_jobs = whole(1), max_rss = above(0),
+  queue = whole(0), retries = retries, max_jobs = whole(1), max_rss = above(0),
   promote = above(0),
   max_age = above(0), on_drain = callback, on_line = callback,
 }
@@ -95,12 +106,16 @@ end
 
 service.call_options = {
   args = service.list, cb = callback, timeout = above(0), priority = priority,
-  retries = whole(0), key = key, on_event = callback,
+  retries = retries, key = key, on_event = callback,
 }
 
 service.map_options = {
   ordered = of_type("boolean"), packed = of_type("boolean"), window = whole(1),
-  timeout = above(0), priority = priority, retries = whole(0),
+  timeout = above(0), priority = priority, retries = retries,
+}
+
+local retry_options <const> = {
+  crash = whole(0), timeout = whole(0), exception = retries_if, delay = number(0),
 }
 
 service.stats_options = { memory = of_type("boolean") }
@@ -123,6 +138,9 @@ function service.check(what, given, known, level)
       got = got == nil and value or got
       error(("%s: %s: %s expected, got %s"):format(what, name, expected,
         type(got) == "number" and tostring(got) or type(got)), level)
+    end
+    if check == retries and type(value) == "table" then
+      service.check(what .. ": retries", value, retry_options, level + 1)
     end
   end
 end

@@ -14,6 +14,8 @@ typedef struct job {
     size_t at; /* in the model's own queue */
     uint64_t turn;
     bool waits;
+    int64_t due; /* not before that time */
+    size_t at_later;
     unsigned ends;
 } job;
 
@@ -46,6 +48,8 @@ typedef struct plan {
     int64_t lives, spawns;  /* a worker until it is killed, and until ready */
     unsigned keyed, pinned; /* of 100 jobs */
     unsigned dies_young;    /* of 100 workers */
+    unsigned fails;         /* of 100 tries, which are tried again */
+    int64_t delay;          /* before that, on average; 0: none */
     bool resizes, breaks;
 } plan;
 
@@ -55,10 +59,11 @@ static int64_t now;
 static tine__prioq events;
 static uint64_t order, turns;
 static job *jobs;
-static size_t njobs, nopen, nrefused, ncrashed, npopped, nmoved, nstolen;
+static size_t njobs, nopen, nrefused, ncrashed, npopped, nmoved, nstolen, nalone, nlate;
 static worker **workers, *dead;
 static size_t nworkers, most;
 static tine__prioq any, of_key[KEYS]; /* jobs that wait, as the model has them */
+static tine__prioq later;             /* of those: that are delayed */
 static worker *bound[KEYS];
 static size_t handed[KEYS];
 static size_t nwaiting, nstarting, nreplacing, nready, nsteps;
@@ -89,6 +94,12 @@ static bool better(const void *a, const void *b)
     return x->turn < y->turn;
 }
 
+static bool due_sooner(const void *a, const void *b)
+{
+    const job *x = a, *y = b;
+    return x->due != y->due ? x->due < y->due : x->turn < y->turn;
+}
+
 static void at(int64_t after, enum what what, worker *w)
 {
     event *e = calloc(1, sizeof *e);
@@ -102,9 +113,33 @@ static void at(int64_t after, enum what what, worker *w)
 
 /* ---------------------------------------------------------------------- the books */
 
+/* With a key it holds its place in it, delayed or not. */
 static tine__prioq *line_of(job *x)
 {
-    return x->s.pinned ? NULL : x->s.has_key ? &of_key[x->s.key] : &any;
+    if (x->s.pinned)
+        return NULL;
+    if (x->s.has_key)
+        return &of_key[x->s.key];
+    return x->at_later || x->s.alone ? NULL : &any;
+}
+
+/* It has a job that is to run alone, or is to have it next. */
+static bool is_apart(const worker *w)
+{
+    const tine__sched_job *next =
+        w->s.p.waiting ? tine__prioq_first(w->s.p.waiting) : NULL;
+    return (next && next->alone) || (w->njobs && w->jobs[0]->s.alone);
+}
+
+/* One of the key's jobs is delayed: the others wait for it. */
+static bool is_held(size_t k)
+{
+    for (size_t i = 1; i <= later.n; i++) {
+        const job *x = later.items[i];
+        if (x->s.has_key && x->s.key == k)
+            return true;
+    }
+    return false;
 }
 
 static void waits(job *x)
@@ -112,6 +147,8 @@ static void waits(job *x)
     CHECK(!x->waits && !x->ends);
     x->waits = true;
     nwaiting++;
+    if (x->due > now)
+        CHECK_INT(tine__prioq_add(&later, x), 0);
     if (line_of(x))
         CHECK_INT(tine__prioq_add(line_of(x), x), 0);
 }
@@ -123,6 +160,18 @@ static void waits_no_more(job *x)
     nwaiting--;
     if (line_of(x))
         tine__prioq_remove(line_of(x), x);
+    tine__prioq_remove(&later, x);
+}
+
+static void come_due(void)
+{
+    for (job *x; (x = tine__prioq_first(&later)) && x->due <= now; nlate++) {
+        tine__prioq_remove(&later, x);
+        if (!x->s.has_key)
+            x->turn = ++turns;
+        if (!x->s.has_key && line_of(x))
+            CHECK_INT(tine__prioq_add(line_of(x), x), 0);
+    }
 }
 
 static void over(job *x)
@@ -166,7 +215,7 @@ static void check_key(const worker *w, job *x)
 static void check_least_loaded(const worker *w)
 {
     for (size_t i = 0; i < nworkers; i++)
-        if (workers[i]->s.state == TINE__SCHED_READY)
+        if (workers[i]->s.state == TINE__SCHED_READY && !is_apart(workers[i]))
             CHECK(workers[i]->njobs >= w->njobs);
 }
 
@@ -176,7 +225,8 @@ static void check_best(job *x)
     for (size_t k = 0; k < KEYS; k++) {
         job *first = tine__prioq_first(&of_key[k]);
         bool taken = bound[k] && bound[k]->s.state == TINE__SCHED_READY;
-        if (first && first != x && !handed[k] && !taken)
+        if (first && first != x && !handed[k] && !taken && !is_held(k) &&
+            !first->s.alone)
             CHECK(better(x, first));
     }
 }
@@ -186,6 +236,9 @@ static void assign(worker *w, job *x)
     bool goes_anywhere = !x->s.pinned;
     CHECK(x->waits && x->s.handed && !x->s.queued);
     CHECK(w->njobs < p->config.load);
+    CHECK(!x->at_later && x->due <= now);
+    CHECK(!w->njobs || (!x->s.alone && !w->jobs[0]->s.alone));
+    nalone += x->s.alone;
     if (x->s.pinned)
         CHECK(x->s.worker == &w->s);
     else
@@ -197,14 +250,14 @@ static void assign(worker *w, job *x)
         goes_anywhere = bound[x->s.key] == NULL || bound[x->s.key] != w;
         check_key(w, x);
         bound[x->s.key] = w;
-    } else if (!x->s.pinned) {
+    } else if (!x->s.pinned && !x->s.alone) {
         CHECK(tine__prioq_first(&any) == x);
     }
-    if (w->s.state == TINE__SCHED_READY && any.n)
+    if (w->s.state == TINE__SCHED_READY && any.n && !x->s.alone)
         CHECK(tine__prioq_first(&any) == x || better(x, tine__prioq_first(&any)));
     if (w->s.p.waiting && w->s.p.waiting->n)
         CHECK(better(x, tine__prioq_first(w->s.p.waiting)));
-    if (goes_anywhere && nsteps % SAMPLE == 0) {
+    if (goes_anywhere && !x->s.alone && nsteps % SAMPLE == 0) {
         check_least_loaded(w);
         check_best(x);
     }
@@ -267,7 +320,7 @@ static void check_worker(const worker *w, bool idle)
 {
     CHECK_INT(w->njobs, w->s.load);
     CHECK(w->njobs <= p->config.load);
-    if (w->s.state == TINE__SCHED_READY && w->njobs < p->config.load)
+    if (w->s.state == TINE__SCHED_READY && w->njobs < p->config.load && !is_apart(w))
         CHECK(any.n == 0);
     /* Nobody is idle while a job is behind one that runs long. */
     if (!idle || w->s.p.kept || now - w->began < p->config.steal_usec)
@@ -284,8 +337,8 @@ static void check_all(void)
         ready += workers[i]->s.state == TINE__SCHED_READY;
         loads += workers[i]->njobs;
         bool is = workers[i]->s.state == TINE__SCHED_READY;
-        room += is && workers[i]->njobs < p->config.load;
-        idle = idle || (is && !workers[i]->njobs);
+        room += is && workers[i]->njobs < p->config.load && !is_apart(workers[i]);
+        idle = idle || (is && !workers[i]->njobs && !is_apart(workers[i]));
     }
     for (size_t i = 0; i < nworkers; i++)
         check_worker(workers[i], idle);
@@ -293,8 +346,11 @@ static void check_all(void)
     CHECK_INT(ready, s->nready);
     CHECK((room > 0) == (tine__sched_least(s) != NULL));
     for (size_t k = 0; k < KEYS; k++)
-        if (of_key[k].n && bound[k] && bound[k]->s.state == TINE__SCHED_READY)
-            CHECK(bound[k]->njobs == p->config.load);
+        if (of_key[k].n &&
+            (is_held(k) || ((job *)tine__prioq_first(&of_key[k]))->s.alone))
+            continue; /* for others of it, or for a worker to be empty */
+        else if (of_key[k].n && bound[k] && bound[k]->s.state == TINE__SCHED_READY)
+            CHECK(bound[k]->njobs == p->config.load || is_apart(bound[k]));
         else if (of_key[k].n && !handed[k])
             CHECK(room == 0);
     CHECK_INT(nopen, nwaiting + loads);
@@ -309,6 +365,7 @@ static void count_states(void)
 
 static void settle(void)
 {
+    come_due();
     for (size_t n = 0;; n++) {
         CHECK(n < 1000000);
         count_states();

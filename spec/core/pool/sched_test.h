@@ -106,6 +106,12 @@ TEST_UNUSED static void add_pinned(tine__sched_job *job, tine__sched_worker *to)
     add(job);
 }
 
+TEST_UNUSED static void retry(tine__sched_job *job, int64_t after)
+{
+    tine__sched_try how = {.after_usec = after};
+    CHECK_INT(tine__sched_retry(s, job, &how, now), 0);
+}
+
 TEST_UNUSED static tine__sched_action next(void)
 {
     return tine__sched_next(s, now);

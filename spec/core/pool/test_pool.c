@@ -16,6 +16,11 @@ static const char code[] =
     "  end\n"
     "  if what == 'hang' then while true do end end\n"
     "  if what == 'die' then os.exit(3, false) end\n"
+    "  if what == 'nth' then\n"
+    "    tries = (tries or 0) + 1\n"
+    "    if tries < tonumber(a) then error('try ' .. tries, 0) end\n"
+    "    return tostring(tries)\n"
+    "  end\n"
     "  error('as told', 0)\n"
     "end\n";
 
@@ -32,6 +37,7 @@ typedef struct call {
     tine_kind kind;
     size_t n;
     char first[100]; /* result, or the message */
+    unsigned tries, asked;
 } call;
 
 enum { MOST = 3000 };
@@ -63,6 +69,7 @@ static void on_end(void *arg, tine_job *job, const tine_error *err,
     c->n = n;
     if (err) {
         c->kind = err->kind;
+        c->tries = err->tries;
         CHECK(err->message && err->message_len);
         copy(c->first, sizeof c->first, err->message, err->message_len);
     } else if (n) {
@@ -290,6 +297,97 @@ static void workers_that_die(tine_host *host)
         CHECK((i - 1) % 50 == 7 ? w.calls[i].kind == TINE_KIND_CRASH : w.calls[i].ok);
 }
 
+/* -------------------------------------------------------------------- retries */
+
+static int thrice(void *arg, tine_job *job, const tine_error *err, unsigned tries)
+{
+    call *c = arg;
+    CHECK(job == c->job && err->kind == TINE_KIND_EXCEPTION && err->traceback);
+    CHECK_INT(tries, ++c->asked);
+    return tries < 3;
+}
+
+static void retries_of_a_pool(tine_host *host)
+{
+    tine_pool_options options = {.max = 1,
+                                 .stop_usec = DEADLINE_USEC,
+                                 .retries = 1,
+                                 .retry = {.exception = 2, .delay_usec = 1000}};
+    tine_pool_stats stats;
+    begin(host, &options);
+    call *good = make("nth", "3", NULL);
+    await(host, &w.ended, 1);
+    call *bad = make("fail", "", NULL);
+    tine_call_options none = {.retries = -1, .retry = &(tine_retry){0}};
+    call *once = make("fail", "", &none), *dies = make("die", "", &none);
+    call *twice = make("die", "", NULL);
+    await(host, &w.ended, w.made);
+    tine_pool_get_stats(w.pool, &stats);
+    CHECK_INT(stats.retried, 2 + 2 + 1);
+    CHECK_INT(stats.queued, 0);
+    end(-1);
+    CHECK(good->ok && !strcmp(good->first, "3"));
+    CHECK(bad->kind == TINE_KIND_EXCEPTION && !strcmp(bad->first, "as told"));
+    CHECK_INT(bad->tries, 3);
+    CHECK(once->kind == TINE_KIND_EXCEPTION && once->tries == 0);
+    CHECK(dies->kind == TINE_KIND_CRASH && dies->tries == 0);
+    CHECK(twice->kind == TINE_KIND_CRASH && twice->tries == 2);
+    CHECK(strstr(twice->first, "(tried 2 times)"));
+}
+
+/* As long as the program says so; a call's own, which is copied. */
+static void retries_that_are_asked_for(tine_host *host)
+{
+    begin(host, NULL);
+    for (int i = 0; i < 20; i++) {
+        tine_retry retry = {.again = thrice, .arg = &w.calls[w.made]};
+        tine_call_options options = {.retry = &retry};
+        make("fail", "", &options);
+        memset(&retry, 0x55, sizeof retry);
+    }
+    end(-1);
+    for (int i = 0; i < w.made; i++) {
+        CHECK_INT(w.calls[i].asked, 3);
+        CHECK_INT(w.calls[i].tries, 3);
+        CHECK(w.calls[i].kind == TINE_KIND_EXCEPTION);
+    }
+}
+
+static void retries_that_wait(tine_host *host)
+{
+    enum { MINUTE = 60000000 };
+    tine_pool_options options = {
+        .max = 2, .queue = 100, .retry = {.exception = 1, .delay_usec = MINUTE}};
+    tine_pool_stats stats = {.queued = 0};
+    int64_t began = test_usec();
+    begin(host, &options);
+    for (int i = 0; i < 100; i++)
+        make("fail", "", NULL);
+    while (stats.retried < 100 && test_usec() < began + DEADLINE_USEC) {
+        CHECK(tine_host_poll(host, 1000) >= 0);
+        tine_pool_get_stats(w.pool, &stats);
+    }
+    CHECK_INT(stats.queued, 100);
+    CHECK_INT(stats.running, 0);
+    CHECK_INT(tine_pool_queued(w.pool), 100);
+    CHECK(!tine_pool_has_room(w.pool));
+    for (int i = 0; i < 50; i++) {
+        CHECK(!tine_job_running(w.calls[i].job));
+        if (i % 2)
+            tine_job_cancel(w.calls[i].job);
+        else
+            CHECK_INT(tine_job_withdraw(w.calls[i].job), 1);
+    }
+    await(host, &w.ended, 50);
+    CHECK(tine_pool_has_room(w.pool));
+    end(0);
+    CHECK(test_usec() < began + MINUTE);
+    for (int i = 0; i < 100; i++) {
+        CHECK_INT(w.calls[i].kind, i < 50 ? TINE_KIND_CANCELLED : TINE_KIND_EXCEPTION);
+        CHECK_INT(w.calls[i].tries, i < 50 ? 0 : 1);
+    }
+}
+
 /* ------------------------------------------------------------------------ ends */
 
 static void close_it(call *c)
@@ -369,11 +467,13 @@ static void freed_with_calls_under_way(void)
 {
     for (int i = 0; i < 4; i++) {
         tine_host *host;
+        tine_pool_options options = {.max = 2,
+                                     .retry = {.exception = 9, .delay_usec = 100000}};
         CHECK_INT(tine_host_new(&host, NULL), 0);
-        begin(host, NULL);
+        begin(host, &options);
         w.on_end = i % 2 ? cancel_others : NULL;
         for (int k = 0; k < 200; k++)
-            make(k % 2 ? "hang" : "echo", "x", NULL);
+            make(k % 2 ? "hang" : k % 4 ? "echo" : "fail", "x", NULL);
         for (int k = 0; k < i * 10; k++)
             CHECK(tine_host_poll(host, 1000) >= 0);
         if (i == 3)
@@ -396,6 +496,9 @@ int main(void)
     HOST(a_burst_of_large_calls);
     HOST(room_at_the_workers);
     HOST(workers_that_die);
+    HOST(retries_of_a_pool);
+    HOST(retries_that_are_asked_for);
+    HOST(retries_that_wait);
     HOST(closed_in_a_callback);
     HOST(closed_and_killed);
     HOST(cancels_in_callbacks);

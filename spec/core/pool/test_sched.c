@@ -224,7 +224,7 @@ static void tried_again(void)
     for (int i = 0; i < 3; i++)
         ASSIGNS(&j[i], &w[0]);
     w[0].good = true;
-    CHECK_INT(tine__sched_retry(s, &j[0], now), 0);
+    retry(&j[0], 0);
     CHECK_INT(tine__sched_again(s, &j[2], now), 0);
     CHECK_INT(tine__sched_again(s, &j[1], now), 0);
     ends(&w[0], true);
@@ -246,7 +246,7 @@ static void tried_again_with_a_key(void)
     for (int i = 0; i < 3; i++)
         ASSIGNS(&j[i], &w[0]);
     w[0].good = true;
-    CHECK_INT(tine__sched_retry(s, &j[0], now), 0);
+    retry(&j[0], 0);
     CHECK_INT(tine__sched_again(s, &j[2], now), 0);
     CHECK_INT(tine__sched_again(s, &j[1], now), 0);
     ends(&w[0], true);

@@ -265,8 +265,10 @@ static size_t dies(tine__sched_worker *worker, bool *ran)
     size_t lost = 0;
     for (int k = 0; k < JOBS; k++)
         if (j[k].handed && j[k].worker == worker) {
+            tine__sched_try how = {.alone = k % 4 == 0, .after_usec = k % 3 ? MSEC : 0};
             ran[k] = false;
-            lost += tine__sched_again(s, &j[k], now) < 0;
+            lost += (k % 2 && !j[k].pinned ? tine__sched_retry(s, &j[k], &how, now)
+                                           : tine__sched_again(s, &j[k], now)) < 0;
         }
     ends(worker, false);
     return lost;

@@ -43,12 +43,34 @@ static void come(void)
         tine__sched_close(s, now);
 }
 
+/* One that has failed. */
+static void try_again(job *x, bool ok)
+{
+    tine__sched_try how = {.ok = ok, .alone = chance(30)};
+    if (p->delay && chance(70))
+        how.after_usec = about(p->delay);
+    CHECK_INT(tine__sched_retry(s, &x->s, &how, now), 0);
+    x->due = now + how.after_usec;
+    if (!x->s.has_key)
+        x->turn = ++turns;
+    waits(x);
+    if (chance(5)) {
+        tine__sched_remove(s, &x->s);
+        waits_no_more(x);
+        over(x);
+    }
+}
+
 static void ended(worker *w)
 {
     job *x = w->jobs[0];
     take_out(w, 0);
-    tine__sched_done(s, &x->s, true, now);
-    over(x);
+    if (!x->s.pinned && chance(p->fails)) {
+        try_again(x, true);
+    } else {
+        tine__sched_done(s, &x->s, true, now);
+        over(x);
+    }
     run_first(w);
     if (chance(1) && w->s.state == TINE__SCHED_READY)
         tine__sched_retire(s, &w->s, now);
@@ -75,15 +97,6 @@ static void bring_back(job *x)
     waits(x);
 }
 
-/* One that the worker has died of. */
-static void try_again(job *x)
-{
-    CHECK_INT(tine__sched_retry(s, &x->s, now), 0);
-    if (!x->s.has_key)
-        x->turn = ++turns;
-    waits(x);
-}
-
 static void die(worker *w)
 {
     ncrashed += w->njobs > 0;
@@ -96,8 +109,8 @@ static void die(worker *w)
     }
     if (first) {
         take_out(w, 0);
-        if (chance(50)) {
-            try_again(first);
+        if (!first->s.pinned && chance(50)) {
+            try_again(first, false);
         } else {
             tine__sched_done(s, &first->s, false, now);
             over(first);
@@ -155,11 +168,12 @@ static void reset(const plan *the_plan)
     wake_at = 0;
     max_now = p->config.max;
     njobs = nopen = nrefused = ncrashed = npopped = nmoved = nstolen = 0;
-    most = nsteps = nwaiting = 0;
+    most = nsteps = nwaiting = nalone = nlate = 0;
     memset(handed, 0, sizeof handed);
     jobs = calloc(p->njobs, sizeof *jobs);
     tine__prioq_init(&events, sooner, offsetof(event, at));
     tine__prioq_init(&any, better, offsetof(job, at));
+    tine__prioq_init(&later, due_sooner, offsetof(job, at_later));
     for (size_t k = 0; k < KEYS; k++)
         tine__prioq_init(&of_key[k], better, offsetof(job, at));
 }
@@ -180,10 +194,12 @@ static void simulate(const plan *the_plan)
     for (size_t i = 0; i < njobs; i++)
         CHECK_INT(jobs[i].ends, 1);
     CHECK_INT(nopen + nwaiting + nworkers, 0);
+    CHECK_INT(s->nlater + s->nhanded, 0);
     CHECK_INT(tine__sched_queued(s) + tine__sched_workers(s), 0);
     tine__sched_free(s);
     tine__prioq_free(&events);
     tine__prioq_free(&any);
+    tine__prioq_free(&later);
     for (size_t k = 0; k < KEYS; k++)
         tine__prioq_free(&of_key[k]);
     free(jobs);
@@ -194,8 +210,8 @@ static void simulate(const plan *the_plan)
         free(dead);
     }
     printf("  %zu jobs, at most %zu workers; %zu refused, %zu crashed, %zu given up, "
-           "%zu keys moved, %zu stolen, %.1f s\n",
-           njobs, most, nrefused, ncrashed, npopped, nmoved, nstolen,
+           "%zu keys moved, %zu stolen, %zu alone, %zu later, %.1f s\n",
+           njobs, most, nrefused, ncrashed, npopped, nmoved, nstolen, nalone, nlate,
            (double)now / SECOND);
 }
 
@@ -289,8 +305,56 @@ static void hardly_any_worker_lives(void)
     CHECK(npopped > 20 && nrefused > 100);
 }
 
+static void many_tries(void)
+{
+    static const plan the = {.config = {.max = 40,
+                                        .idle = 4,
+                                        .load = 6,
+                                        .start_usec = 5 * MSEC,
+                                        .stop_usec = 20 * MSEC,
+                                        .steal_usec = 2 * MSEC,
+                                        .queue = 400},
+                             .njobs = 40000,
+                             .burst = 60,
+                             .every = 8 * MSEC,
+                             .takes = 8 * MSEC,
+                             .lives = 300 * MSEC,
+                             .spawns = 5 * MSEC,
+                             .keyed = 40,
+                             .pinned = 2,
+                             .dies_young = 5,
+                             .fails = 15,
+                             .delay = 20 * MSEC,
+                             .resizes = true};
+    simulate(&the);
+    CHECK(nalone > 1000 && nlate > 1000 && nmoved > 100);
+}
+
+/* Of each kind, one worker. */
+static void tries_in_one_worker(void)
+{
+    static const plan the = {.config = {.max = 1,
+                                        .load = 8,
+                                        .stop_usec = 0,
+                                        .steal_usec = 2 * MSEC,
+                                        .max_jobs = 100},
+                             .njobs = 10000,
+                             .burst = 20,
+                             .every = 100 * MSEC,
+                             .takes = 2 * MSEC,
+                             .lives = 200 * MSEC,
+                             .spawns = 5 * MSEC,
+                             .keyed = 50,
+                             .fails = 30,
+                             .delay = 50 * MSEC};
+    simulate(&the);
+    CHECK(nalone > 1000 && nlate > 1000);
+}
+
 int main(void)
 {
+    RUN(many_tries);
+    RUN(tries_in_one_worker);
     RUN(thousands_of_workers);
     RUN(keys_and_bounds);
     RUN(recycled);
