@@ -153,6 +153,18 @@ describe("tine map #proc", function()
     assert.are.equal(1, select(2, err:gsub("line 3: ", "")))
   end)
 
+  it("tries a line again that raised or took too long, if it is told to", function()
+    local tries = helper.write_file("")
+    local code = ("'if n == 3 then "
+      .. "local f = io.open(\"%s\", \"a+\") f:write(\"x\") f:seek(\"set\") "
+      .. "local tried = #f:read(\"a\") f:close() if tried %% 2 == 1 then error(\"no\") end "
+      .. "while tried == 2 do end end return n'"):format(tries)
+    local out = good(map("-n 2 --retry-errors 2 --retry-timeouts 1 --timeout 0.3 "
+      .. "--retry-delay 0.01 -e " .. code, lines(1, 9)))
+    assert.are.equal(lines(1, 9), out)
+    assert.are.equal("xxxx", slurp(tries))
+  end)
+
   it("ends a line that takes too long", function()
     local out, err, code = map("--timeout 0.2 -e 'while n == 2 do end return n'", lines(1, 4))
     assert.are.equal("1\n3\n4\n", out)
@@ -614,7 +626,9 @@ describe("tine map #proc", function()
       ["-n 0 -e 1"] = "-n: a whole number of at least 1", ["-n x -e 1"] = "'x'",
       ["--timeout=-1 -e 1"] = "--timeout: a number above 0",
       ["-e 1 -f x"] = "can not be used together", ["--nonsense -e 1"] = "unknown option",
-      ["--retries=-1 -e 1"] = "at least 0", ["--resume -e 1"] = "--resume needs --joblog",
+      ["--retries=-1 -e 1"] = "at least 0", ["--retry-errors x -e 1"] = "'x'",
+      ["--retry-delay=0 -e 1"] = "--retry-delay: a number above 0",
+      ["--resume -e 1"] = "--resume needs --joblog",
     } do
       local out, err, code = map(words, "a\n")
       assert.are.equal(2, code, words)

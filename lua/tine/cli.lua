@@ -116,6 +116,13 @@ local function add_map(parser)
     :argname("S"):convert(positive("--timeout"))
   command:option("--retries", "How often a line is tried again whose worker died; default: 0.")
     :argname("N"):convert(count("--retries", 0))
+  command:option("--retry-timeouts", "How often a line that took too long; default: 0.")
+    :argname("N"):convert(count("--retry-timeouts", 0))
+  command:option("--retry-errors", "How often a line that raised an error; default: 0.")
+    :argname("N"):convert(count("--retry-errors", 0))
+  command:option("--retry-delay", "Seconds before a line is tried again, doubled each time; "
+    .. "default: none.")
+    :argname("S"):convert(positive("--retry-delay"))
   command:flag("--json", "Lines are JSON values, and so are results, of "
     .. "which there may be one. Null is cjson.null; an empty table is {} unless it came as [].")
   command:flag("--halt-on-error", "Stop at the first line that fails: what is before it is "

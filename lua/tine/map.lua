@@ -400,7 +400,10 @@ local function make_pool(run)
     max = options.workers or tine.cpus(),
     init = options.init,
     timeout = options.timeout,
-    retries = options.retries,
+    retries = {
+      crash = options.retries, timeout = options.retry_timeouts, exception = options.retry_errors,
+      delay = options.retry_delay,
+    },
     start = 0,
     on_line = function(line, info) printed(run, line, info) end,
     on_error = function(fault)
@@ -511,8 +514,8 @@ end
 
 --- Runs it.
 -- @tparam table options `files`, `require` (lists), `code` or `func`, `init`, `workers`,
--- `ordered`, `timeout`, `retries`, `json`, `halt_on_error`, `stats`, `progress`, `null`, `tag`,
--- `joblog`, `resume`
+-- `ordered`, `timeout`, `retries`, `retry_timeouts`, `retry_errors`, `retry_delay`, `json`,
+-- `halt_on_error`, `stats`, `progress`, `null`, `tag`, `joblog`, `resume`
 -- @treturn integer the exit code: 1 if a line failed, or was not done. Interrupted by a signal, the
 -- program ends by that
 function map.run(options)
