@@ -92,12 +92,12 @@ function methods:broadcast(...)
     cb = nil
   end
   local args = table.pack(...)
-  local listen, answer = task.listener("broadcast", cb)
+  local listen = task.listener("broadcast", cb)
   local ok, err = core.rpc.broadcast(self, listen, table.unpack(args, 1, n))
   if not ok then
     service.fail_later(listen, err)
   end
-  return answer()
+  return task.answer(cb)
 end
 
 --- New bounds.
@@ -129,8 +129,8 @@ end
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:reload(template, cb)
   check(self, "reload")
-  local listen, answer = task.listener("reload", cb)
-  return answer(core.rpc.reload(template, self, listen))
+  local listen = task.listener("reload", cb)
+  return task.answer(cb, nil, listen, core.rpc.reload(template, self, listen))
 end
 
 --- Makes the most warmed worker, between two jobs and when its replacement is ready, the template
@@ -141,8 +141,8 @@ end
 -- @tparam[opt] function cb `cb(true)` when all calls go to new workers, or `cb(nil, err)`
 function methods:promote(cb)
   check(self, "promote")
-  local listen, answer = task.listener("promote", cb)
-  return answer(core.rpc.promote(self, listen))
+  local listen = task.listener("promote", cb)
+  return task.answer(cb, nil, listen, core.rpc.promote(self, listen))
 end
 
 --- Asks what a worker runs now. Of an async worker that runs nothing: where its open calls wait,
@@ -155,8 +155,8 @@ function methods:traceback(pid, cb)
   if math.type(pid) ~= "integer" then
     error("traceback: a process id expected, got " .. type(pid), 2)
   end
-  local listen, answer = task.listener("traceback", cb)
-  return answer(core.rpc.traceback(self, listen, pid))
+  local listen = task.listener("traceback", cb)
+  return task.answer(cb, nil, listen, core.rpc.traceback(self, listen, pid))
 end
 
 --- Figures: `workers` (a list, of each `pid`, `state`, `jobs`, `load`, `job`, `job_seconds`, `age`,

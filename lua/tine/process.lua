@@ -9,15 +9,15 @@ local methods = process.methods
 
 -- Of a descriptor: one that nobody waits for any more is closed.
 local function fd_listener(what, cb)
-  local listen, answer = task.listener(what, cb, nil, 3)
+  local listen = task.listener(what, cb, 3)
   if cb then
-    return listen, answer
+    return listen
   end
   return function(fd, err)
     if not listen(fd, err) and fd then
       fd:close()
     end
-  end, answer
+  end
 end
 
 -- The process had already ended: its end says why there is no descriptor.
@@ -43,11 +43,11 @@ end
 -- @tparam[opt] function cb `cb(sock)` with this end as a `tine.fd`, or `cb(nil, err)`. Inside of
 -- tine.go it can be left out: then the same is returned
 function methods:run(func, cb)
-  local listen, answer = fd_listener("run", cb)
+  local listen = fd_listener("run", cb)
   if not process.run(self, func, listen) then
     tell_why(self, listen)
   end
-  return answer()
+  return task.answer(cb)
 end
 
 --- Flushes, then gives the command socket, which can be passed on, for `tine.from_fd`. Consumes
@@ -55,11 +55,11 @@ end
 -- @function process:to_fd
 -- @tparam[opt] function cb `cb(fd)` with a `tine.fd`, or `cb(nil, err)`; see `process:run`
 function methods:to_fd(cb)
-  local listen, answer = fd_listener("to_fd", cb)
+  local listen = fd_listener("to_fd", cb)
   if not process.to_fd(self, listen) then
     tell_why(self, listen)
   end
-  return answer()
+  return task.answer(cb)
 end
 
 --- Tells of the end of the process.
@@ -70,9 +70,9 @@ end
 -- the same is returned
 -- @treturn process itself
 function methods:on_exit(cb)
-  local listen, answer = task.listener("on_exit", cb, self)
+  local listen = task.listener("on_exit", cb)
   process.on_exit(self, listen)
-  return answer()
+  return task.answer(cb, self)
 end
 
 --- Tells of a failed eval, require, fork or entry function.
@@ -81,12 +81,12 @@ end
 -- returned, or nil when the process has ended without one
 -- @treturn process itself
 function methods:on_error(cb)
-  local listen, answer = task.listener("on_error", cb, self)
+  local listen = task.listener("on_error", cb)
   process.on_error(self, listen)
   if not cb then
     process.on_exit(self, function() listen(nil) end)
   end
-  return answer()
+  return task.answer(cb, self)
 end
 
 --- The memory of the process, as it is when it has carried out what was queued before.
@@ -106,8 +106,8 @@ end
 -- @tparam[opt] function cb `cb(memory)` or `cb(nil, err)`, of kind `"closed"` when the process has
 -- ended or the handle is closed. Inside of tine.go it can be left out: then the same is returned
 function methods:memory(cb)
-  local listen, answer = task.listener("memory", cb)
-  return answer(process.memory(self, listen))
+  local listen = task.listener("memory", cb)
+  return task.answer(cb, nil, listen, process.memory(self, listen))
 end
 
 --- Waits until all that was queued before has been carried out: code, modules, descriptors,
@@ -117,8 +117,8 @@ end
 -- `on_error` gets. Inside of tine.go it can be left out: then the same is returned
 -- @treturn process itself
 function methods:await_loaded(cb)
-  local listen, answer = task.listener("await_loaded", cb, self)
-  return answer(process.loaded(self, listen))
+  local listen = task.listener("await_loaded", cb)
+  return task.answer(cb, self, listen, process.loaded(self, listen))
 end
 
 --- Waits until the process is there.
@@ -127,9 +127,9 @@ end
 -- then the same is returned
 -- @treturn process itself
 function methods:await_ready(cb)
-  local listen, answer = task.listener("await_ready", cb, self)
+  local listen = task.listener("await_ready", cb)
   process.on_ready(self, listen)
-  return answer()
+  return task.answer(cb, self)
 end
 
 return process

@@ -70,8 +70,8 @@ end
 -- @tparam[opt] function cb `cb(text)` or `cb(nil, err)`; see `rpc:call`
 function methods:traceback(cb)
   check(self, "traceback")
-  local listen, answer = task.listener("traceback", cb)
-  return answer(core.rpc.traceback(self, listen))
+  local listen = task.listener("traceback", cb)
+  return task.answer(cb, nil, listen, core.rpc.traceback(self, listen))
 end
 
 --- The worker's process id.

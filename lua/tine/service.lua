@@ -317,16 +317,13 @@ end
 
 --- Ends an rpc or a pool; see their `close`, whose last thing this is.
 function service.close(self, cb, seconds)
-  local listen, answer
-  if cb ~= nil or task.current() then
-    listen, answer = task.listener("close", cb)
-  end
+  local listen = (cb ~= nil or task.current()) and task.listener("close", cb) or nil
   service.closing(self)
   if not core.rpc.close(self, listen, seconds) then
     loop.timer(0, function() listen() end)
   end
-  if answer then
-    return answer()
+  if listen then
+    return task.answer(cb)
   end
 end
 

@@ -156,35 +156,45 @@ end
 
 --- For what takes a callback or, without one, waits:
 --
---     local listen, answer = task.listener("memory", cb)
---     return answer(process.memory(self, listen))
+--     local listen = task.listener("memory", cb)
+--     return task.answer(cb, nil, listen, process.memory(self, listen))
 --
 -- @tparam string what names the method in an error
 -- @tparam ?function cb
--- @param with_cb what answer returns where there is a callback
 -- @tparam[opt=2] integer level whom to blame, as for error
 -- @treturn function what is to be called in the end: cb, or what ends the wait and returns whether
 -- anybody has waited
--- @treturn function to be called last: waits, and returns what the first was called with. Given nil
--- and err, for what failed at once, it has `listen(nil, err)` called in the next turn of the loop
-function task.listener(what, cb, with_cb, level)
+function task.listener(what, cb, level)
+  if type(cb) == "function" then
+    return cb
+  end
   level = (level or 2) + 1
-  if cb ~= nil and type(cb) ~= "function" then
+  if cb ~= nil then
     error(("%s: a function expected, got %s"):format(what, type(cb)), level)
   end
-  local listen = cb or task.waker(what, level)
-  if not listen then
+  local wake = task.waker(what, level)
+  if not wake then
     error(what .. ": a callback is needed outside of tine.go", level)
   end
-  return listen, function(_, err)
-    if err then
-      core.loop.timer(0, function() listen(nil, err) end)
-    end
-    if cb then
-      return with_cb
-    end
-    return task.suspend()
+  return wake
+end
+
+--- To be called last: waits, if there is no callback. Given nil and err, for what has failed at
+-- once, it has `listen(nil, err)` called in the next turn of the loop.
+-- @tparam ?function cb
+-- @param with_cb what is returned where there is a callback
+-- @tparam ?function listen
+-- @param _
+-- @param err
+-- @return that, or what the listener was called with
+function task.answer(cb, with_cb, listen, _, err)
+  if err then
+    core.loop.timer(0, function() listen(nil, err) end)
   end
+  if cb then
+    return with_cb
+  end
+  return task.suspend()
 end
 
 -- The call of the last such wait: it has ended, or nobody will wait for it any more.
