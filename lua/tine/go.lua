@@ -6,43 +6,9 @@ local task = require "tine.task"
 
 local go = {}
 
--- tine.fd -> the waits for it, as keys.
-local parked <const> = setmetatable({}, { __mode = "k" })
-
--- Ends with the wait, also where that is interrupted or given up.
-local Wait <const> = {}
-Wait.__index = Wait
-
-function Wait:__close()
-  self.io:close()
-  if self.timer then
-    self.timer:close()
-  end
-  self.all[self] = nil
-end
-
--- The one of a descriptor for the running task, which `wake` ends; so does the time.
-local function begin_wait(fd, mode, seconds, wake)
-  local all = parked[fd] or {}
-  parked[fd] = all
-  local me = { all = all, wake = wake }
-  local function over() wake(true) end
-  local err
-  me.io, err = core.loop.io(fd:fileno(), fd, mode, over)
-  if not me.io then
-    return nil, err
-  end
-  all[me] = true
-  setmetatable(me, Wait)
-  if seconds then
-    me.timer, err = core.loop.timer(seconds, over)
-    if not me.timer then
-      me:__close()
-      return nil, err
-    end
-  end
-  return me
-end
+-- tine.fd -> the waits for it, each a waker with its watcher. Interrupted ones are collected.
+local weak <const> = { __mode = "k" }
+local parked <const> = setmetatable({}, weak)
 
 local function wait(fd, mode, seconds)
   if task.current() and not coroutine.isyieldable() then
@@ -54,21 +20,39 @@ local function wait(fd, mode, seconds)
   if not wake then
     return false
   end
-  local me <close>, err = begin_wait(fd, mode, seconds, wake)
-  if not me then
+  local waits = parked[fd]
+  if not waits then
+    waits = setmetatable({}, weak)
+    parked[fd] = waits
+  end
+  local function over()
+    waits[wake] = nil
+    wake(true)
+  end
+  -- Both are closed when the task is interrupted or given up, too.
+  local io <close>, err = core.loop.io(fd:fileno(), fd, mode, over)
+  if not io then
     return nil, err
+  end
+  waits[wake] = io
+  if not seconds then
+    return task.suspend()
+  end
+  local timer <close>, problem = core.loop.timer(seconds, over)
+  if not timer then
+    return nil, problem
   end
   return task.suspend()
 end
 
 -- Somebody else may be closing it: the tasks that wait for it go on in the next turn.
 local function closing(fd)
-  local all = parked[fd]
+  local waits = parked[fd]
   parked[fd] = nil
-  for me in pairs(all or {}) do
-    me.io:close()
+  for wake, io in pairs(waits or {}) do
+    io:close()
     pcall(loop.timer, 0, function()
-      me.wake(nil, core.error("closed", "the descriptor was closed"))
+      wake(nil, core.error("closed", "the descriptor was closed"))
     end)
   end
 end
