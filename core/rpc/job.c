@@ -159,7 +159,7 @@ int tine__job_fds(tine_job *job, const int *fds, size_t n)
 void tine__job_free(tine__rpc_config *s, tine_job *job)
 {
     tine__fds_unref(job->fds);
-    if (s->nspare >= SPARE || job->room > SPARE_ROOM) {
+    if (s->nspare + 1 > SPARE || job->room > SPARE_ROOM) {
         free(job);
         return;
     }
