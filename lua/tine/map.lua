@@ -49,6 +49,19 @@ local function wake(run)
   end
 end
 
+-- Waits until no more than `most` lines are held, or something else has happened.
+local function wait_for_room(run, most)
+  run.wanted = most
+  run.waker = task.waker("map", 1)
+  task.suspend()
+end
+
+local function made_room(run)
+  if run.waker and run.held <= run.wanted then
+    wake(run)
+  end
+end
+
 -- No more lines are read.
 local function stop_reading(run)
   run.stopped = true
@@ -239,7 +252,7 @@ local function ended(run, job, err, text)
     return
   elseif run.last and job.order > run.last then
     run.held = run.held - 1
-    return wake(run)
+    return made_room(run)
   elseif err and err.broken then
     return broke(run, err) -- the pool, and not the line
   end
@@ -252,7 +265,7 @@ local function ended(run, job, err, text)
     end
   end
   settle(run, job)
-  wake(run)
+  made_room(run)
 end
 
 local function start(run, line, number, source)
@@ -263,10 +276,7 @@ local function start(run, line, number, source)
     bytes = #line + 1,
   }
   run.jobs[job.order] = job
-  job.call = run.pool:call {
-    args = { line, number },
-    cb = function(failure, text) ended(run, job, failure, text) end,
-  }
+  job.call = run.pool(line, number, function(failure, text) ended(run, job, failure, text) end)
 end
 
 -- Whether an earlier run has done the next line.
@@ -301,9 +311,9 @@ local function feed(run, fd, source)
     if is_done(run, line) == false then
       start(run, line, number, source)
     end
+    -- Half a window at a time: waking up costs more than a line.
     while run.held >= run.window and not run.stopped do
-      run.waker = task.waker("map", 1)
-      task.suspend()
+      wait_for_room(run, run.window // 2)
     end
   end
 end
@@ -482,8 +492,7 @@ local function work(run)
   local watchers = watch_signals(run)
   feed_all(run)
   while run.held > 0 and not run.over do
-    run.waker = task.waker("map", 1)
-    task.suspend()
+    wait_for_room(run, 0)
   end
   run.finished = true
   ticker:close()
