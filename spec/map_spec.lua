@@ -540,6 +540,24 @@ describe("tine map #proc", function()
       good(map("-n 4 -e " .. helper.quote((code:gsub("%%%%", "%%"))), lines(1, 30))))
   end)
 
+  it("prints the rest of a line that a job leaves before its result", function()
+    -- Small and large results, errors, and jobs that outlast the timer that sends what waits.
+    local code = "io.write('a', n) if n % 50 == 0 then error('no', 0) end "
+      .. "if n % 70 == 0 then local t = os.clock() while os.clock() < t + 0.003 do end end "
+      .. "return n .. ('x'):rep(n % 30 == 0 and 5000 or n % 210 == 0 and 200000 or 1)"
+    local many <const>, expected = 3000, {}
+    for n = 1, many do
+      expected[#expected + 1] = "a" .. n
+      if n % 50 ~= 0 then
+        local size = n % 30 == 0 and 5000 or n % 210 == 0 and 200000 or 1
+        expected[#expected + 1] = n .. ("x"):rep(size)
+      end
+    end
+    local out, err, status = map("-n 2 -e " .. helper.quote(code), lines(1, many))
+    assert.are.equal(1, status, err)
+    assert.is_true(out == table.concat(expected, "\n") .. "\n")
+  end)
+
   it("prints what a job printed that raises, or whose worker dies", function()
     local out, err, code = map("-n 2 -e 'io.write(\"at \", n) io.stderr:write(\"err \", n) "
       .. "if n == 2 then error(\"no\", 0) end "

@@ -31,7 +31,7 @@ static struct line {
     tine__page *page; /* NULL: closed */
     unsigned char *ring;
     volatile uint64_t sent;
-    volatile sig_atomic_t flushing, armed;
+    volatile sig_atomic_t flushing, armed, held;
     bool has_timer;
     timer_t timer;
     unsigned char *in;
@@ -185,6 +185,11 @@ void tine__reply_on_signal(void)
     line.armed = 0;
     if (line.flushing)
         return;
+    if (line.held) {
+        line.armed = 1;
+        set_timer(PATIENCE_NS);
+        return;
+    }
     while (line.sent != tail()) {
         ssize_t n = send_ring(MSG_DONTWAIT);
         if (n > 0) {
@@ -198,6 +203,11 @@ void tine__reply_on_signal(void)
         }
     }
     errno = saved;
+}
+
+void tine__reply_hold(bool held)
+{
+    line.held = held;
 }
 
 static void copy_in(uint64_t *at, const void *data, size_t len)

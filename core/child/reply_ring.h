@@ -32,6 +32,8 @@ bool tine__reply_is_time(void);
 /* The user's code is about to run: what waits is sent by a signal if that takes longer than
  * a millisecond. Costs nothing when nothing waits, or a signal is on its way already. */
 void tine__reply_arm(void);
+/* The signal is not to send what waits: what the last call has printed is not complete yet. */
+void tine__reply_hold(bool held);
 /* In the signal's handler. */
 void tine__reply_on_signal(void);
 

@@ -4,7 +4,10 @@
 
 #include "rpc_server.h"
 
-enum { KEPT = 16 * TINE__RING }; /* bytes of a buffer that outlives a large result */
+enum {
+    LONG = 1024, /* bytes of an answer that may be sent by itself */
+    KEPT = 16 * TINE__RING
+}; /* bytes of a buffer that outlives a large result */
 
 typedef struct call {
     tine__rpc_server *serving;
@@ -31,6 +34,24 @@ static int run_call(lua_State *L)
     return 0;
 }
 
+/* What comes now is no job's. */
+static void end_output(const tine__rpc_server *s)
+{
+    if (!s->marks)
+        return;
+    tine__mark(0);
+    tine__reply_hold(false);
+}
+
+/* What is written now is the job's. The same for the one before it, whose answer waits for that. */
+static void begin_output(const tine__rpc_server *s, uint64_t serial)
+{
+    if (!s->marks)
+        return;
+    tine__mark(serial);
+    tine__reply_hold(false);
+}
+
 /* The stack holds the message handler at 1, and nothing else. */
 static void carry_out(tine__rpc_server *s, uint64_t serial, const unsigned char *body,
                       size_t len, uint64_t times[2])
@@ -39,8 +60,7 @@ static void carry_out(tine__rpc_server *s, uint64_t serial, const unsigned char 
     call c = {s, {body, len}, serial, TINE_KIND_EXCEPTION};
     s->out.len = 0;
     s->serial = serial;
-    if (s->marks)
-        tine__mark(serial);
+    begin_output(s, serial);
     lua_pushcfunction(L, run_call);
     lua_pushlightuserdata(L, &c);
     int status = lua_pcall(L, 1, 0, 1);
@@ -51,8 +71,10 @@ static void carry_out(tine__rpc_server *s, uint64_t serial, const unsigned char 
     }
     s->serial = 0;
     tine__interrupt_calm();
-    if (s->marks)
-        tine__mark(0);
+    if (status != LUA_OK || s->out.len > LONG)
+        end_output(s);
+    else
+        tine__reply_hold(s->marks);
     times[1] = tine__clock_ns() - times[0];
     tine__memory_publish();
     if (status == LUA_OK) {
@@ -81,9 +103,10 @@ static bool is_recalled(tine__page *page, uint64_t serial)
 }
 
 /* The next request, when there is none at once: what is finished goes out first. */
-static int await_request(tine__page *page, tine__call_head *head,
-                         const unsigned char **body)
+static int await_request(const tine__rpc_server *s, tine__page *page,
+                         tine__call_head *head, const unsigned char **body)
 {
+    end_output(s);
     tine__reply_flush(true);
     atomic_store_explicit(&page->idle, 1, memory_order_release);
     tine__interrupt_settle();
@@ -102,12 +125,14 @@ void tine__sync_run(tine__rpc_server *s)
         tine__call_head head;
         const unsigned char *body;
         bool waited = !tine__request_ready();
-        int result = waited ? await_request(page, &head, &body)
+        int result = waited ? await_request(s, page, &head, &body)
                             : tine__request(&head, &body, true);
         if (result < 0)
             break;
-        if (head.type == TINE__PROMOTE)
+        if (head.type == TINE__PROMOTE) {
+            end_output(s);
             return;
+        }
         if (head.type != TINE__CALL)
             continue;
         times[0] = waited || !times[0] ? tine__clock_ns() : times[0] + times[1];
@@ -120,9 +145,12 @@ void tine__sync_run(tine__rpc_server *s)
         tine__reply_arm();
         carry_out(s, head.serial, body, head.len, times);
         tine__inbox_drop(tine__request_fds());
-        if (tine__reply_is_time())
+        if (tine__reply_is_time()) {
+            end_output(s);
             tine__reply_flush(true);
+        }
         tine__interrupt_settle();
     }
+    end_output(s);
     tine__rpc_server_finish(s);
 }
