@@ -544,12 +544,12 @@ describe("tine map #proc", function()
     -- Small and large results, errors, and jobs that outlast the timer that sends what waits.
     local code = "io.write('a', n) if n % 50 == 0 then error('no', 0) end "
       .. "if n % 70 == 0 then local t = os.clock() while os.clock() < t + 0.003 do end end "
-      .. "return n .. ('x'):rep(n % 30 == 0 and 5000 or n % 210 == 0 and 200000 or 1)"
+      .. "return n .. ('x'):rep(n % 70 == 1 and 200000 or n % 30 == 0 and 5000 or 1)"
     local many <const>, expected = 3000, {}
     for n = 1, many do
       expected[#expected + 1] = "a" .. n
       if n % 50 ~= 0 then
-        local size = n % 30 == 0 and 5000 or n % 210 == 0 and 200000 or 1
+        local size = n % 70 == 1 and 200000 or n % 30 == 0 and 5000 or 1
         expected[#expected + 1] = n .. ("x"):rep(size)
       end
     end
