@@ -104,3 +104,30 @@ if(TINE_SANITIZE) # it is no program of tine's, and installs its filter by itsel
 endif()
 set_target_properties(refuse PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
 add_dependencies(tine_tests refuse)
+
+# For specs: the module with another transport in the place of that for local processes, and the
+# program at its far end. See spec/core/far/far.h.
+if(TINE_LUA)
+  add_library(far_module MODULE EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/spec/core/far/near.c
+    $<TARGET_OBJECTS:tine_core> $<TARGET_OBJECTS:tine_bind> $<TARGET_OBJECTS:tine_child>
+    $<TARGET_OBJECTS:tine_embed_templates>)
+  add_executable(far_end EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/spec/core/far/far_end.c
+    $<TARGET_OBJECTS:tine_core>)
+  foreach(target far_module far_end)
+    tine_compile_options(${target})
+    tine_link_options(${target})
+    tine_private_headers(${target})
+    target_include_directories(${target} PRIVATE
+      ${PROJECT_SOURCE_DIR}/core/include ${PROJECT_BINARY_DIR}/include)
+    target_link_libraries(${target} PRIVATE PkgConfig::EVENT ${tine_system_libs})
+    add_dependencies(tine_tests ${target})
+  endforeach()
+  target_link_libraries(far_module PRIVATE PkgConfig::MSGPACK m)
+  target_link_options(far_module PRIVATE -Wl,--wrap=tine__proc_exec -Wl,-z,nodelete
+    -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/module.map)
+  set_target_properties(far_module PROPERTIES
+    PREFIX "" OUTPUT_NAME core SUFFIX .so LINKER_LANGUAGE C
+    LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec/far/tine)
+  set_target_properties(far_end PROPERTIES
+    LINKER_LANGUAGE C RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec/far)
+endif()

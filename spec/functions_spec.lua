@@ -285,7 +285,7 @@ describe("a function as an argument of a call #proc", function()
     end
   end
 
-  case("runs there, with its upvalues copied", function()
+  case("runs there, with its upvalues copied #near", function()
     each({ "apply", "apply_later" }, function(service, label)
       local n, list = 5, { 1, 2 }
       local function add(x) return x + n + #list end
@@ -302,7 +302,7 @@ describe("a function as an argument of a call #proc", function()
     end)
   end)
 
-  case("is the same twice in one call, and goes by map", function()
+  case("is the same twice in one call, and goes by map #near", function()
     local pool = tine.new():eval(prepare):pool("apply", { serialiser = "lua", max = 2 })
     local function same(f, g) return f == g end
     assert.is_true(pool:await(same, same, same))
@@ -315,7 +315,7 @@ describe("a function as an argument of a call #proc", function()
     pool:close()
   end)
 
-  case("is refused with the path where an upvalue cannot be copied", function()
+  case("is refused with the path where an upvalue cannot be copied #near", function()
     each({ "apply" }, function(service)
       local file, deep = io.stdout, { list = { io.stdout } }
       local function fails(pattern, ...)
@@ -331,7 +331,7 @@ describe("a function as an argument of a call #proc", function()
     end)
   end)
 
-  case("goes to workers only, and by no other serialiser", function()
+  case("goes to workers only, and by no other serialiser #near", function()
     local events = 0
     local function fails(entry, serialiser, pattern, ...)
       local p = tine.new():eval(prepare)

@@ -287,7 +287,7 @@ describe("finalizers of shared state #proc", function()
 end)
 
 describe("a callback #proc", function()
-  case("may close its own handle", function()
+  case("may close its own handle #near", function()
     local calls = 0
     local function closing(p)
       return function()
@@ -332,8 +332,8 @@ describe("a callback #proc", function()
     on_error = "tine.new():on_error(raise):eval('error(1)')",
     await_ready = "tine.new():await_ready(raise)",
     run = "tine.new():run(function() end, raise)",
-    to_fd = "tine.new():to_fd(raise)",
-    stdout = "tine.new({ stdout = raise }):eval('print(1)')",
+    ["to_fd #near"] = "tine.new():to_fd(raise)",
+    ["stdout #near"] = "tine.new({ stdout = raise }):eval('print(1)')",
   } do
     it("of " .. name .. " that raises ends loop.run with that error", function()
       local text, code = proc.run_program([[
@@ -436,7 +436,7 @@ describe("a socket #proc", function()
     end
   end)
 
-  case("is handed over though the process was passed on and has ended already", function()
+  case("is handed over though the process was passed on and has ended already #near", function()
     for _ = 1, 5 do
       local p = tine.new()
       local pid = p:await_ready()
@@ -446,7 +446,7 @@ describe("a socket #proc", function()
 end)
 
 describe("to_fd and from_fd #proc", function()
-  case("pass a process on within a process", function()
+  case("pass a process on within a process #near", function()
     local p = tine.new():eval("x = 1"):send_arg("sent")
     local pid = p:await_ready()
     local fd = p:to_fd()
@@ -464,13 +464,13 @@ describe("to_fd and from_fd #proc", function()
     wait_for(function() return gone(pid) end)
   end)
 
-  case("pass a process on by its number, and before it is made", function()
+  case("pass a process on by its number, and before it is made #near", function()
     local fd = tine.new():eval("function fn(sock) sock:write('x') end"):to_fd()
     local q = tine.from_fd(fd:detach())
     assert.equal("x", result(q, "fn"))
   end)
 
-  case("pass a process on to another one", function()
+  case("pass a process on to another one #near", function()
     local fd = tine.new { name = "passed" }:eval("x = 'state'"):to_fd()
     local middle = tine.new():send_fd(fd)
     fd:close()
@@ -488,7 +488,7 @@ describe("to_fd and from_fd #proc", function()
     assert.equal("state and a line", answer)
   end)
 
-  case("a process that was passed on ends when its last holder drops it", function()
+  case("a process that was passed on ends when its last holder drops it #near", function()
     local p = tine.new()
     local pid = p:await_ready()
     local fd = p:to_fd()
@@ -513,7 +513,7 @@ describe("to_fd and from_fd #proc", function()
     proc.assert_blames("", function() tine.from_fd(f) end)
   end)
 
-  case("tell when the process behind the descriptor is gone", function()
+  case("tell when the process behind the descriptor is gone #near", function()
     local p = tine.new()
     local fd = p:to_fd()
     p:kill("KILL")

@@ -164,10 +164,10 @@ static int consume_ended(tine_proc *p, int err, tine_fd_cb cb, void *arg)
 /* Nothing more can be queued: let the worker start while the host goes on. */
 static void set_off(tine_proc *p)
 {
+    tine__proc_update(p); /* before it can do anything */
     if (p->parent)
         tine__proc_flush(p->parent);
     tine__proc_flush(p);
-    tine__proc_update(p);
 }
 
 int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
@@ -264,7 +264,7 @@ void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, vo
 
 int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)
 {
-    int err = usable(p);
+    int err = p->link->transport->far ? -TINE_EFAR : usable(p);
     if (err < 0)
         return consume_ended(p, err, cb, arg);
     p->consumed = true;

@@ -70,8 +70,17 @@ struct tine_proc {
     struct tine__question *questions; /* for its memory, in the order asked */
 };
 
-/* spawn.c: a new process by exec, whatever the host's template is. */
+/* make.c: a handle with that transport, and a process that make makes, which tells of its failure as
+ * news and returns 0. As tine_proc_new otherwise. */
+int tine__proc_make(tine_host *host, const tine__transport *transport,
+                    int (*make)(tine__link *l, const tine_proc_options *options),
+                    const tine_proc_options *options, tine_proc **out);
+/* The same by exec, whatever the host's template is. */
 int tine__proc_exec(tine_host *host, const tine_proc_options *options, tine_proc **out);
+/* The two halves of it: before, and when its greeting is on its way. */
+int tine__proc_begin(tine_host *host, const tine__transport *transport,
+                     const tine_proc_options *options, tine_proc **out);
+void tine__proc_begun(tine_proc *p);
 
 /* handle.c: memory, the tree, the turn */
 int tine__proc_alloc(tine_host *host, const tine__transport *transport,

@@ -1,5 +1,5 @@
-/* How handles come into being, and the default template. What makes the processes is their
- * transports'. */
+/* How handles come into being: the default template, forks of what there is, and what is no fork.
+ * What makes the processes is their transports'. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,37 +8,6 @@
 #include "local/local.h"
 #include "local/setting.h"
 #include "proc.h"
-
-static int begin(tine_host *host, const tine__transport *transport,
-                 const tine_proc_options *options, tine_proc **out)
-{
-    *out = NULL;
-    if (tine__stale(host))
-        return -TINE_ESTALE;
-    int err = tine__proc_alloc(host, transport, options, out);
-    if (!err)
-        (*out)->was_busy = true;
-    return err;
-}
-
-/* The first command is on its way: the greeting. */
-static void begun(tine_proc *p)
-{
-    if (!p->dying)
-        tine__proc_count(p);
-}
-
-int tine__proc_exec(tine_host *host, const tine_proc_options *options, tine_proc **out)
-{
-    int err = begin(host, &tine__local_transport, options, out);
-    if (err < 0)
-        return err;
-    tine_proc *p = *out;
-    p->replay = tine__replay_birth(NULL, options, true);
-    err = tine__local_exec(p->link, options);
-    begun(p);
-    return err;
-}
 
 static int default_template(tine_host *host)
 {
@@ -101,7 +70,7 @@ static int fork_proc(tine_proc *parent, enum tine__by by,
                      const tine_proc_options *options, bool spare, tine_proc **out)
 {
     const tine__transport *transport = parent->link->transport;
-    int err = begin(parent->host, transport, options, out);
+    int err = tine__proc_begin(parent->host, transport, options, out);
     if (err < 0)
         return err;
     tine_proc *p = *out;
@@ -146,18 +115,18 @@ int tine_proc_from_fd(tine_host *host, int fd, tine_proc **out)
         return -TINE_ESTALE;
     int err = tine__local_is_socket(fd);
     if (!err)
-        err = begin(host, &tine__local_transport, NULL, out);
+        err = tine__proc_begin(host, &tine__local_transport, NULL, out);
     if (err < 0)
         return err;
     err = tine__local_adopt((*out)->link, fd);
-    begun(*out);
+    tine__proc_begun(*out);
     return err;
 }
 
 int tine_proc_here(tine_host *host, const tine_proc_options *options, tine_proc **out,
                    int *command_fd)
 {
-    int result = begin(host, &tine__local_transport, options, out);
+    int result = tine__proc_begin(host, &tine__local_transport, options, out);
     if (result < 0)
         return result;
     tine_proc *p = *out;
@@ -167,7 +136,7 @@ int tine_proc_here(tine_host *host, const tine_proc_options *options, tine_proc 
         tine__proc_free(p);
     if (result <= 0)
         return result;
-    begun(p);
+    tine__proc_begun(p);
     *out = p;
     return result;
 }

@@ -69,7 +69,8 @@ struct tine__transport {
     /* Sends what can be sent now; the rest goes by itself. May call back. */
     int (*flush)(tine__link *l);
     /* Whether commands may come, and whether it has carried out all there were: then an end of the
-     * process that nobody else tells is found out, and what it should not say. */
+     * process that nobody else tells is found out, and what it should not say. Told before what
+     * changes it is flushed. */
     void (*listen)(tine__link *l, bool commanded, bool idle);
     /* No more commands will come. All are sent. */
     void (*shut_down)(tine__link *l);
@@ -99,7 +100,8 @@ struct tine__transport {
 };
 
 /* Up. All may call back, and free others; l itself stays while it has refs. After over none has an
- * effect. */
+ * effect. When a callback has stopped the loop (host->stopped), what is left is told in its next
+ * run. */
 struct tine__news {
     /* l->made and l->pid are set. */
     void (*made)(tine__link *l);

@@ -435,6 +435,8 @@ static const char *kind_of(int rc)
         return tine_kind_name(TINE_KIND_CLOSED);
     case TINE_EPROTOCOL:
         return tine_kind_name(TINE_KIND_PROTOCOL);
+    case TINE_EFAR:
+        return tine_kind_name(TINE_KIND_SYSTEM);
     default:
         return NULL;
     }

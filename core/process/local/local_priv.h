@@ -20,7 +20,6 @@ typedef struct tine__local {
     tine_io *read_io, *write_io;
     tine_timer *retry; /* a system that is short of something is tried again */
     bool commanded;    /* see listen */
-    bool blocked;      /* the socket is full */
 
     int pidfd;
     tine_io *pidfd_io; /* direct children and orphans: their end is not reported */

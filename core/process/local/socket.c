@@ -121,7 +121,6 @@ void tine__local_listen(tine__link *link, bool commanded, bool idle)
     idle = idle || l->adopted || l->read_io;
     watch(l, &l->read_io, open && ours && !link->shut && idle, TINE_READ,
           on_command_socket);
-    watch(l, &l->write_io, open && l->blocked, TINE_WRITE, on_writable);
 }
 
 /* --------------------------------------------------------------------- commands */
@@ -166,7 +165,7 @@ int tine__local_flush(tine__link *link)
     if (tine__chan_empty(&l->chan))
         return 0;
     int err = tine__chan_flush(&l->chan);
-    l->blocked = err == -EAGAIN;
+    watch(l, &l->write_io, err == -EAGAIN, TINE_WRITE, on_writable);
     if (err == -ENOBUFS) {
         if (!l->retry &&
             tine__timer_internal(link->host, &l->retry, RETRY_USEC, on_retry, l) < 0)
