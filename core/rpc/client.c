@@ -1,192 +1,14 @@
-/* A client's life: the worker's process, the lists of calls, what is sent, and the end. */
+/* A client's life: the worker's process, the lists of calls, and the end. */
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/fd.h"
 #include "client_priv.h"
 #include "wire/protocol.h"
 
-enum { KEEP_BUFFER = 1 << 20, FIRST_TABLE = 64, FEW = 512 };
-
-/* ------------------------------------------------------------------- sending */
-
-static void on_writable(void *arg, tine_io *io, int events)
-{
-    (void)io;
-    (void)events;
-    tine__client_flush(arg);
-}
-
-static void watch_writes(tine__client *c, bool on)
-{
-    if (on && !c->write_io) {
-        if (tine__io_internal(c->config->host, &c->write_io, c->fd, TINE_WRITE,
-                              on_writable, c) < 0)
-            tine__host_post(c->config->host,
-                            &c->flush_task); /* for as long as it takes */
-    } else if (!on && c->write_io) {
-        tine_io_free(c->write_io);
-        c->write_io = NULL;
-    }
-}
-
-static void pop_mark(tine__client *c)
-{
-    tine__fd_mark *m = c->fd_marks;
-    c->fd_marks = m->next;
-    tine__fds_unref(m->set);
-    free(m);
-}
-
-/* As send, up to where descriptors go along. */
-static ssize_t send_marked(tine__client *c)
-{
-    const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-    const tine__fd_mark *m = c->fd_marks;
-    if (m->at > c->sent)
-        return send(c->fd, c->out.data + c->sent, m->at - c->sent, flags);
-    size_t end = m->next ? m->next->at : c->out.len;
-    ssize_t n = tine__passing_send(c->fd, c->out.data + c->sent, end - c->sent, flags,
-                                   m->set->fd + m->first, m->n);
-    if (n > 0)
-        pop_mark(c);
-    return n;
-}
-
-static ssize_t send_some(tine__client *c)
-{
-    if (c->fd_marks)
-        return send_marked(c);
-    return send(c->fd, c->out.data + c->sent, c->out.len - c->sent,
-                MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-static bool is_short(int err)
-{
-    return err == EAGAIN || err == ENOBUFS || err == ENOMEM || err == ETOOMANYREFS;
-}
-
-static void sent_all(tine__client *c)
-{
-    while (c->fd_marks)
-        pop_mark(c);
-    c->out.len = c->sent = 0;
-    if (c->out.cap > KEEP_BUFFER)
-        tine__buf_free(&c->out);
-    watch_writes(c, false);
-    bool hears = c->config->async && c->first && c->said_end; /* of what is cancelled */
-    if (c->closed && !c->shut && !hears) {
-        c->shut = true;
-        shutdown(c->fd, SHUT_WR);
-    }
-}
-
-/* Before a worker that is never quite through what was sent to it lets the buffer grow. */
-static void forget_sent(tine__client *c)
-{
-    size_t left = c->out.len - c->sent;
-    if (c->sent < left)
-        return;
-    memmove(c->out.data, c->out.data + c->sent, left);
-    c->out.len = left;
-    for (tine__fd_mark *m = c->fd_marks; m; m = m->next)
-        m->at -= c->sent;
-    c->sent = 0;
-}
-
-void tine__client_flush(tine__client *c)
-{
-    if (c->fd < 0)
-        return;
-    while (c->sent < c->out.len) {
-        ssize_t n = send_some(c);
-        if (n > 0) {
-            c->sent += (size_t)n;
-            atomic_store_explicit(&c->region.page->cpu, sched_getcpu(),
-                                  memory_order_relaxed);
-            atomic_store_explicit(&c->region.page->sends, ++c->nsends,
-                                  memory_order_release);
-        } else if (n < 0 && is_short(errno)) {
-            forget_sent(c);
-            watch_writes(c, true);
-            return;
-        } else if (n < 0 && errno != EINTR) {
-            break; /* nobody reads: its end, or that of its socket, will be seen */
-        }
-    }
-    sent_all(c);
-}
-
-static void flush_task(void *arg)
-{
-    tine__client_flush(arg);
-}
-
-/* While we read the answers of the only worker that has calls, it can begin with the next ones,
- * if it has a CPU of its own; where there are others, they have something to do. */
-static bool wants_early(const tine__client *c)
-{
-    const tine_host *host = c->config->host;
-    return !host->spin.alone && host->nbusy == 1;
-}
-
-int tine__client_put(tine__client *c, int type, uint64_t serial, const void *body,
-                     size_t len)
-{
-    unsigned char *to = tine__buf_room(&c->out, TINE__CALL_HEAD + len);
-    if (!to)
-        return -ENOMEM;
-    tine__call_head_put(to, type, serial, (uint32_t)len);
-    if (len)
-        memcpy(to + TINE__CALL_HEAD, body, len);
-    c->out.len += TINE__CALL_HEAD + len;
-    if (!c->reading)
-        tine__host_post(c->config->host, &c->flush_task);
-    else if (wants_early(c) && c->out.len - c->sent > FEW)
-        tine__client_flush(c);
-    return 0;
-}
-
-static int put_mark(tine__client *c, tine__fds *set, size_t first, size_t n)
-{
-    tine__fd_mark *m = malloc(sizeof *m);
-    if (!m)
-        return -ENOMEM;
-    *m = (tine__fd_mark){.at = c->out.len, .set = set, .first = first, .n = n};
-    set->refs++;
-    tine__fd_mark **link = &c->fd_marks;
-    while (*link)
-        link = &(*link)->next;
-    *link = m;
-    return 0;
-}
-
-/* The frames that bring a job's descriptors. Where one fails, those before it are
- * dropped there. */
-static int put_fds(tine__client *c, tine__fds *set, uint64_t serial)
-{
-    for (size_t first = 0; first < set->n;) {
-        size_t n = set->n - first;
-        if (n > TINE__FDS_AT_ONCE)
-            n = TINE__FDS_AT_ONCE;
-        unsigned char body[TINE__CALL_FDS] = {
-            (unsigned char)n,           0, 0, 0, (unsigned char)first,
-            (unsigned char)(first >> 8)};
-        unsigned char *room = tine__buf_room(&c->out, TINE__CALL_HEAD + sizeof body);
-        int err = room ? put_mark(c, set, first, n) : -ENOMEM;
-        if (!err)
-            err = tine__client_put(c, TINE__FDS, serial, body, sizeof body);
-        if (err < 0)
-            return err;
-        first += n;
-    }
-    return 0;
-}
+enum { FIRST_TABLE = 64 };
 
 /* --------------------------------------------------------------------- lists */
 
@@ -287,7 +109,7 @@ int tine__client_give(tine__client *c, tine_job *job)
 {
     int err = table_room(c);
     if (!err && job->fds)
-        err = put_fds(c, job->fds, c->handed + 1);
+        err = tine__client_put_fds(c, job->fds, c->handed + 1);
     if (!err)
         err = tine__client_put(c, TINE__CALL, c->handed + 1, job->payload, job->len);
     if (err < 0)
@@ -518,7 +340,7 @@ int tine__client_new(tine_proc *p, const tine__rpc_config *s,
     c->ops = ops;
     c->owner = owner;
     c->fd = -1;
-    c->flush_task = (tine__task){.run = flush_task, .arg = c};
+    c->flush_task = (tine__task){.run = tine__client_flush_task, .arg = c};
     c->deferred_task = (tine__task){.run = tine__client_tell_deferred, .arg = c};
     if (s->on_output)
         c->ids = calloc(TINE__WINDOW, sizeof *c->ids);
@@ -559,8 +381,7 @@ void tine__client_free(tine__client *c)
     tine_io_free(c->read_io);
     tine_io_free(c->write_io);
     tine__fd_close(&c->fd);
-    while (c->fd_marks)
-        pop_mark(c);
+    tine__client_drop_fds(c);
     tine__buf_free(&c->out);
     tine__buf_free(&c->in);
     tine__inbox_free(&c->box);
@@ -575,31 +396,4 @@ void tine__client_free(tine__client *c)
     tine__loop_hold(host, &c->asked, false);
     tine__scoreboard_give_back(host->scoreboard, &c->region);
     free(c);
-}
-
-/* ------------------------------------------------------------------ questions */
-
-pid_t tine__client_pid(const tine__client *c)
-{
-    return c->pid ? c->pid : c->proc ? tine_proc_pid(c->proc) : 0;
-}
-
-size_t tine__client_load(const tine__client *c)
-{
-    return c->load;
-}
-
-bool tine__client_is_ready(const tine__client *c)
-{
-    return c->ready;
-}
-
-void *tine__client_tag(const tine__client *c)
-{
-    return c->tag;
-}
-
-void tine__client_set_tag(tine__client *c, void *tag)
-{
-    c->tag = tag;
 }

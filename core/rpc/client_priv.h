@@ -1,5 +1,5 @@
-/* What the files of the client share: client.c (life), client_read.c (frames in),
- * deadline.c (deadlines), traceback.c (questions). */
+/* What the files of the client share: client.c (life), client_send.c (frames out), client_read.c
+ * and client_frames.c (frames in), deadline.c (deadlines), traceback.c (questions), client_facts.c. */
 #ifndef TINE_RPC_CLIENT_PRIV_H
 #define TINE_RPC_CLIENT_PRIV_H
 
@@ -86,6 +86,14 @@ struct tine__client {
     tine__cause *cause;    /* why it fails, known before it has ended */
 };
 
+/* client_frames.c */
+typedef struct tine__client_frame {
+    tine__call_head head;
+    const unsigned char *body; /* the byte behind it is ours to write to */
+} tine__client_frame;
+
+void tine__client_take_frame(tine__client *c, const tine__client_frame *f);
+
 /* client_read.c */
 int tine__client_open_scratch(tine_host *host);
 void tine__client_readable(void *arg, tine_io *io, int events);
@@ -94,13 +102,21 @@ void tine__client_drain(tine__client *c);
 
 /* client.c */
 void tine__client_broken(tine__client *c, const char *what);
-void tine__client_flush(tine__client *c);
 /* Takes a job out of the lists. */
 void tine__client_unlink(tine__client *c, tine_job *job);
 tine_job *tine__client_find(const tine__client *c, uint64_t serial);
-/* Queues a frame. */
+
+/* client_send.c */
+/* Queues a frame, which is sent in this turn of the loop. */
 int tine__client_put(tine__client *c, int type, uint64_t serial, const void *body,
                      size_t len);
+/* Queues the frames that bring a job's descriptors. Where one fails, the worker drops those before
+ * it. */
+int tine__client_put_fds(tine__client *c, tine__fds *set, uint64_t serial);
+void tine__client_flush(tine__client *c);
+void tine__client_flush_task(void *arg); /* the same */
+/* Descriptors that were to be sent will not be. */
+void tine__client_drop_fds(tine__client *c);
 
 /* deadline.c */
 /* Sees that the timer fires at that time or before. */
