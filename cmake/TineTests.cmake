@@ -31,7 +31,7 @@ foreach(source ${test_sources})
   tine_private_headers(${name})
   target_link_libraries(${name} PRIVATE PkgConfig::EVENT ${tine_system_libs})
   # Failures on demand, see there.
-  file(STRINGS ${source} faults REGEX "^#include \"fault\\.h\"")
+  file(STRINGS ${source} faults REGEX "^#include \"fault(_each)?\\.h\"")
   if(faults)
     foreach(symbol malloc calloc realloc strdup strndup mmap mremap open sendmsg recvmsg)
       target_link_options(${name} PRIVATE -Wl,--wrap=${symbol})

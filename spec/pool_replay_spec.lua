@@ -114,12 +114,10 @@ describe("a pool whose template, spare and workers are killed together #proc", f
     finish(pool)
   end)
 
-  case("fails with the cause where that goes wrong the second time", function()
-    local pool = tine.new():eval(pools.prepare):eval(function(name)
-      local f = io.open(name)
-      if not f then error("the file has gone", 0) end
-      f:close()
-    end, path):pool("work", { max = 1 })
+  -- A pool whose template and spare have died, and whose file is not there for the next one.
+  -- Returns what a call gets.
+  local function without_file(prepare)
+    local pool = tine.new():eval(pools.prepare):eval(prepare, path):pool("work", { max = 1 })
     assert.are.equal("x", pool:await("echo", "x"))
     proc.wait_for(has_spare)
     os.remove(path)
@@ -127,26 +125,28 @@ describe("a pool whose template, spare and workers are killed together #proc", f
     local r = results()
     pool("echo", "y", r.cb(1))
     r.wait(1)
-    assert.matches("the file has gone", r.errs[1].message)
+    return r.errs[1], pool
+  end
+
+  case("fails with the cause where that goes wrong the second time", function()
+    local err, pool = without_file(function(name)
+      local f = io.open(name)
+      if not f then error("the file has gone", 0) end
+      f:close()
+    end)
+    assert.matches("the file has gone", err.message)
     assert.is_true(pool:stats().broken)
     finish(pool)
   end)
 
   case("does not go on for ever with one that dies each time", function()
-    local pool = tine.new():eval(pools.prepare):eval(function(name)
+    local err, pool = without_file(function(name)
       local f = io.open(name)
       if not f then os.execute("kill -9 $PPID") end
       f:close()
-    end, path):pool("work", { max = 1 })
-    assert.are.equal("x", pool:await("echo", "x"))
-    proc.wait_for(has_spare)
-    os.remove(path)
-    kill_all()
-    local r = results()
-    pool("echo", "y", r.cb(1))
-    r.wait(1)
-    assert.are.equal("closed", r.kinds[1])
-    assert.matches("the pool's template has ended: .*signal 9", r.errs[1].message)
+    end)
+    assert.are.equal("closed", err.kind)
+    assert.matches("the pool's template has ended: .*signal 9", err.message)
     assert.are.equal(5, pool:stats().replays)
     finish(pool)
   end)
