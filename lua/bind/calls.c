@@ -1,6 +1,5 @@
 /* Calls from Lua and their answers: the hot path. The callback of a call lies in a table, at the
- * number of its slot; the core gets the slot's record as its argument. A job is the slot and
- * its generation, so that it can be dropped and kept as its user likes. */
+ * number of its slot; the core gets the slot's record as its argument. */
 #include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -8,74 +7,33 @@
 
 #include <lauxlib.h>
 
+#include "calls.h"
 #include "fd/fd.h"
-#include "rpc.h"
 
-#define JOB_TYPE "tine.job"
-
-enum { CHUNK = 256, MAX_CHUNKS = 1 << 18 };
-
-typedef struct record {
-    bind_rpc *rpc;
-    tine_job *job; /* NULL: free */
-    uint32_t slot, next_free, generation;
-    int has_event;  /* a handler of its own */
-    int has_again;  /* and a function that says whether it is tried again */
-    uint64_t owner; /* in an async worker: the call whose code made this one, or 0 */
-} record;
-
-/* Of a Lua state; a userdata in its registry. */
-typedef struct calls {
-    record **chunks;
-    uint32_t nchunks, free; /* slots count from 1; 0: none */
-    tine_str *strs;
-    size_t max_strs;
-    tine__buf out;
-    int callbacks, events, agains; /* registry references */
-} calls;
-
-typedef struct job {
-    uint32_t slot, generation;
-    lua_Integer id;
-} job;
+enum { MAX_CHUNKS = 1 << 18 };
 
 /* Upvalues of the functions that call: what would have to be looked up by name each time. */
 enum { UP_SERVICE = 1, UP_JOB, UP_CALLBACKS, UP_SLOW, UPVALUES = UP_SLOW };
 
-static const char calls_key;
-
-static calls *get_calls(lua_State *L)
-{
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &calls_key);
-    calls *c = lua_touserdata(L, -1);
-    lua_pop(L, 1);
-    return c;
-}
-
-static calls *calls_of(const bind_rpc *b)
+static bind_calls *calls_of(const bind_rpc *b)
 {
     return b->object.state->call_records;
 }
 
-static record *record_at(const calls *c, uint32_t slot)
-{
-    return &c->chunks[(slot - 1) / CHUNK][(slot - 1) % CHUNK];
-}
-
-static int grow(calls *c)
+static int grow(bind_calls *c)
 {
     if (c->nchunks == MAX_CHUNKS)
         return 0;
-    record **chunks = realloc(c->chunks, (c->nchunks + 1) * sizeof *chunks);
+    bind_record **chunks = realloc(c->chunks, (c->nchunks + 1) * sizeof *chunks);
     if (!chunks)
         return 0;
     c->chunks = chunks;
-    record *chunk = calloc(CHUNK, sizeof *chunk);
+    bind_record *chunk = calloc(BIND_CHUNK, sizeof *chunk);
     if (!chunk)
         return 0;
     chunks[c->nchunks] = chunk;
-    for (uint32_t i = CHUNK; i-- > 0;) {
-        chunk[i].slot = c->nchunks * CHUNK + i + 1;
+    for (uint32_t i = BIND_CHUNK; i-- > 0;) {
+        chunk[i].slot = c->nchunks * BIND_CHUNK + i + 1;
         chunk[i].next_free = c->free;
         c->free = chunk[i].slot;
     }
@@ -83,16 +41,16 @@ static int grow(calls *c)
     return 1;
 }
 
-static record *take_record(lua_State *L, calls *c)
+static bind_record *take_record(lua_State *L, bind_calls *c)
 {
     if (!c->free && !grow(c))
         luaL_error(L, "not enough memory");
-    record *r = record_at(c, c->free);
+    bind_record *r = bind_record_at(c, c->free);
     c->free = r->next_free;
     return r;
 }
 
-static void free_record(calls *c, record *r)
+static void free_record(bind_calls *c, bind_record *r)
 {
     r->job = NULL;
     r->generation++;
@@ -100,11 +58,9 @@ static void free_record(calls *c, record *r)
     c->free = r->slot;
 }
 
-void bind_calls_free(void *records)
+static void free_calls(void *records)
 {
-    calls *c = records;
-    if (!c)
-        return;
+    bind_calls *c = records;
     for (uint32_t i = 0; i < c->nchunks; i++)
         free(c->chunks[i]);
     free(c->chunks);
@@ -116,7 +72,7 @@ void bind_calls_free(void *records)
 /* ---------------------------------------------------------------- the answer */
 
 typedef struct answer {
-    record *record;
+    bind_record *record;
     bind_rpc *rpc;
     const tine_error *err;
     const tine_str *results;
@@ -187,9 +143,9 @@ static void drop_value(lua_State *L, int table, uint32_t slot)
 static int deliver(lua_State *L)
 {
     answer *a = lua_touserdata(L, 1);
-    record *r = a->record;
+    bind_record *r = a->record;
     bind_rpc *b = r->rpc;
-    calls *c = calls_of(b);
+    bind_calls *c = calls_of(b);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->callbacks);
     lua_rawgeti(L, 2, (lua_Integer)r->slot);
     lua_pushboolean(L, 0);
@@ -213,7 +169,7 @@ static int deliver(lua_State *L)
 static void on_answer(void *arg, tine_job *core, const tine_error *err,
                       const tine_str *results, size_t n)
 {
-    record *r = arg;
+    bind_record *r = arg;
     bind_rpc *b = r->rpc;
     answer a = {r, b, err, results, n};
     bind_state *state = b->object.state;
@@ -231,7 +187,7 @@ static void on_answer(void *arg, tine_job *core, const tine_error *err,
 }
 
 typedef struct event {
-    record *record;
+    bind_record *record;
     const tine_str *values;
     size_t n;
 } event;
@@ -239,7 +195,7 @@ typedef struct event {
 static int deliver_event(lua_State *L)
 {
     event *e = lua_touserdata(L, 1);
-    const calls *c = calls_of(e->record->rpc);
+    const bind_calls *c = calls_of(e->record->rpc);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->events);
     lua_rawgeti(L, -1, (lua_Integer)e->record->slot);
     int n = bind_rpc_values(L, e->record->rpc, e->values, e->n);
@@ -290,7 +246,7 @@ static int ask(lua_State *L)
     return 0;
 }
 
-static int again(bind_rpc *b, record *r, const tine_error *err, unsigned tries)
+static int again(bind_rpc *b, bind_record *r, const tine_error *err, unsigned tries)
 {
     question q = {.a = {.record = r, .rpc = b, .err = err}, .tries = tries};
     if (!b->object.state->closed)
@@ -306,14 +262,14 @@ int bind_calls_again(void *arg, tine_job *core, const tine_error *err, unsigned 
 
 static int on_again(void *arg, tine_job *core, const tine_error *err, unsigned tries)
 {
-    record *r = arg;
+    bind_record *r = arg;
     (void)core;
     return again(r->rpc, r, err, tries);
 }
 
 /* ------------------------------------------------------------------- the call */
 
-static tine_str *room_for(lua_State *L, calls *c, size_t n)
+static tine_str *room_for(lua_State *L, bind_calls *c, size_t n)
 {
     if (n > c->max_strs) {
         tine_str *strs = realloc(c->strs, n * sizeof *strs);
@@ -327,7 +283,7 @@ static tine_str *room_for(lua_State *L, calls *c, size_t n)
 
 int bind_calls_encode(lua_State *L, bind_rpc *b, int first, int last, tine_str **out)
 {
-    calls *c = calls_of(b);
+    bind_calls *c = calls_of(b);
     size_t n = last >= first ? (size_t)(last - first + 1) : 0;
     tine_str *strs = room_for(L, c, b->strings ? n : 1);
     *out = strs;
@@ -357,7 +313,7 @@ typedef struct how {
     int callback, event, again; /* stack indices; 0: none */
     const tine_call_options *options;
     tine_retry
-        *retry; /* of options; where there is again, its arg is to be the record */
+        *retry; /* of options; where there is again, its arg is to be the bind_record */
 } how;
 
 static void keep_value(lua_State *L, int table, uint32_t slot, int idx)
@@ -371,7 +327,7 @@ static void keep_value(lua_State *L, int table, uint32_t slot, int idx)
 /* Returns 1 with a job pushed; else nil and an err. */
 static int make_call(lua_State *L, bind_rpc *b, int first, int last, const how *h)
 {
-    calls *c = calls_of(b);
+    bind_calls *c = calls_of(b);
     tine_str *strs;
     tine_job *core = NULL;
     int rc;
@@ -385,15 +341,15 @@ static int make_call(lua_State *L, bind_rpc *b, int first, int last, const how *
     }
     if (!b->object.core)
         return bind_rpc_fail(L, b, "call", -TINE_ECLOSED);
-    job *j = lua_newuserdatauv(L, sizeof *j, 0);
+    bind_job *j = lua_newuserdatauv(L, sizeof *j, 0);
     lua_pushvalue(L, lua_upvalueindex(UP_JOB));
     lua_setmetatable(L, -2);
-    record *r = take_record(L, c);
+    bind_record *r = take_record(L, c);
     r->rpc = b;
     r->has_event = h->event != 0;
     r->has_again = h->again != 0;
     r->owner = b->object.state->jobs ? b->object.state->jobs->current() : 0;
-    *j = (job){r->slot, r->generation, 0};
+    *j = (bind_job){r->slot, r->generation, 0};
     lua_pushvalue(L, h->callback);
     lua_rawseti(L, lua_upvalueindex(UP_CALLBACKS), (lua_Integer)r->slot);
     if (h->event)
@@ -522,134 +478,11 @@ static int rpc_call_with(lua_State *L)
     return make_call(L, b, 8, lua_gettop(L), &h);
 }
 
-/* ------------------------------------------------------------------------ job */
-
-/* Its record, or NULL when it has ended. */
-static record *live(lua_State *L, const job *j)
-{
-    const calls *c = get_calls(L);
-    bool known =
-        j->slot && j->slot <= c->nchunks * CHUNK; /* none are, as the state closes */
-    record *r = known ? record_at(c, j->slot) : NULL;
-    return r && r->generation == j->generation && r->job ? r : NULL;
-}
-
-/*** Ends the job, whatever it is doing; does nothing when it has ended.
-@function job:cancel */
-static int job_cancel(lua_State *L)
-{
-    record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    if (r && r->rpc->object.core && !bind_state_check(L)->closed)
-        tine_job_cancel(r->job);
-    return 0;
-}
-
-/*** Ends the job if it has not started.
-@function job:withdraw
-@treturn boolean whether it has ended, or will without having started */
-static int job_withdraw(lua_State *L)
-{
-    record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    bool open = r && r->rpc->object.core && !bind_state_check(L)->closed;
-    lua_pushboolean(L, !open || tine_job_withdraw(r->job));
-    return 1;
-}
-
-/*** Whether the job has ended: its callback has been, or is being, called.
-@function job:done
-@treturn boolean */
-static int job_done(lua_State *L)
-{
-    lua_pushboolean(L, !live(L, luaL_checkudata(L, 1, JOB_TYPE)));
-    return 1;
-}
-
-/*** Whether a worker has begun with the job, and it has not ended.
-@function job:running
-@treturn boolean */
-static int job_running(lua_State *L)
-{
-    const record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    bool open = r && r->rpc->object.core && !bind_state_check(L)->closed;
-    lua_pushboolean(L, open && tine_job_running(r->job));
-    return 1;
-}
-
-/* tap(job, fn): its callback is to be what fn makes of it. Returns whether the job is open. */
-static int tap(lua_State *L)
-{
-    const record *r = live(L, luaL_checkudata(L, 1, JOB_TYPE));
-    luaL_checktype(L, 2, LUA_TFUNCTION);
-    lua_pushboolean(L, r != NULL);
-    if (!r)
-        return 1;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, get_calls(L)->callbacks);
-    lua_pushvalue(L, 2);
-    lua_rawgeti(L, -2, (lua_Integer)r->slot);
-    lua_call(L, 1, 1);
-    lua_rawseti(L, -2, (lua_Integer)r->slot);
-    lua_pop(L, 1);
-    return 1;
-}
-
-/*** The job's number, counted from 1 in each rpc and pool.
-@function job:id
-@treturn integer */
-static int job_id(lua_State *L)
-{
-    const job *j = luaL_checkudata(L, 1, JOB_TYPE);
-    lua_pushinteger(L, j->id);
-    return 1;
-}
-
-static int job_text(lua_State *L)
-{
-    const job *j = luaL_checkudata(L, 1, JOB_TYPE);
-    lua_pushfstring(L, "tine.job (%I%s)", (LUAI_UACINT)j->id,
-                    live(L, j) ? "" : ", ended");
-    return 1;
-}
-
-/* What guard returns. */
-static int call_guarded(lua_State *L)
-{
-    enum { FEW = 100, COPIES = 3 };
-    int n = lua_gettop(L), most = COPIES * n + BIND_CALL_ROOM;
-    lua_State *co = lua_tothread(L, lua_upvalueindex(2));
-    if (n > FEW && (!lua_checkstack(L, most) || !lua_checkstack(co, most))) {
-        static const char text[] = "too many values for the coroutine's stack";
-        lua_settop(L, 0);
-        bind_push_error(L, "decode", text, sizeof text - 1);
-        n = 1;
-    }
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_insert(L, 1);
-    lua_call(L, n, 0);
-    return 0;
-}
-
-/* guard(waker, coroutine): a callback of a call that ends the wait of the coroutine: with an err
- * in the place of more values than can be handed on. */
-static int guard(lua_State *L)
-{
-    luaL_checktype(L, 2, LUA_TTHREAD);
-    lua_settop(L, 2);
-    lua_pushcclosure(L, call_guarded, 2);
-    return 1;
-}
-
-/* ended_job(): the job of a call that failed at once. */
-static int ended_job(lua_State *L)
-{
-    job *j = lua_newuserdatauv(L, sizeof *j, 0);
-    *j = (job){0, 0, 0};
-    luaL_setmetatable(L, JOB_TYPE);
-    return 1;
-}
+/* -------------------------------------------------------------------- opening */
 
 static void open_state(lua_State *L)
 {
-    calls *c = lua_newuserdatauv(L, sizeof *c, 0);
+    bind_calls *c = lua_newuserdatauv(L, sizeof *c, 0);
     memset(c, 0, sizeof *c);
     lua_newtable(L);
     c->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -657,8 +490,10 @@ static void open_state(lua_State *L)
     c->events = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     c->agains = luaL_ref(L, LUA_REGISTRYINDEX);
-    bind_state_check(L)->call_records = c;
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &calls_key);
+    bind_state *state = bind_state_check(L);
+    state->call_records = c;
+    state->free_calls = free_calls;
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &bind_calls_key);
 }
 
 /* Sets a function that calls; the table on top, the slow function (or nil) above. */
@@ -666,8 +501,8 @@ static void set_caller(lua_State *L, const char *name, lua_CFunction f)
 {
     int slow = lua_gettop(L);
     luaL_getmetatable(L, bind_rpc_type);
-    luaL_getmetatable(L, JOB_TYPE);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, get_calls(L)->callbacks);
+    luaL_getmetatable(L, bind_job_type);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, bind_calls_get(L)->callbacks);
     lua_pushvalue(L, slow);
     lua_pushcclosure(L, f, UPVALUES);
     lua_setfield(L, slow - 1, name);
@@ -688,27 +523,10 @@ static int new_caller(lua_State *L)
 
 void bind_calls_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"caller", new_caller},
-                                         {"ended_job", ended_job},
-                                         {"guard", guard},
-                                         {"tap", tap},
-                                         {NULL, NULL}};
-    static const luaL_Reg methods[] = {
-        {"cancel", job_cancel}, {"withdraw", job_withdraw},
-        {"done", job_done},     {"running", job_running},
-        {"id", job_id},         {NULL, NULL}};
-    if (!get_calls(L))
+    if (!bind_calls_get(L))
         open_state(L);
-    if (luaL_newmetatable(L, JOB_TYPE)) {
-        luaL_newlib(L, methods);
-        lua_setfield(L, -2, "__index");
-        lua_pushcfunction(L, job_text);
-        lua_setfield(L, -2, "__tostring");
-    }
-    lua_getfield(L, -1, "__index");
-    lua_setfield(L, -3, "job_methods"); /* rpc.lua adds to them */
-    lua_pop(L, 1);
-    luaL_setfuncs(L, functions, 0);
+    lua_pushcfunction(L, new_caller);
+    lua_setfield(L, -2, "caller");
     lua_pushnil(L);
     set_caller(L, "call_with", rpc_call_with);
 }

@@ -191,6 +191,7 @@ TINE_API int luaopen_tine_core(lua_State *L)
     bind_process_open(L);
     lua_setfield(L, -2, "process");
     lua_newtable(L);
+    bind_job_open(L);
     bind_rpc_open(L);
     lua_setfield(L, -2, "rpc");
     lua_createtable(L, 0, 2);

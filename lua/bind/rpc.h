@@ -47,8 +47,10 @@ int bind_rpc_values(lua_State *L, bind_rpc *b, const tine_str *values, size_t n)
 /* On top is why an event cannot be decoded: tells on_error, or stderr. */
 void bind_rpc_lost_event(lua_State *L, bind_rpc *b);
 
+/* job.c: sets functions of jobs in the table on top; before calls.c. */
+void bind_job_open(lua_State *L);
 /* calls.c */
-void bind_calls_open(lua_State *L); /* sets call, job functions in the table on top */
+void bind_calls_open(lua_State *L); /* sets the functions that call in the table on top */
 /* Whether the user wants a job to be tried again, by the function of the pool arg. */
 int bind_calls_again(void *arg, tine_job *core, const tine_error *err, unsigned tries);
 /* Encodes the values from first to last as the C API takes them. Returns the number of

@@ -62,7 +62,8 @@ static int link_gc(lua_State *L)
      * The process ends, and its children with it. */
     if (!in_callback)
         tine_host_free(host);
-    bind_calls_free(state->call_records);
+    if (state->free_calls)
+        state->free_calls(state->call_records);
     return 0;
 }
 

@@ -32,9 +32,10 @@ struct bind_state {
     volatile int entered; /* of them, under way */
     int depth;            /* polls under way */
     void *call_records;   /* of calls.c; valid for as long as the host is */
-    int stopping;         /* the poll under way is to return */
-    int nerrors;          /* errors of callbacks that are to be raised */
-    int closed;           /* the state is being closed */
+    void (*free_calls)(void *call_records); /* NULL: there are none */
+    int stopping;                           /* the poll under way is to return */
+    int nerrors; /* errors of callbacks that are to be raised */
+    int closed;  /* the state is being closed */
     /* Or NULL. */
     const tine__jobs *jobs;
 };
@@ -97,9 +98,6 @@ int bind_raise(lua_State *L, int level, const char *format, ...)
 int bind_signal_check(lua_State *L, int idx);
 /* raise(signal): ends the process by it, where it can. */
 int bind_signal_raise(lua_State *L);
-
-/* calls.c: frees them, after the host. */
-void bind_calls_free(void *records);
 
 /* terminal.c: terminal_width(fd): columns, or nil where that is no terminal. */
 int bind_terminal_width(lua_State *L);
