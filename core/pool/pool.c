@@ -153,13 +153,13 @@ static void kill_now(tine_pool *pool)
 
 static bool may_finish(tine_pool *pool)
 {
-    if (!pool->closed || pool->pending || pool->workers)
+    if (!pool->closed || pool->pending || !LIST_EMPTY(&pool->workers))
         return false;
-    for (tine__source *s = pool->sources, *next; s; s = next) {
-        next = s->next;
+    for (tine__source *s = LIST_FIRST(&pool->sources), *next; s; s = next) {
+        next = LIST_NEXT(s, link);
         tine__source_drop(s);
     }
-    return !pool->sources;
+    return LIST_EMPTY(&pool->sources);
 }
 
 /* Tells the end of a reload that new workers have come from. */
@@ -322,9 +322,10 @@ int tine_pool_broadcast(tine_pool *pool, const tine_str *args, size_t n,
     if (pool->closed)
         return -TINE_ECLOSED;
     int64_t now = tine__host_now(pool->host);
-    if (!pool->workers && !pool->is_dead && !tine__sched_broken(pool->sched))
+    if (LIST_EMPTY(&pool->workers) && !pool->is_dead &&
+        !tine__sched_broken(pool->sched))
         tine__pool_start(pool, false);
-    for (tine__pool_worker *w = pool->workers; w; w = w->next) {
+    for (tine__pool_worker *w = LIST_FIRST(&pool->workers); w; w = LIST_NEXT(w, link)) {
         tine_job *job;
         bool takes =
             w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY;
@@ -404,8 +405,7 @@ static void teardown(tine_pool *pool)
 {
     tine_error err = tine__error_make(TINE_KIND_CLOSED, 0, TINE__POOL_CLOSED);
     pool->closed = true; /* nothing can be called any more */
-    while (pool->workers) {
-        tine__pool_worker *w = pool->workers;
+    for (tine__pool_worker *w; (w = LIST_FIRST(&pool->workers));) {
         tine_job *jobs = tine__client_take_all(w->client);
         tine__client_fail_traces(w->client, &err);
         for (tine_job *job = jobs; job; job = job->next)

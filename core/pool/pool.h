@@ -71,7 +71,7 @@ struct tine__pool_part {
 /* A template that is held: the one that workers come from now, its spare, one that is to take
  * over, or one on its way out. */
 struct tine__source {
-    tine__source *next, *prev;
+    LIST_ENTRY(tine__source) link;
     tine_pool *pool;
     tine_proc *proc;      /* NULL once it has ended */
     tine__replay *replay; /* what it was told; NULL: it cannot be made again */
@@ -84,7 +84,7 @@ struct tine__source {
 
 struct tine__pool_worker {
     tine__sched_worker s; /* first */
-    tine__pool_worker *next, *prev;
+    LIST_ENTRY(tine__pool_worker) link;
     tine_pool *pool;
     tine__client *client;
     uint64_t jobs, generation;
@@ -99,9 +99,9 @@ struct tine_pool {
     tine_host *host;
     tine__rpc_config config;
     tine__sched *sched;
-    tine__pool_worker *workers;
-    tine__source *sources, *current, *spare,
-        *candidate; /* the last three may be NULL */
+    LIST_HEAD(, tine__pool_worker) workers;
+    LIST_HEAD(, tine__source) sources;
+    tine__source *current, *spare, *candidate; /* the last three may be NULL */
     tine__pool_worker *canary;
     tine__pool_worker
         *promoting;       /* it is to become a template when it has no jobs left */

@@ -9,7 +9,7 @@ int tine_pool_traceback(tine_pool *pool, pid_t pid, tine_text_cb cb, void *arg)
 {
     if (tine__stale(pool->host))
         return -TINE_ESTALE;
-    for (tine__pool_worker *w = pool->workers; w; w = w->next)
+    for (tine__pool_worker *w = LIST_FIRST(&pool->workers); w; w = LIST_NEXT(w, link))
         if (tine__client_pid(w->client) == pid)
             return tine__client_traceback(w->client, cb, arg);
     return -ESRCH;
@@ -29,7 +29,8 @@ static tine_worker_state state_of(const tine__pool_worker *w)
 void tine_pool_get_stats(const tine_pool *pool, tine_pool_stats *out)
 {
     memset(out, 0, sizeof *out);
-    for (const tine__pool_worker *w = pool->workers; w; w = w->next) {
+    for (const tine__pool_worker *w = LIST_FIRST(&pool->workers); w;
+         w = LIST_NEXT(w, link)) {
         tine_worker_state state = state_of(w);
         out->workers++;
         out->starting += state == TINE_WORKER_STARTING;
@@ -81,7 +82,8 @@ static size_t describe_all(const tine_pool *pool, bool measure, tine_worker_stat
                            size_t n)
 {
     size_t i = 0;
-    for (const tine__pool_worker *w = pool->workers; w; w = w->next, i++)
+    for (const tine__pool_worker *w = LIST_FIRST(&pool->workers); w;
+         w = LIST_NEXT(w, link), i++)
         if (i < n)
             describe(w, measure, &out[i]);
     return i;

@@ -11,14 +11,8 @@ enum { MOST_REPLAYS = 5 }; /* in a row, without a worker */
 
 static void forget(tine__source *s)
 {
-    tine_pool *pool = s->pool;
     tine__replay_unref(s->replay);
-    if (s->prev)
-        s->prev->next = s->next;
-    else
-        pool->sources = s->next;
-    if (s->next)
-        s->next->prev = s->prev;
+    LIST_REMOVE(s, link);
     free(s);
 }
 
@@ -115,10 +109,7 @@ static void add_source(tine_pool *pool, tine__source *s, tine_proc *p)
     s->pool = pool;
     s->proc = p;
     s->generation = pool->generation;
-    s->next = pool->sources;
-    if (s->next)
-        s->next->prev = s;
-    pool->sources = s;
+    LIST_INSERT_HEAD(&pool->sources, s, link);
 }
 
 int tine__source_hold(tine_pool *pool, tine_proc *p, bool ours, tine__source **out)
@@ -244,7 +235,7 @@ void tine__pool_take_over(tine_pool *pool)
     tine__sched_succeeded(pool->sched); /* what failed was of the old one */
     free(pool->dead);
     pool->dead = NULL;
-    for (tine__pool_worker *w = pool->workers; w; w = w->next)
+    for (tine__pool_worker *w = LIST_FIRST(&pool->workers); w; w = LIST_NEXT(w, link))
         if (w->generation != pool->generation && !w->canary)
             tine__sched_replace(pool->sched, &w->s, now);
     if (old)
@@ -257,7 +248,8 @@ void tine__pool_take_over(tine_pool *pool)
 
 bool tine__pool_has_old(const tine_pool *pool)
 {
-    for (const tine__pool_worker *w = pool->workers; w; w = w->next)
+    for (const tine__pool_worker *w = LIST_FIRST(&pool->workers); w;
+         w = LIST_NEXT(w, link))
         if (w->generation != pool->generation && !w->canary &&
             (w->s.state == TINE__SCHED_STARTING || w->s.state == TINE__SCHED_READY))
             return true;
@@ -270,7 +262,7 @@ bool tine__pool_has_old(const tine_pool *pool)
 static tine__pool_worker *warmest(const tine_pool *pool)
 {
     tine__pool_worker *best = NULL;
-    for (tine__pool_worker *w = pool->workers; w; w = w->next)
+    for (tine__pool_worker *w = LIST_FIRST(&pool->workers); w; w = LIST_NEXT(w, link))
         if (w->s.state == TINE__SCHED_READY && !w->canary && w->jobs &&
             w->generation == pool->generation && (!best || w->jobs > best->jobs))
             best = w;
@@ -314,7 +306,7 @@ void tine__pool_consider_promotion(tine_pool *pool, int64_t now)
     if (!pool->options.promote_own || now < pool->promote_usec)
         return;
     pool->promote_usec = now + EVERY_USEC;
-    for (tine__pool_worker *w = pool->workers; w; w = w->next) {
+    for (tine__pool_worker *w = LIST_FIRST(&pool->workers); w; w = LIST_NEXT(w, link)) {
         tine__figures f;
         if (w->s.state != TINE__SCHED_READY || w->generation != pool->generation)
             continue;
@@ -359,8 +351,8 @@ void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w)
 
 void tine__pool_free_sources(tine_pool *pool)
 {
-    for (tine__source *s = pool->sources, *next; s; s = next) {
-        next = s->next;
+    for (tine__source *s = LIST_FIRST(&pool->sources), *next; s; s = next) {
+        next = LIST_NEXT(s, link);
         if (s->proc)
             tine__proc_ignore(s->proc);
         forget(s);

@@ -44,14 +44,10 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
     tine_error more;
     unsigned tries = tine__retries_count(job);
     if (pool->killed && tine__is_crash(err)) {
-        static const char closed[] = "the pool was closed, and its workers killed";
-        more = (tine_error){.kind = TINE_KIND_CLOSED,
-                            .message = closed,
-                            .message_len = sizeof closed - 1,
-                            .code = -1,
-                            .pid = err->pid,
-                            .started = 1,
-                            .tries = tries ? tries + 1 : 0};
+        more = tine__error_make(TINE_KIND_CLOSED, err->pid,
+                                "the pool was closed, and its workers killed");
+        more.started = 1;
+        more.tries = tries ? tries + 1 : 0;
         err = &more;
     } else if (err && tries) {
         more = tine__retries_tell(err, tries + 1, NULL, text, sizeof text);
@@ -215,11 +211,7 @@ static void mourn(tine_pool *pool, tine__pool_worker *w, const tine_error *why)
 
 static void tell_end(tine_pool *pool, enum meaning meaning, const tine_error *why)
 {
-    static const char text[] = "the worker has ended";
-    tine_error err = {.kind = TINE_KIND_CLOSED,
-                      .message = text,
-                      .message_len = sizeof text - 1,
-                      .code = -1};
+    tine_error err = tine__error_make(TINE_KIND_CLOSED, 0, "the worker has ended");
     if (!why)
         why = &err;
     switch (meaning) {
@@ -265,13 +257,7 @@ static void on_gone(void *owner, tine__client *c, tine_job *unstarted,
 
 void tine__pool_free_worker(tine__pool_worker *w)
 {
-    tine_pool *pool = w->pool;
-    if (w->prev)
-        w->prev->next = w->next;
-    else
-        pool->workers = w->next;
-    if (w->next)
-        w->next->prev = w->prev;
+    LIST_REMOVE(w, link);
     if (w->client)
         tine__client_free(w->client);
     free(w);
@@ -305,10 +291,7 @@ static int fork_worker(tine_pool *pool, tine__source *source, tine__pool_worker 
     tine__client_set_tag(w->client, w);
     w->pool = pool;
     w->generation = source->generation;
-    w->next = pool->workers;
-    if (w->next)
-        w->next->prev = w;
-    pool->workers = w;
+    LIST_INSERT_HEAD(&pool->workers, w, link);
     pool->n.started++;
     *out = w;
     return 0;
@@ -348,7 +331,7 @@ int tine__pool_start_canary(tine_pool *pool)
 
 void tine__pool_kill_workers(tine_pool *pool)
 {
-    for (tine__pool_worker *w = pool->workers; w; w = w->next) {
+    for (tine__pool_worker *w = LIST_FIRST(&pool->workers); w; w = LIST_NEXT(w, link)) {
         w->killed = true;
         tine__client_kill(w->client);
     }

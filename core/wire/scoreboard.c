@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -17,15 +18,15 @@
 enum { REGIONS = 64 };
 
 typedef struct chunk {
-    struct chunk *next, *prev; /* of those with a free region */
-    struct chunk *all;
+    LIST_ENTRY(chunk) spare; /* while it has a free region */
+    LIST_ENTRY(chunk) all;
     unsigned char *memory;
     int fd;
     uint64_t free; /* a bit for each region */
 } chunk;
 
 struct tine__scoreboard {
-    chunk *spare, *all;
+    LIST_HEAD(, chunk) spare, all;
 };
 
 int tine__scoreboard_open(tine__scoreboard **out)
@@ -45,9 +46,8 @@ void tine__scoreboard_free(tine__scoreboard *b)
 {
     if (!b)
         return;
-    while (b->all) {
-        chunk *c = b->all;
-        b->all = c->all;
+    for (chunk *c; (c = LIST_FIRST(&b->all));) {
+        LIST_REMOVE(c, all);
         chunk_free(c);
     }
     free(b);
@@ -106,25 +106,6 @@ static int chunk_map(chunk *c)
     return 0;
 }
 
-static void link_spare(tine__scoreboard *b, chunk *c)
-{
-    c->prev = NULL;
-    c->next = b->spare;
-    if (b->spare)
-        b->spare->prev = c;
-    b->spare = c;
-}
-
-static void unlink_spare(tine__scoreboard *b, chunk *c)
-{
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        b->spare = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
-}
-
 static chunk *grow(tine__scoreboard *b, int *err)
 {
     chunk *c = calloc(1, sizeof *c);
@@ -139,22 +120,21 @@ static chunk *grow(tine__scoreboard *b, int *err)
         return NULL;
     }
     c->free = ~UINT64_C(0);
-    c->all = b->all;
-    b->all = c;
-    link_spare(b, c);
+    LIST_INSERT_HEAD(&b->all, c, all);
+    LIST_INSERT_HEAD(&b->spare, c, spare);
     return c;
 }
 
 int tine__scoreboard_take(tine__scoreboard *b, tine__region *out)
 {
     int err = 0;
-    chunk *c = b->spare ? b->spare : grow(b, &err);
+    chunk *c = LIST_EMPTY(&b->spare) ? grow(b, &err) : LIST_FIRST(&b->spare);
     if (!c)
         return err;
     unsigned slot = (unsigned)__builtin_ctzll(c->free);
     c->free &= c->free - 1;
     if (!c->free)
-        unlink_spare(b, c);
+        LIST_REMOVE(c, spare);
     out->offset = (uint64_t)slot * TINE__REGION;
     out->page = (tine__page *)(void *)(c->memory + out->offset);
     out->fd = c->fd;
@@ -165,26 +145,19 @@ int tine__scoreboard_take(tine__scoreboard *b, tine__region *out)
     return 0;
 }
 
-static void drop(tine__scoreboard *b, chunk *c)
-{
-    chunk **at = &b->all;
-    while (*at != c)
-        at = &(*at)->all;
-    *at = c->all;
-    unlink_spare(b, c);
-    chunk_free(c);
-}
-
 void tine__scoreboard_give_back(tine__scoreboard *b, tine__region *r)
 {
     chunk *c = r->chunk;
     if (!c)
         return;
     if (!c->free)
-        link_spare(b, c);
+        LIST_INSERT_HEAD(&b->spare, c, spare);
     c->free |= UINT64_C(1) << r->slot;
-    if (c->free == ~UINT64_C(0))
-        drop(b, c);
+    if (c->free == ~UINT64_C(0)) {
+        LIST_REMOVE(c, spare);
+        LIST_REMOVE(c, all);
+        chunk_free(c);
+    }
     memset(r, 0, sizeof *r);
     r->fd = -1;
 }

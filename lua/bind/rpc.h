@@ -49,9 +49,8 @@ void bind_rpc_lost_event(lua_State *L, bind_rpc *b);
 
 /* job.c: sets functions of jobs in the table on top; before calls.c. */
 void bind_job_open(lua_State *L);
-/* calls.c */
-void bind_calls_open(
-    lua_State *L); /* sets the functions that call in the table on top */
+/* calls.c: sets the functions that call in the table on top. */
+void bind_calls_open(lua_State *L);
 /* Whether the user wants a job to be tried again, by the function of the pool arg. */
 int bind_calls_again(void *arg, tine_job *core, const tine_error *err, unsigned tries);
 /* Encodes the values from first to last as the C API takes them. Returns the number of
