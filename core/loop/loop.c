@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "loop.h"
+#include "loop_priv.h"
 
 /* What an event_base opens: epoll, timerfd, a pair for signals, one for threads; a spare. */
 enum { BASE_FDS = 6, POLL_USEC = 100 };
@@ -48,15 +48,15 @@ void tine__loop_hold(tine_host *host, bool *holds, bool on)
     if (*holds == on)
         return;
     *holds = on;
-    host->nactive += on ? 1 : (size_t)-1;
-    bool active = host->nactive > 0;
-    if (!host->hold_event || host->holds == active)
+    host->loop->nactive += on ? 1 : (size_t)-1;
+    bool active = host->loop->nactive > 0;
+    if (!host->loop->hold_event || host->loop->holds == active)
         return;
-    if (active && event_add(host->hold_event, &day) < 0)
+    if (active && event_add(host->loop->hold_event, &day) < 0)
         return;
     if (!active)
-        event_del(host->hold_event);
-    host->holds = active;
+        event_del(host->loop->hold_event);
+    host->loop->holds = active;
 }
 
 static void handle_close(handle *h)
@@ -74,20 +74,20 @@ static void handle_close(handle *h)
 static bool enter(tine_host *host)
 {
     if (tine__stale(host)) {
-        if (host->own_base)
-            event_base_loopbreak(host->base);
+        if (host->loop->own_base)
+            event_base_loopbreak(host->loop->base);
         return false;
     }
-    host->called++;
-    host->depth++;
-    if (host->tick_event)
-        event_active(host->tick_event, EV_TIMEOUT, 0);
+    host->loop->called++;
+    host->loop->depth++;
+    if (host->loop->tick_event)
+        event_active(host->loop->tick_event, EV_TIMEOUT, 0);
     return true;
 }
 
 static void leave(tine_host *host)
 {
-    host->depth--;
+    host->loop->depth--;
 }
 
 /* In the loop's next round, when others have had their turn: what was activated by a callback
@@ -95,17 +95,17 @@ static void leave(tine_host *host)
 static void wake_next(tine_host *host)
 {
     static const struct timeval now;
-    if (event_add(host->later_event, &now) < 0)
-        event_active(host->later_event, EV_TIMEOUT, 0);
+    if (event_add(host->loop->later_event, &now) < 0)
+        event_active(host->loop->later_event, EV_TIMEOUT, 0);
 }
 
 static void take_turn(tine_host *host)
 {
-    host->in_turn = true;
-    host->turn(host);
+    host->loop->in_turn = true;
+    host->loop->turn(host);
     tine__host_run_tasks(host);
-    host->in_turn = false;
-    if (host->expected || !STAILQ_EMPTY(&host->tasks))
+    host->loop->in_turn = false;
+    if (host->loop->expected || !STAILQ_EMPTY(&host->loop->tasks))
         wake_next(host);
 }
 
@@ -133,18 +133,18 @@ static void on_alarm(evutil_socket_t fd, short events, void *arg)
 
 int tine__loop_alarm_open(tine_host *host)
 {
-    host->alarm = event_new(host->base, -1, 0, on_alarm, host);
-    if (host->alarm && !host->own_base)
-        host->alarm->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
-    return host->alarm ? 0 : -ENOMEM;
+    host->loop->alarm = event_new(host->loop->base, -1, 0, on_alarm, host);
+    if (host->loop->alarm && !host->loop->own_base)
+        host->loop->alarm->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
+    return host->loop->alarm ? 0 : -ENOMEM;
 }
 
 void tine__loop_alarm(tine_host *host, int64_t usec)
 {
     const struct timeval when = {usec / 1000000, usec % 1000000};
     const struct timeval now = {0, 0};
-    if (event_add(host->alarm, usec > 0 ? &when : &now) < 0)
-        event_active(host->alarm, EV_TIMEOUT, 0);
+    if (event_add(host->loop->alarm, usec > 0 ? &when : &now) < 0)
+        event_active(host->loop->alarm, EV_TIMEOUT, 0);
 }
 
 /* Out of descriptors, libevent would end the program, and with 0, 1 or 2 closed it would
@@ -163,7 +163,7 @@ static int open_base(tine_host *host)
     tine__fd_close_all(fds + low, (size_t)above);
     struct event_config *config = err ? NULL : event_config_new();
     if (config) {
-        host->base = event_base_new_with_config(config);
+        host->loop->base = event_base_new_with_config(config);
         event_config_free(config);
     }
     tine__fd_close_all(fds, (size_t)low);
@@ -177,62 +177,82 @@ static void on_nothing(evutil_socket_t fd, short events, void *arg)
 
 static int open_borrowed(tine_host *host)
 {
-    host->tick_event = event_new(host->base, -1, 0, on_nothing, NULL);
-    host->hold_event = event_new(host->base, -1, EV_PERSIST, on_nothing, NULL);
-    return host->tick_event && host->hold_event ? 0 : -ENOMEM;
+    host->loop->tick_event = event_new(host->loop->base, -1, 0, on_nothing, NULL);
+    host->loop->hold_event =
+        event_new(host->loop->base, -1, EV_PERSIST, on_nothing, NULL);
+    return host->loop->tick_event && host->loop->hold_event ? 0 : -ENOMEM;
 }
 
 int tine__loop_open(tine_host *host, struct event_base *base,
                     void (*turn)(tine_host *host))
 {
-    host->turn = turn;
-    host->base = base;
-    STAILQ_INIT(&host->tasks);
+    tine__loop *loop = host->loop = calloc(1, sizeof *loop);
+    if (!loop)
+        return -ENOMEM;
+    loop->timer_fd = -1;
+    loop->turn = turn;
+    loop->base = base;
+    STAILQ_INIT(&loop->tasks);
     if (!base) {
         int err = open_base(host);
         if (err < 0)
             return err;
-        host->own_base = true;
+        loop->own_base = true;
     }
-    if (!host->base)
+    if (!loop->base)
         return -ENOMEM;
     if (base && open_borrowed(host) < 0)
         return -ENOMEM;
-    tine__spin_init(&host->spin);
-    host->later_event = event_new(host->base, -1, 0, on_later, host);
-    return host->later_event ? tine__timers_open(host) : -ENOMEM;
+    tine__spin_init(&loop->spin);
+    loop->later_event = event_new(loop->base, -1, 0, on_later, host);
+    return loop->later_event ? tine__timers_open(host) : -ENOMEM;
 }
 
 void tine__loop_close(tine_host *host)
 {
+    tine__loop *loop = host->loop;
+    if (!loop)
+        return;
     tine__timers_close(host);
-    while (!LIST_EMPTY(&host->ios))
-        tine_io_free(LIST_FIRST(&host->ios)); /* leaves the list */
-    while (!LIST_EMPTY(&host->signals))
-        tine_signal_free(LIST_FIRST(&host->signals));
-    struct event *events[] = {host->later_event, host->hold_event, host->tick_event,
-                              host->alarm};
+    while (!LIST_EMPTY(&loop->ios))
+        tine_io_free(LIST_FIRST(&loop->ios)); /* leaves the list */
+    while (!LIST_EMPTY(&loop->signals))
+        tine_signal_free(LIST_FIRST(&loop->signals));
+    struct event *events[] = {loop->later_event, loop->hold_event, loop->tick_event,
+                              loop->alarm};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++)
         if (events[i])
             event_free(events[i]);
-    if (host->own_base && host->base)
-        event_base_free(host->base);
+    if (loop->own_base && loop->base)
+        event_base_free(loop->base);
+    free(loop);
+    host->loop = NULL;
+}
+
+void tine__loop_look(tine_host *host, const tine__look *look)
+{
+    host->loop->look = look;
+}
+
+bool tine__loop_is_alone(const tine_host *host)
+{
+    return host->loop->spin.alone;
 }
 
 void tine__loop_wake(tine_host *host)
 {
-    if (!host->in_turn)
-        event_active(host->later_event, EV_TIMEOUT, 0);
+    if (!host->loop->in_turn)
+        event_active(host->loop->later_event, EV_TIMEOUT, 0);
 }
 
 void tine__loop_expect(tine_host *host, bool turn)
 {
-    host->expected = turn;
+    host->loop->expected = turn;
 }
 
 static void begin(tine_host *host)
 {
-    host->running = true;
+    host->loop->running = true;
     host->stopped = false;
 }
 
@@ -243,33 +263,36 @@ enum { CAME, IN_VAIN };
  * libevent goes round as long as anything is ready, and a flood always is. */
 static int loop_once(tine_host *host, int flags)
 {
-    host->called = host->called_in_vain = 0;
+    host->loop->called = host->loop->called_in_vain = 0;
     flags |= EVLOOP_ONCE;
-    if (!host->own_base) /* of what it does not count something may come, too */
+    if (!host->loop->own_base) /* of what it does not count something may come, too */
         flags |= EVLOOP_NO_EXIT_ON_EMPTY;
     begin(host);
-    int result = event_base_loop(host->base, flags);
-    host->running = false;
-    host->polled_usec = tine__host_now(host);
+    int result = event_base_loop(host->loop->base, flags);
+    host->loop->running = false;
+    host->loop->polled_usec = tine__host_now(host);
     if (result < 0)
         return -EIO;
-    return host->called && host->called == host->called_in_vain ? IN_VAIN : CAME;
+    return host->loop->called && host->loop->called == host->loop->called_in_vain
+               ? IN_VAIN
+               : CAME;
 }
 
 /* Reads answers that are there, for which libevent need not be asked. Returns whether any were. */
 static bool hear(tine_host *host)
 {
     begin(host);
-    host->in_turn = true; /* what is posted is done below */
-    bool any = host->look->take(host);
-    host->in_turn = false;
-    if ((!STAILQ_EMPTY(&host->tasks) || host->expected) && !tine__stale(host)) {
+    host->loop->in_turn = true; /* what is posted is done below */
+    bool any = host->loop->look->take(host);
+    host->loop->in_turn = false;
+    if ((!STAILQ_EMPTY(&host->loop->tasks) || host->loop->expected) &&
+        !tine__stale(host)) {
         if (!host->stopped)
             take_turn(host);
         else
             wake_next(host);
     }
-    host->running = false;
+    host->loop->running = false;
     return any;
 }
 
@@ -277,25 +300,27 @@ static bool hear(tine_host *host)
 static bool loop_awake(tine_host *host)
 {
     bool any;
-    if (!host->look || !host->look->is_worth(host) || !tine__spin_begin(&host->spin))
+    if (!host->loop->look || !host->loop->look->is_worth(host) ||
+        !tine__spin_begin(&host->loop->spin))
         return false;
     do
         any = hear(host);
-    while (!host->stopped && !any && tine__spin_on(&host->spin));
-    tine__spin_end(&host->spin, any);
+    while (!host->stopped && !any && tine__spin_on(&host->loop->spin));
+    tine__spin_end(&host->loop->spin, any);
     return any;
 }
 
 /* Waits for one thing to happen, and does what is to be done about it. */
 static int loop_wait(tine_host *host)
 {
-    bool heard = STAILQ_EMPTY(&host->tasks) && !host->expected && loop_awake(host);
+    bool heard =
+        STAILQ_EMPTY(&host->loop->tasks) && !host->loop->expected && loop_awake(host);
     if (host->stopped || tine__stale(host))
         return CAME;
     if (!heard)
         return loop_once(host, EVLOOP_ONCE);
     /* Timers, and what else is watched, have their turn meanwhile. */
-    bool due = host->now - host->polled_usec >= POLL_USEC;
+    bool due = host->now - host->loop->polled_usec >= POLL_USEC;
     int came = due ? loop_once(host, EVLOOP_NONBLOCK) : CAME;
     return came < 0 ? came : CAME;
 }
@@ -304,7 +329,7 @@ int tine_host_run(tine_host *host)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    if (host->running || host->depth)
+    if (host->loop->running || host->loop->depth)
         return -EBUSY;
     while (!host->stopped && tine_host_active(host) > 0) {
         int err = loop_wait(host);
@@ -320,10 +345,10 @@ int tine_host_run(tine_host *host)
 
 void tine_host_stop(tine_host *host)
 {
-    if (tine__stale(host) || !host->running)
+    if (tine__stale(host) || !host->loop->running)
         return;
     host->stopped = true;
-    event_base_loopbreak(host->base);
+    event_base_loopbreak(host->loop->base);
 }
 
 /* One thing, or the end of the time. */
@@ -341,7 +366,7 @@ int tine_host_poll(tine_host *host, int64_t max_usec)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    if (host->running || host->depth)
+    if (host->loop->running || host->loop->depth)
         return -EBUSY;
     int64_t now = max_usec > 0 ? tine__now_usec() : 0;
     if (max_usec > INT64_MAX / 2 - now)
@@ -356,7 +381,7 @@ int tine_host_active(const tine_host *host)
 {
     if (tine__stale(host))
         return -TINE_ESTALE;
-    return host->nactive > 0 || host->expected;
+    return host->loop->nactive > 0 || host->loop->expected;
 }
 
 static void on_io(evutil_socket_t fd, short events, void *arg)
@@ -383,8 +408,8 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
     short what = (short)((events & TINE_READ ? EV_READ : 0) |
                          (events & TINE_WRITE ? EV_WRITE : 0) | EV_PERSIST);
     errno = 0;
-    io->h.event = event_new(host->base, fd, what, on_io, io);
-    if (io->h.event && !host->own_base)
+    io->h.event = event_new(host->loop->base, fd, what, on_io, io);
+    if (io->h.event && !host->loop->own_base)
         io->h.event->ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
     if (!io->h.event || event_add(io->h.event, NULL) < 0) {
         int err = io->h.event && errno ? -errno : -ENOMEM;
@@ -393,7 +418,7 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
         free(io);
         return err;
     }
-    LIST_INSERT_HEAD(&host->ios, io, link);
+    LIST_INSERT_HEAD(&host->loop->ios, io, link);
     *out = io;
     return 0;
 }
@@ -464,14 +489,14 @@ int tine_signal_new(tine_host *host, tine_signal **out, int signo, tine_signal_c
     s->h.host = host;
     s->h.arg = arg;
     s->cb = cb;
-    s->h.event = evsignal_new(host->base, signo, on_signal, s);
+    s->h.event = evsignal_new(host->loop->base, signo, on_signal, s);
     if (!s->h.event || evsignal_add(s->h.event, NULL) < 0) {
         if (s->h.event)
             event_free(s->h.event);
         free(s);
         return -ENOMEM;
     }
-    LIST_INSERT_HEAD(&host->signals, s, link);
+    LIST_INSERT_HEAD(&host->loop->signals, s, link);
     tine__loop_hold(host, &s->h.holds, true);
     *out = s;
     return 0;

@@ -1,6 +1,6 @@
 /* The loop of a host: watchers, timers, signals, and the turns in which what was posted is done.
- * loop.c (libevent) <- timer.c, turn.c. Knows nothing of processes and calls, whose layers
- * give it what it is to call. Their own part of a host is named here, and nothing more. */
+ * Knows nothing of processes and calls, whose layers give it what it is to call; their own parts of a
+ * host are named here, and nothing more. */
 #ifndef TINE_LOOP_LOOP_H
 #define TINE_LOOP_LOOP_H
 
@@ -11,14 +11,9 @@
 
 #include "base/clock.h"
 #include "base/owner.h"
-#include "base/prioq.h"
-#include "base/spin.h"
 #include "tine.h"
 
-struct event;
 struct event_base;
-
-enum { TINE__CLOSERS = 4 };
 
 /* Something that can be looked at without asking libevent, as long as that is worth waiting awake
  * for. */
@@ -28,50 +23,18 @@ typedef struct tine__look {
     bool (*take)(tine_host *host);
 } tine__look;
 
+/* What all layers know of a host; the rest is in their own parts. */
 struct tine_host {
     tine__owner owner; /* the process that made it; in a fork of that, nothing works */
-    struct event_base *base;
-    bool own_base, running, stopped, in_turn;
-    bool holds;                    /* hold_event is pending */
-    bool expected;                 /* see tine__loop_expect */
-    void (*turn)(tine_host *host); /* given at open */
-    const tine__look *look;        /* what to look at before sleeping, or NULL */
-    void (*closers[TINE__CLOSERS])(tine_host *host);
-    /* Of a borrowed base: pending while there is something to wait for; see loop.c. */
-    struct event *hold_event, *tick_event;
-    struct event *later_event; /* active when a turn is wanted */
-    size_t nactive;            /* timers, watchers and busy processes */
-    unsigned depth;            /* callbacks of libevent's that are under way */
+    bool stopped;      /* by tine_host_stop: what is left is told in the next run */
+    int64_t now;       /* see tine__host_now */
+    size_t nbusy;      /* workers that owe answers: others take small bites meanwhile */
 
-    int timer_fd; /* or -1: where the system refuses one, there is the alarm */
-    tine_io *timer_io;
-    struct event *alarm;
-    int64_t armed_at; /* what the timerfd is set to; 0: nothing */
-    unsigned called,
-        called_in_vain;  /* callbacks in this round; of a timer, for nothing */
-    int64_t now;         /* see tine__host_now */
-    int64_t polled_usec; /* when libevent has looked at everything last */
-    tine__spin spin;
-    tine__prioq timer_queue;
-    uint64_t timer_order;
-    LIST_HEAD(, tine_timer) timers; /* all that live, for tine_host_free */
-    LIST_HEAD(, tine_io) ios;
-    LIST_HEAD(, tine_signal) signals;
-    STAILQ_HEAD(, tine__task) tasks; /* posted */
-
-    /* The upper layers' parts, each known to its own files alone: */
+    struct tine__loop *loop; /* each known to its own layer's files alone */
     struct tine__local_host *local;
     struct tine__process_host *process;
-
-    LIST_HEAD(, tine__client) busy; /* workers that owe answers */
-    size_t nbusy;
-    struct tine__scoreboard
-        *scoreboard; /* made with the first worker that serves calls, or NULL */
-    LIST_HEAD(, tine_rpc) rpcs; /* all that live, for tine_host_free */
-    LIST_HEAD(, tine_pool) pools;
-    struct tine__inbox
-        *came;              /* descriptors of the answer or event that is being told */
-    unsigned char *scratch; /* what is read from workers passes through here, or NULL */
+    struct tine__rpc_host *rpc;
+    struct tine__pool_host *pool;
 };
 
 /* Something to be done soon, in the loop: part of what it is about. */
@@ -89,6 +52,10 @@ int tine__loop_open(tine_host *host, struct event_base *base,
 void tine__loop_close(tine_host *host);
 /* While *holds is true, which is set to on, there is something to wait for: the loop goes on. */
 void tine__loop_hold(tine_host *host, bool *holds, bool on);
+/* Has it look there before it sleeps. */
+void tine__loop_look(tine_host *host, const tine__look *look);
+/* Whether there is one CPU only: who waits awake then keeps others from working. */
+bool tine__loop_is_alone(const tine_host *host);
 /* Makes the loop take a turn soon. */
 void tine__loop_wake(tine_host *host);
 /* Whether the turn has something to do, which the loop is to run on for. */

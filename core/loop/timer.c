@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "loop.h"
+#include "loop_priv.h"
 
 struct tine_timer {
     tine_host *host;
@@ -29,34 +29,34 @@ static bool goes_before(const void *a, const void *b)
 
 static int queue(tine_host *host, tine_timer *t)
 {
-    t->order = ++host->timer_order;
-    return tine__prioq_add(&host->timer_queue, t);
+    t->order = ++host->loop->timer_order;
+    return tine__prioq_add(&host->loop->timer_queue, t);
 }
 
 static tine_timer *first_of(const tine_host *host)
 {
-    return tine__prioq_first(&host->timer_queue);
+    return tine__prioq_first(&host->loop->timer_queue);
 }
 
 /* -------------------------------------------------------------------- timerfd */
 
 void tine__timers_wake_at(tine_host *host, int64_t usec)
 {
-    if (host->armed_at && host->armed_at <= usec)
+    if (host->loop->armed_at && host->loop->armed_at <= usec)
         return;
     struct itimerspec when = {{0, 0}, {usec / 1000000, usec % 1000000 * 1000}};
     if (usec <= 0)
         when.it_value.tv_nsec = 1;
-    if (host->timer_fd < 0)
+    if (host->loop->timer_fd < 0)
         tine__loop_alarm(host, usec - tine__now_usec());
     else
-        timerfd_settime(host->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
-    host->armed_at = usec > 0 ? usec : 1;
+        timerfd_settime(host->loop->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+    host->loop->armed_at = usec > 0 ? usec : 1;
 }
 
 static void fire(tine_host *host, tine_timer *t, int64_t now)
 {
-    tine__prioq_remove(&host->timer_queue, t);
+    tine__prioq_remove(&host->loop->timer_queue, t);
     if (t->every_usec >= 0) {
         t->at = now + t->every_usec;
         queue(host, t); /* there is room: it has just left */
@@ -69,12 +69,12 @@ static void fire(tine_host *host, tine_timer *t, int64_t now)
 void tine__timers_due(tine_host *host)
 {
     int64_t now = tine__now_usec();
-    host->armed_at = 0;
+    host->loop->armed_at = 0;
     tine_timer *t = first_of(host);
     if (!t || t->at > now)
-        host->called_in_vain++;
+        host->loop->called_in_vain++;
     /* What is added meanwhile waits for the next turn. */
-    for (size_t n = host->timer_queue.n;
+    for (size_t n = host->loop->timer_queue.n;
          n > 0 && (t = first_of(host)) && t->at <= now && !host->stopped; n--)
         fire(host, t, now);
     if ((t = first_of(host)))
@@ -87,30 +87,31 @@ static void on_timerfd(void *arg, tine_io *io, int events)
     uint64_t times;
     (void)io;
     (void)events;
-    if (read(host->timer_fd, &times, sizeof times) >= 0)
+    if (read(host->loop->timer_fd, &times, sizeof times) >= 0)
         tine__timers_due(host);
 }
 
 int tine__timers_open(tine_host *host)
 {
-    tine__prioq_init(&host->timer_queue, goes_before, offsetof(tine_timer, place));
+    tine__prioq_init(&host->loop->timer_queue, goes_before,
+                     offsetof(tine_timer, place));
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EACCES))
         return tine__loop_alarm_open(host);
-    host->timer_fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
-    if (host->timer_fd < 0)
-        return host->timer_fd;
-    return tine__io_internal(host, &host->timer_io, host->timer_fd, TINE_READ,
-                             on_timerfd, host);
+    host->loop->timer_fd = fd < 0 ? -errno : tine__fd_above_stdio(fd);
+    if (host->loop->timer_fd < 0)
+        return host->loop->timer_fd;
+    return tine__io_internal(host, &host->loop->timer_io, host->loop->timer_fd,
+                             TINE_READ, on_timerfd, host);
 }
 
 void tine__timers_close(tine_host *host)
 {
-    while (!LIST_EMPTY(&host->timers))
-        tine_timer_free(LIST_FIRST(&host->timers)); /* leaves the list */
-    tine_io_free(host->timer_io);
-    tine__fd_close(&host->timer_fd);
-    tine__prioq_free(&host->timer_queue);
+    while (!LIST_EMPTY(&host->loop->timers))
+        tine_timer_free(LIST_FIRST(&host->loop->timers)); /* leaves the list */
+    tine_io_free(host->loop->timer_io);
+    tine__fd_close(&host->loop->timer_fd);
+    tine__prioq_free(&host->loop->timer_queue);
 }
 
 /* ---------------------------------------------------------------------- public */
@@ -138,7 +139,7 @@ int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
         free(t);
         return -ENOMEM;
     }
-    LIST_INSERT_HEAD(&host->timers, t, link);
+    LIST_INSERT_HEAD(&host->loop->timers, t, link);
     tine__timers_wake_at(host, t->at);
     *out = t;
     return 0;
@@ -163,7 +164,7 @@ void tine_timer_free(tine_timer *t)
         return;
     tine_host *host = t->host;
     LIST_REMOVE(t, link);
-    tine__prioq_remove(&host->timer_queue, t);
+    tine__prioq_remove(&host->loop->timer_queue, t);
     tine__loop_hold(host, &t->holds, false);
     free(t);
 }

@@ -1,7 +1,7 @@
 /* What a turn of the loop is made of: tasks that were posted, the time, and whose host it is. */
 #include <assert.h>
 
-#include "loop.h"
+#include "loop_priv.h"
 
 enum { TASKS_PER_TURN = 256 };
 
@@ -19,17 +19,17 @@ void tine__host_post(tine_host *host, tine__task *task)
 {
     if (task->posted)
         return;
-    if (STAILQ_EMPTY(&host->tasks))
+    if (STAILQ_EMPTY(&host->loop->tasks))
         tine__loop_wake(host);
     task->posted = true;
-    STAILQ_INSERT_TAIL(&host->tasks, task, link);
+    STAILQ_INSERT_TAIL(&host->loop->tasks, task, link);
 }
 
 void tine__host_unpost(tine_host *host, tine__task *task)
 {
     if (!task->posted)
         return;
-    STAILQ_REMOVE(&host->tasks, task, tine__task, link);
+    STAILQ_REMOVE(&host->loop->tasks, task, tine__task, link);
     task->posted = false;
 }
 
@@ -39,9 +39,9 @@ void tine__host_run_tasks(tine_host *host)
 {
     tine__task *task;
     for (int i = 0; i < TASKS_PER_TURN && !host->stopped; i++) {
-        if (!(task = STAILQ_FIRST(&host->tasks)))
+        if (!(task = STAILQ_FIRST(&host->loop->tasks)))
             break;
-        STAILQ_REMOVE_HEAD(&host->tasks, link);
+        STAILQ_REMOVE_HEAD(&host->loop->tasks, link);
         task->posted = false;
         task->run(task->arg);
     }
@@ -50,15 +50,16 @@ void tine__host_run_tasks(tine_host *host)
 void tine__host_at_close(tine_host *host, void (*closer)(tine_host *host))
 {
     int i = 0;
-    while (i < TINE__CLOSERS && host->closers[i] && host->closers[i] != closer)
+    while (i < TINE__CLOSERS && host->loop->closers[i] &&
+           host->loop->closers[i] != closer)
         i++;
     assert(i < TINE__CLOSERS);
-    host->closers[i] = closer;
+    host->loop->closers[i] = closer;
 }
 
 void tine__host_call_closers(tine_host *host)
 {
-    for (int i = TINE__CLOSERS - 1; i >= 0; i--)
-        if (host->closers[i])
-            host->closers[i](host);
+    for (int i = TINE__CLOSERS - 1; host->loop && i >= 0; i--)
+        if (host->loop->closers[i])
+            host->loop->closers[i](host);
 }

@@ -431,9 +431,26 @@ static void teardown(tine_pool *pool)
 
 static void close_all(tine_host *host)
 {
-    while (!LIST_EMPTY(&host->pools))
+    tine__pool_host *h = host->pool;
+    while (!LIST_EMPTY(&h->pools))
         teardown(LIST_FIRST(
-            &host->pools)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+            &h->pools)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+    free(h);
+    host->pool = NULL;
+}
+
+static int open_host(tine_host *host)
+{
+    if (host->pool)
+        return 0;
+    int err = tine__rpc_open(host); /* before: what closes it comes after the pools */
+    if (err < 0)
+        return err;
+    host->pool = calloc(1, sizeof *host->pool);
+    if (!host->pool)
+        return -ENOMEM;
+    tine__host_at_close(host, close_all);
+    return 0;
 }
 
 int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *options,
@@ -442,15 +459,16 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
     if (!options || !options->max || options->idle > options->max)
         return -EINVAL;
     tine_host *host = tine__proc_host(p);
+    int err = open_host(host);
+    if (err < 0)
+        return err;
     tine_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return -ENOMEM;
     pool->host = host;
     pool->kill_at = -1;
     pool->task = (tine__task){.run = run_task, .arg = pool};
-    tine__rpc_open(host); /* before: what closes it comes after the pools */
-    tine__host_at_close(host, close_all);
-    int err = tine__rpc_config_init(&pool->config, host, func, &options->rpc);
+    err = tine__rpc_config_init(&pool->config, host, func, &options->rpc);
     if (!err) {
         take_options(pool, options);
         err = open_sched(pool);
@@ -463,7 +481,7 @@ int tine_pool_new(tine_proc *p, const tine_func *func, const tine_pool_options *
         free(pool);
         return err;
     }
-    LIST_INSERT_HEAD(&host->pools, pool, link);
+    LIST_INSERT_HEAD(&host->pool->pools, pool, link);
     tine__pool_wake(pool);
     *out = pool;
     return 0;

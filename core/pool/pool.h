@@ -94,6 +94,11 @@ struct tine__pool_worker {
     bool killed;      /* by the pool, for a deadline or at its end */
 };
 
+/* A host's part. */
+typedef struct tine__pool_host {
+    LIST_HEAD(, tine_pool) pools; /* all that live, for tine_host_free */
+} tine__pool_host;
+
 struct tine_pool {
     LIST_ENTRY(tine_pool) link; /* of the host's */
     tine_host *host;

@@ -53,7 +53,6 @@ int tine_host_new(tine_host **out, const tine_host_options *options)
     if (!host)
         return -ENOMEM;
     tine__owner_open(&host->owner);
-    host->timer_fd = -1;
     int err = open_parts(host, options);
     if (err < 0) {
         tine_host_free(host);

@@ -53,7 +53,7 @@ tine_job *tine__client_find(const tine__client *c, uint64_t serial)
 static void set_busy(tine__client *c)
 {
     tine_host *host = c->config->host;
-    LIST_INSERT_HEAD(&host->busy, c, busy);
+    LIST_INSERT_HEAD(&host->rpc->busy, c, busy);
     host->nbusy++;
 }
 
@@ -345,17 +345,15 @@ int tine__client_new(tine_proc *p, const tine__rpc_config *s,
     if (s->on_output)
         c->ids = calloc(TINE__WINDOW, sizeof *c->ids);
     int err = s->on_output && !c->ids ? -ENOMEM : 0;
-    if (!err && !host->scoreboard)
-        err = tine__scoreboard_open(&host->scoreboard);
+    if (!err && !host->rpc->scoreboard)
+        err = tine__scoreboard_open(&host->rpc->scoreboard);
     if (!err)
-        err = tine__client_open_scratch(host);
-    if (!err)
-        err = tine__scoreboard_take(host->scoreboard, &c->region);
+        err = tine__scoreboard_take(host->rpc->scoreboard, &c->region);
     if (!err)
         err = serve(c, p);
     if (err < 0) {
         if (c->region.chunk)
-            tine__scoreboard_give_back(host->scoreboard, &c->region);
+            tine__scoreboard_give_back(host->rpc->scoreboard, &c->region);
         free(c->ids);
         free(c);
         return err;
@@ -394,6 +392,6 @@ void tine__client_free(tine__client *c)
         free(t);
     }
     tine__loop_hold(host, &c->asked, false);
-    tine__scoreboard_give_back(host->scoreboard, &c->region);
+    tine__scoreboard_give_back(host->rpc->scoreboard, &c->region);
     free(c);
 }

@@ -15,6 +15,16 @@
 
 typedef struct tine__client tine__client;
 
+/* A host's part. */
+typedef struct tine__rpc_host {
+    LIST_HEAD(, tine__client) busy; /* workers that owe answers */
+    LIST_HEAD(, tine_rpc) rpcs;     /* all that live, for tine_host_free */
+    tine__scoreboard *scoreboard;   /* made with the first worker, or NULL */
+    struct tine__inbox
+        *came;              /* descriptors of the answer or event that is being told */
+    unsigned char *scratch; /* what is read from workers passes through here */
+} tine__rpc_host;
+
 /* What is the same for all workers of one owner: made once, borrowed by its clients. */
 typedef struct tine__rpc_config {
     tine_host *host;
@@ -85,7 +95,7 @@ int tine__job_fds(tine_job *job, const int *fds, size_t n);
 void tine__job_free(tine__rpc_config *s, tine_job *job);
 
 /* rpc.c: for a host that is to have rpcs or pools; more than once is fine. */
-void tine__rpc_open(tine_host *host);
+int tine__rpc_open(tine_host *host);
 
 /* The times of a call, CLOCK_MONOTONIC; zeros where it never started or nobody knows. */
 typedef struct tine__times {
@@ -165,7 +175,7 @@ void tine__client_memory(const tine__client *c, bool mappings, tine_memory *m);
 
 /* client_read.c: has the host hear answers before it sleeps; at the end, when no client is left,
  * frees what clients share. */
-void tine__clients_open(tine_host *host);
+int tine__clients_open(tine_host *host);
 void tine__clients_close(tine_host *host);
 
 pid_t tine__client_pid(const tine__client *c);

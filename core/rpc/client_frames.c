@@ -326,16 +326,17 @@ static void take_frame(tine__client *c, const tine__client_frame *f)
 void tine__client_take_frame(tine__client *c, const tine__client_frame *f)
 {
     tine_host *host = c->config->host;
-    tine__inbox *before = host->came;
-    host->came = &c->box;
+    tine__inbox *before = host->rpc->came;
+    host->rpc->came = &c->box;
     take_frame(c, f);
-    host->came = before;
+    host->rpc->came = before;
     if (c->box.n && f->head.type != TINE__FDS)
         tine__inbox_drop(&c->box);
 }
 
 size_t tine_host_fds(tine_host *host, int **fds)
 {
-    *fds = host->came ? host->came->fds : NULL;
-    return host->came ? host->came->n : 0;
+    const tine__inbox *came = host->rpc ? host->rpc->came : NULL;
+    *fds = came ? came->fds : NULL;
+    return came ? came->n : 0;
 }

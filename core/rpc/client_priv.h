@@ -95,7 +95,6 @@ typedef struct tine__client_frame {
 void tine__client_take_frame(tine__client *c, const tine__client_frame *f);
 
 /* client_read.c */
-int tine__client_open_scratch(tine_host *host);
 void tine__client_readable(void *arg, tine_io *io, int events);
 /* Takes what is left in the socket and the ring of a dead worker. */
 void tine__client_drain(tine__client *c);

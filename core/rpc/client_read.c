@@ -102,7 +102,7 @@ static ssize_t read_some(tine__client *c, size_t *asked)
 {
     tine_host *host = c->config->host;
     size_t direct = missing(c);
-    unsigned char *to = host->scratch;
+    unsigned char *to = host->rpc->scratch;
     *asked = c->ask ? c->ask : SCRATCH;
     if (direct) {
         *asked = direct < DIRECT ? direct : DIRECT;
@@ -137,13 +137,6 @@ static ssize_t read_some(tine__client *c, size_t *asked)
     if (c->box.first && !is_broken(c) && is_loaded(c))
         tine__client_broken(c, "it sent descriptors that it does not speak of");
     return n;
-}
-
-int tine__client_open_scratch(tine_host *host)
-{
-    if (!host->scratch)
-        host->scratch = malloc(SCRATCH + 1);
-    return host->scratch ? 0 : -ENOMEM;
 }
 
 static void at_eof(tine__client *c)
@@ -228,7 +221,7 @@ static bool hear(tine_host *host)
     tine__client *heard[HEARD];
     size_t n = 0;
     tine__client *c;
-    LIST_FOREACH(c, &host->busy, busy)
+    LIST_FOREACH(c, &host->rpc->busy, busy)
     if (n < HEARD && c->read_io &&
         atomic_load_explicit(&c->region.page->flushed, memory_order_acquire) !=
             c->received)
@@ -248,18 +241,28 @@ static bool hear(tine_host *host)
     return any;
 }
 
-void tine__clients_open(tine_host *host)
+int tine__clients_open(tine_host *host)
 {
     static const tine__look look = {is_worth_hearing, hear};
-    host->look = &look;
+    tine__rpc_host *h = calloc(1, sizeof *h);
+    unsigned char *scratch = malloc(SCRATCH + 1);
+    if (!h || !scratch) {
+        free(h);
+        free(scratch);
+        return -ENOMEM;
+    }
+    h->scratch = scratch;
+    host->rpc = h;
+    tine__loop_look(host, &look);
+    return 0;
 }
 
 void tine__clients_close(tine_host *host)
 {
-    tine__scoreboard_free(host->scoreboard);
-    free(host->scratch);
-    host->scoreboard = NULL;
-    host->scratch = NULL;
+    tine__scoreboard_free(host->rpc->scoreboard);
+    free(host->rpc->scratch);
+    free(host->rpc);
+    host->rpc = NULL;
 }
 
 /* What is there now: a process that it has left behind may write for ever. */
@@ -279,7 +282,7 @@ static void drain_socket(tine__client *c)
 
 static void drain_ring(tine__client *c)
 {
-    unsigned char *scratch = c->config->host->scratch;
+    unsigned char *scratch = c->config->host->rpc->scratch;
     const unsigned char *ring =
         (const unsigned char *)c->region.page + TINE__PAGE_STATUS;
     uint64_t tail = atomic_load(&c->region.page->tail);

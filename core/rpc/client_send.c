@@ -131,7 +131,7 @@ void tine__client_flush_task(void *arg)
 static bool wants_early(const tine__client *c)
 {
     const tine_host *host = c->config->host;
-    return !host->spin.alone && host->nbusy == 1;
+    return !tine__loop_is_alone(host) && host->nbusy == 1;
 }
 
 int tine__client_put(tine__client *c, int type, uint64_t serial, const void *body,

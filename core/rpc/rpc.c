@@ -286,8 +286,9 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
     tine_rpc *rpc = calloc(1, sizeof *rpc);
     if (!rpc)
         return -ENOMEM;
-    tine__rpc_open(host);
-    int err = tine__rpc_config_init(&rpc->config, host, func, options);
+    int err = tine__rpc_open(host);
+    if (!err)
+        err = tine__rpc_config_init(&rpc->config, host, func, options);
     if (err < 0) {
         free(rpc);
         return err;
@@ -306,7 +307,7 @@ int tine_rpc_new(tine_proc *p, const tine_func *func, const tine_rpc_options *op
         free(rpc);
         return err;
     }
-    LIST_INSERT_HEAD(&host->rpcs, rpc, link);
+    LIST_INSERT_HEAD(&host->rpc->rpcs, rpc, link);
     *out = rpc;
     return 0;
 }
@@ -438,14 +439,19 @@ static void teardown(tine_rpc *rpc)
 
 static void close_all(tine_host *host)
 {
-    while (!LIST_EMPTY(&host->rpcs))
+    while (!LIST_EMPTY(&host->rpc->rpcs))
         teardown(LIST_FIRST(
-            &host->rpcs)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+            &host->rpc
+                 ->rpcs)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
     tine__clients_close(host);
 }
 
-void tine__rpc_open(tine_host *host)
+int tine__rpc_open(tine_host *host)
 {
-    tine__clients_open(host);
-    tine__host_at_close(host, close_all);
+    if (host->rpc)
+        return 0;
+    int err = tine__clients_open(host);
+    if (!err)
+        tine__host_at_close(host, close_all);
+    return err;
 }

@@ -12,6 +12,7 @@
 
 #include "host_test.h"
 #include "process/process.h"
+#include "rpc/client.h"
 #include "wire/call.h"
 #include "wire/frame.h"
 #include "wire/protocol.h"
@@ -380,7 +381,8 @@ TEST_UNUSED static void session_end(session *s)
         CHECK_INT(s->calls[i].ends, 1);
     while (tine_host_active(s->host))
         CHECK(tine_host_poll(s->host, 1000) >= 0);
-    CHECK(LIST_EMPTY(&s->host->busy) && LIST_EMPTY(&s->host->rpcs) && !s->host->nbusy);
+    CHECK(LIST_EMPTY(&s->host->rpc->busy) && LIST_EMPTY(&s->host->rpc->rpcs) &&
+          !s->host->nbusy);
 }
 
 #endif

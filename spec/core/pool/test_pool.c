@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include "host_test.h"
+#include "pool/pool.h"
 #include "process/process.h"
 
 #define HOST(body) host_run(#body, body)
@@ -146,7 +147,7 @@ static void end(int64_t kill_after_usec)
     for (int i = 0; i < w.made; i++)
         CHECK_INT(w.calls[i].ends, 1);
     tine_proc_close(w.proc);
-    CHECK(LIST_EMPTY(&w.host->pools) && LIST_EMPTY(&w.host->busy));
+    CHECK(LIST_EMPTY(&w.host->pool->pools) && LIST_EMPTY(&w.host->rpc->busy));
 }
 
 /* ----------------------------------------------------------------------- calls */

@@ -220,8 +220,9 @@ static void lengths_far_too_large(tine_host *host)
     size_t most = 0;
     while (!s.seen.exits) {
         CHECK(tine_host_poll(host, 10000) >= 0);
-        if (!LIST_EMPTY(&host->busy) && LIST_FIRST(&host->busy)->in.cap > most)
-            most = LIST_FIRST(&host->busy)->in.cap;
+        if (!LIST_EMPTY(&host->rpc->busy) &&
+            LIST_FIRST(&host->rpc->busy)->in.cap > most)
+            most = LIST_FIRST(&host->rpc->busy)->in.cap;
     }
     session_end(&s);
     CHECK(most > 0 && most < 10000000);
@@ -350,8 +351,9 @@ static void talks_after_its_last_words(tine_host *host)
     size_t most = 0;
     while (!s.seen.exits) {
         CHECK(tine_host_poll(host, 10000) >= 0);
-        if (!LIST_EMPTY(&host->busy) && LIST_FIRST(&host->busy)->in.cap > most)
-            most = LIST_FIRST(&host->busy)->in.cap;
+        if (!LIST_EMPTY(&host->rpc->busy) &&
+            LIST_FIRST(&host->rpc->busy)->in.cap > most)
+            most = LIST_FIRST(&host->rpc->busy)->in.cap;
     }
     session_end(&s);
     CHECK(most < 200000);

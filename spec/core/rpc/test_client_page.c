@@ -266,7 +266,7 @@ static void who_never_reads(tine_host *host)
         int64_t before = cpu_usec();
         poll_for(host, 200000);
         CHECK(cpu_usec() - before < 50000);
-        CHECK(LIST_FIRST(&host->busy)->out.cap < (size_t)2 * MOST_CALLS * LARGE);
+        CHECK(LIST_FIRST(&host->rpc->busy)->out.cap < (size_t)2 * MOST_CALLS * LARGE);
         CHECK(s.ended == 0);
         for (int i = 0; i < MOST_CALLS; i += 2)
             tine_job_cancel(s.calls[i].job);
@@ -309,8 +309,9 @@ static void who_reads_slowly(tine_host *host)
     size_t most = 0;
     while (s.ended < MOST_CALLS) {
         CHECK(tine_host_poll(host, 10000) >= 0);
-        if (!LIST_EMPTY(&host->busy) && LIST_FIRST(&host->busy)->out.cap > most)
-            most = LIST_FIRST(&host->busy)->out.cap;
+        if (!LIST_EMPTY(&host->rpc->busy) &&
+            LIST_FIRST(&host->rpc->busy)->out.cap > most)
+            most = LIST_FIRST(&host->rpc->busy)->out.cap;
     }
     session_end(&s);
     CHECK(most < (size_t)4 * AT_ONCE * PIECE);

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include "host_test.h"
+#include "loop/loop_priv.h"
 #include "process/local/local_priv.h"
 #include "process/proc.h"
 #include "rpc/client_priv.h"
@@ -69,11 +70,13 @@ static void warm_up(tine_host *host, tine_rpc *rpc)
 static void await_answers(tine_host *host, bool turn)
 {
     tine__client *c;
-    if (turn)
-        host->turn(host); /* then nothing is left to do but to hear them */
-    LIST_FOREACH(c, &host->busy, busy)
+    if (turn) { /* then nothing is left to do but to hear them */
+        host->loop->turn(host);
+        tine__host_run_tasks(host);
+    }
+    LIST_FOREACH(c, &host->rpc->busy, busy)
     tine__client_flush(c);
-    LIST_FOREACH(c, &host->busy, busy)
+    LIST_FOREACH(c, &host->rpc->busy, busy)
     for (int64_t end = test_usec() + DEADLINE_USEC;
          atomic_load(&c->region.page->flushed) == c->received;) {
         CHECK(test_usec() < end);
