@@ -479,8 +479,9 @@ int64_t tine__sched_workers_when(const tine__sched *s, int64_t now)
         earlier(&when, s->next_start);
     if (s->broken && !s->probing && fewest(s))
         earlier(&when, s->retry_at);
+    bool starts = !s->broken && !(is_doubtful(s) && s->nstarting);
     int64_t at =
-        !s->broken && backlog(s) > s->nstarting - s->nreplacing ? busy_start_at(s) : -1;
+        starts && backlog(s) > s->nstarting - s->nreplacing ? busy_start_at(s) : -1;
     earlier(&when, at >= 0 && at < s->next_start ? s->next_start : at);
     earlier(&when, stop_at(s));
     const tine__sched_worker *old = tine__prioq_first(&s->ages);

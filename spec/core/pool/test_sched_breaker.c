@@ -339,6 +339,26 @@ static void closed(void)
     finish();
 }
 
+/* What is to be known of workers is known when the last one has come up: until then it does not
+ * ask to be asked. */
+static void in_doubt(void)
+{
+    defaults();
+    begin(0);
+    for (int i = 0; i < 4; i++)
+        add(&j[i]);
+    STARTS(false);
+    starting(false);
+    for (int i = 0; i < TINE__SCHED_FAILURES; i++)
+        tine__sched_not_started(s, false, now);
+    CHECK(!tine__sched_broken(s));
+    now += 60 * (int64_t)SECOND;
+    NEVER();
+    tine__sched_ready(s, &w[0], now);
+    ASSIGNS(&j[0], &w[0]);
+    finish();
+}
+
 /* None is started for `idle`; one is replaced while jobs wait, and no longer. */
 static void closed_with_jobs(void)
 {
@@ -378,6 +398,7 @@ int main(void)
     RUN(waits_without_damping);
     RUN(resized);
     RUN(resized_when_idle);
+    RUN(in_doubt);
     RUN(closed);
     RUN(closed_with_jobs);
     return 0;
