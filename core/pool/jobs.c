@@ -63,7 +63,8 @@ void tine__pool_end(tine_pool *pool, tine_job *job, const tine_error *err,
     }
     if (cb)
         cb(job->arg, job, err, results, n);
-    tine__retries_free(pool, job);
+    if (job->pool->tries || job->pool->retries != &pool->retries)
+        tine__retries_free(pool, job);
     tine__job_free(&pool->config, job);
     tine__pool_count(pool);
 }

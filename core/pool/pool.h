@@ -172,7 +172,7 @@ int tine__retries_take(tine_pool *pool, tine_job *job, const tine_call_options *
 void tine__retries_free(tine_pool *pool, tine_job *job);
 /* Whether its worker has died under the job. */
 bool tine__is_crash(const tine_error *err);
-/* What becomes of a job that has ended with err (NULL: results). May ask the user. */
+/* What becomes of a job that has ended with err. May ask the user. */
 enum tine__verdict tine__retries_judge(tine_pool *pool, tine_job *job,
                                        const tine_error *err);
 /* Queues it again; not for TINE__VERDICT_END. ok: its worker came out of it alive. */

@@ -11,8 +11,7 @@ enum { MOST_FREE = 20 };
 
 int tine__retries_take(tine_pool *pool, tine_job *job, const tine_call_options *o)
 {
-    job->pool->retries = &pool->retries;
-    if (!o || (!o->retries && !o->retry))
+    if (!o->retries && !o->retry)
         return 0;
     tine__retries *own = malloc(sizeof *own);
     if (!own)
@@ -87,7 +86,7 @@ enum tine__verdict tine__retries_judge(tine_pool *pool, tine_job *job,
     const struct tine__pool_part *part = job->pool;
     const tine__tries *spent = part->tries ? part->tries : &none;
     bool again = false;
-    if (!err || is_final(pool, part))
+    if (is_final(pool, part))
         return TINE__VERDICT_END;
     if (tine__is_crash(err))
         return judge_crash(job, spent);

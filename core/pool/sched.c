@@ -370,6 +370,7 @@ static void hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
         w->p.busy_since_usec = now;
     }
     w->p.kept = false; /* this one may be had */
+    w->p.alone = job->alone;
     w->p.used = ++s->uses;
     if (job->has_key) {
         tine__affine *e = tine__affinity_find(&s->keys, job->key);
@@ -401,6 +402,7 @@ void tine__sched_unhand(tine__sched *s, tine__sched_job *job)
     job->handed = false;
     job->worker = job->pinned ? w : NULL;
     s->nhanded--;
+    w->p.alone = false;
     if (--w->load == 0)
         s->nbusy--;
     if (job->has_key) {

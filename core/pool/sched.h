@@ -111,6 +111,7 @@ typedef struct tine__sched_worker {
         int64_t too_old_usec, idle_since_usec, busy_since_usec;
         bool kept; /* its last job was not to be had: no stealing until one is done */
         bool is_ready;                        /* counted as such */
+        bool alone;                           /* its job is to have it alone */
         struct tine__sched_job *first, *last; /* handed over, in order */
         struct tine__prioq *waiting;          /* jobs that only it may take; or NULL */
         struct tine__affine *keys;            /* that are bound to it */

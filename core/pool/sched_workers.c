@@ -53,7 +53,7 @@ void tine__sched_place(tine__sched *s, tine__sched_worker *w)
 {
     struct tine__sched_private *p = &w->p;
     bool ready = w->state == TINE__SCHED_READY;
-    bool room = w->load < s->load && !(p->first && p->first->alone);
+    bool room = w->load < s->load && !p->alone;
     const tine__sched_job *next = p->waiting ? tine__prioq_first(p->waiting) : NULL;
     bool waits = next != NULL, apart = waits && next->alone;
     bool feed = waits && (apart ? !w->load : room);

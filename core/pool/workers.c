@@ -42,7 +42,7 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
 {
     char text[CAUSE_MAX];
     tine_error more;
-    unsigned tries = tine__retries_count(job);
+    unsigned tries = err ? tine__retries_count(job) : 0;
     if (pool->killed && tine__is_crash(err)) {
         more = tine__error_make(TINE_KIND_CLOSED, err->pid,
                                 "the pool was closed, and its workers killed");
@@ -67,7 +67,8 @@ static void on_ended(void *owner, tine__client *c, tine_job *job, const tine_err
     bool good = !crash && !job->killed && times->started_usec;
     w->killed = w->killed || job->killed;
     w->jobs += good;
-    enum tine__verdict verdict = tine__retries_judge(pool, job, err);
+    enum tine__verdict verdict =
+        err ? tine__retries_judge(pool, job, err) : TINE__VERDICT_END;
     w->charged = w->charged || (crash && verdict != TINE__VERDICT_FREE);
     if (verdict != TINE__VERDICT_END) {
         tine__retries_queue(pool, job, verdict, err, good);
