@@ -56,6 +56,7 @@ typedef struct tine__local_host {
 
     enum { PIDFDS_UNKNOWN, PIDFDS_GIVEN, PIDFDS_REFUSED } pidfds; /* by the system */
     int sweeper_fd, sweeper_pidfd; /* see sweeper.h; or -1 */
+    bool sweeper_proven;           /* its interpreter has been heard of */
 
     char *interpreter, *found_interpreter, *lua_path, *lua_cpath;
 } tine__local_host;

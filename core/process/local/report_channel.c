@@ -126,6 +126,8 @@ static void answered(tine__local *l, arrival *a)
     const tine__news *news = l->link.news;
     tine_timer_free(l->timer);
     l->timer = NULL;
+    if (l->direct)
+        tine__local_host_of(l)->sweeper_proven = true;
     int err = l->adopted ? watch_adopted(l, a->sender, take_pidfd(a)) : 0;
     if (err < 0 && err != -ESRCH)
         return;

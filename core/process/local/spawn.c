@@ -120,6 +120,7 @@ static void on_no_hello(void *arg, tine_timer *timer)
         link->news->never(link, &err);
         return;
     }
+    tine__sweeper_doubt(tine__local_host_of(l));
     link->news->hung(link, &err);
 }
 

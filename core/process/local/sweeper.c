@@ -35,6 +35,7 @@ static void start(tine_host *host)
     };
     if (tine__exec_start(&args, &pid, &h->sweeper_pidfd, &step) == 0) {
         h->sweeper_fd = pair[0];
+        h->sweeper_proven = false;
         pair[0] = -1;
     }
     tine__fd_close_all(pair, 2);
@@ -56,11 +57,9 @@ void tine__sweeper_watch(const tine__local *l)
     tine__local_host *h = tine__local_host_of(l);
     if (l->link.detach || l->pidfd < 0)
         return;
-    if (h->sweeper_fd < 0)
-        start(l->link.host);
-    if (h->sweeper_fd < 0 || tell(l) != -EPIPE)
+    if (h->sweeper_fd >= 0 && tell(l) != -EPIPE)
         return;
-    /* Somebody has killed it. */
+    /* There is none, or somebody has killed it. */
     tine__sweeper_end(h);
     start(l->link.host);
     for (size_t i = 0; h->sweeper_fd >= 0 && i < h->nslots; i++) {
@@ -69,6 +68,14 @@ void tine__sweeper_watch(const tine__local *l)
             (other->direct || other->link.spare))
             tell(other);
     }
+}
+
+void tine__sweeper_doubt(tine__local_host *h)
+{
+    if (h->sweeper_pidfd < 0 || h->sweeper_proven)
+        return;
+    syscall(SYS_pidfd_send_signal, h->sweeper_pidfd, SIGKILL, NULL, 0);
+    tine__sweeper_end(h);
 }
 
 /* It goes by itself when its socket ends. */
