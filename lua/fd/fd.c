@@ -160,7 +160,10 @@ static void tell_closing(lua_State *L, int fd)
     lua_pushcfunction(L, call_closing);
     lua_pushvalue(L, 1);
     lua_pushinteger(L, fd);
-    if (lua_pcall(L, 2, 0, 0) != LUA_OK) {
+    bind_fd_shielded++;
+    int status = lua_pcall(L, 2, 0, 0);
+    bind_fd_shielded--;
+    if (status != LUA_OK) {
         if (lua_type(L, -1) == LUA_TSTRING)
             lua_warning(L, lua_tostring(L, -1), 0);
         lua_pop(L, 1);

@@ -42,6 +42,8 @@ int bind_fail_errno(lua_State *L, const char *what, int err);
  * has woken them; they fail with EINTR. Set and cleared by whoever sends signals, also in their
  * handlers. */
 extern volatile sig_atomic_t bind_fd_interrupted;
+/* Not 0: the code that runs is not to be ended now, since nobody would hear of its error. */
+extern volatile sig_atomic_t bind_fd_shielded;
 
 /* Registers the metatable and sets listen, connect and socketpair in the table on top. */
 void bind_fd_open(lua_State *L);

@@ -16,7 +16,7 @@
 /* Seconds that a timeout may have to be one: some 30 years. */
 #define TIMEOUT_MAX 1e9
 
-volatile sig_atomic_t bind_fd_interrupted;
+volatile sig_atomic_t bind_fd_interrupted, bind_fd_shielded;
 
 bool bind_fd_again(void)
 {
