@@ -96,14 +96,16 @@ if(TINE_LUA)
   set_target_properties(lua_host PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
 endif()
 
-# For specs: a system that refuses some calls.
-add_executable(refuse EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/spec/core/refuse.c)
-tine_compile_options(refuse)
-if(TINE_SANITIZE) # it is no program of tine's, and installs its filter by itself
-  target_compile_options(refuse PRIVATE -fno-sanitize=all)
-endif()
-set_target_properties(refuse PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
-add_dependencies(tine_tests refuse)
+# For specs: a system that refuses some calls. For tools/run-tests: what ends a test that hangs.
+foreach(name refuse session)
+  add_executable(${name} EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/spec/core/${name}.c)
+  tine_compile_options(${name})
+  if(TINE_SANITIZE) # they are no programs of tine's; refuse installs its filter by itself
+    target_compile_options(${name} PRIVATE -fno-sanitize=all)
+  endif()
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/spec)
+  add_dependencies(tine_tests ${name})
+endforeach()
 
 # For specs: the module with another transport in the place of that for local processes, and the
 # program at its far end. See spec/core/far/far.h.

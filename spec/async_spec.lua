@@ -37,7 +37,7 @@ local function prepare()
         done(text)
       end)
     elseif name == "nap" then
-      local function napping() worker.loop.sleep(60) end
+      local function napping() worker.loop.sleep(1000) end
       napping()
     elseif name == "callback" then
       worker.loop.timer(0, function()
@@ -97,7 +97,7 @@ local function prepare()
         spin()
       end)
       worker.go(function()
-        worker.loop.sleep(60)
+        worker.loop.sleep(1000)
         done()
       end)
     elseif name == "close" then
@@ -107,13 +107,13 @@ local function prepare()
           local f <close> = io.open(path, "w")
           f:write(tostring(err.kind))
         end })
-        worker.loop.sleep(60)
+        worker.loop.sleep(1000)
         done()
       end)
     elseif name == "exit late" then
       worker.loop.timer(0.02, function() os.exit(9) end)
       worker.go(function()
-        worker.loop.sleep(60)
+        worker.loop.sleep(1000)
         done()
       end)
     elseif name == "fail late" then
@@ -136,18 +136,16 @@ end
 describe("stopping jobs of an async worker #proc", function()
   for _, name in ipairs { "spin loudly", "sleep, then spin" } do
     case("interrupts the one whose code runs, whatever else is stopped: " .. name, function()
-      local pool, seen = new_async { grace = 20 }
+      local pool, seen = new_async { grace = 60 }
       local pid = pool:await("pid")
       local r = results()
       pool("later", 0.5, "x", r.cb(1))
-      local later = pool("later", 60, "y", r.cb(2))
+      local later = pool("later", 1000, "y", r.cb(2))
       local spin = pool(name, r.cb(3))
       proc.wait_for(function() return seen[name] end)
-      local began = tine.loop.now()
       spin:cancel()
       later:cancel()
       r.wait(3)
-      assert.is_true(tine.loop.now() - began < 10)
       assert.are.same({ "fine", "cancelled", "cancelled" }, r.kinds)
       assert.matches("spin", r.errs[3].traceback)
       assert.are.equal(pid, pool:await("pid"))
@@ -156,7 +154,7 @@ describe("stopping jobs of an async worker #proc", function()
   end
 
   case("interrupts one that goes on after it was stopped", function()
-    local pool, seen = new_async { grace = 20 }
+    local pool, seen = new_async { grace = 60 }
     local r, jobs = results(), {}
     local pid = pool:await("pid")
     -- The first keeps the loop, so that the others cannot be told; then they go on.
@@ -194,22 +192,20 @@ describe("what a job of an async worker has started #proc", function()
   end
 
   case("is interrupted past its deadline, in whichever coroutine it spins", function()
-    local pool, seen = new_async { grace = 20 }
+    local pool, seen = new_async { grace = 60 }
     local pid = pool:await("pid")
     local r = results()
     pool("later", 0.3, "x", r.cb(1))
     pool:call { args = { "go and spin" }, timeout = 0.1, cb = r.cb(2) }
     proc.wait_for(function() return seen["go and spin"] end)
-    local began = tine.loop.now()
     r.wait(2)
-    assert.is_true(tine.loop.now() - began < 10)
     assert.are.same({ "fine", "timeout" }, r.kinds)
     assert.are.equal(pid, pool:await("pid"))
     finish(pool)
   end)
 
   case("gets the error where it waits when it is cancelled or late", function()
-    local pool = new_async { grace = 20 }
+    local pool = new_async { grace = 60 }
     local pid = pool:await("pid")
     local r, paths = results(), { helper.tmpname(), helper.tmpname() }
     local job = pool("close", paths[1], r.cb(1))

@@ -599,7 +599,7 @@ describe("the user's own serialiser #proc", function()
   local function strange(fn)
     return function()
       rawset(_G, "SPEC_IS_HOST", true)
-      local rpc, faults = new_rpc({ freeze = FREEZE, thaw = THAW }, { timeout = 0.3, grace = 5 })
+      local rpc, faults = new_rpc({ freeze = FREEZE, thaw = THAW }, { timeout = 0.5, grace = 60 })
       local pid = rpc:await("pid")
       local ok, err = pcall(fn, rpc)
       if ok then ok, err = pcall(still_lives, rpc, faults, pid) end
@@ -619,7 +619,7 @@ describe("the user's own serialiser #proc", function()
         got = got + 1
       end)
     end
-    local deadline = tine.loop.now() + (helper.sanitized and 30 or 5)
+    local deadline = tine.loop.now() + 5 * helper.patience
     proc.wait_for(function() return got == 3 or tine.loop.now() > deadline end)
     assert.are.equal("fine", ended[1])
     assert.are.equal("fine", ended[3])
@@ -665,7 +665,7 @@ describe("the user's own serialiser #proc", function()
     local ended, after
     rpc("echo", "thaw-memory-host", function(err) ended = err end)
     rpc("echo", "fine", function(_, text) after = text end)
-    local deadline = tine.loop.now() + (helper.sanitized and 30 or 5)
+    local deadline = tine.loop.now() + 5 * helper.patience
     proc.wait_for(function() return ended and after or tine.loop.now() > deadline end)
     assert.are.equal("fine", after)
     assert.is_truthy(ended, "the call has not ended")

@@ -225,7 +225,7 @@ describe("tine.main #unit", function()
       local ok, err = pcall(tine.main, function()
         local _ <close> = setmetatable({}, { __close = function() closed = true end })
         start(function() error(value) end)
-        loop.sleep(60)
+        loop.sleep(1000)
       end)
       assert.is_false(ok)
       assert.is_true(rawequal(value, err))
@@ -251,7 +251,7 @@ describe("tine.main #unit", function()
   it("leaves nothing to wait for when the function is given up", function()
     local a, b = pair()
     for _, wait in ipairs {
-      function() loop.sleep(60) end,
+      function() loop.sleep(1000) end,
       function() b:read() end,
       function() b:write(("x"):rep(4 << 20)) end,
     } do

@@ -26,6 +26,10 @@ helper.lua = os.getenv("TINE_LUA") or "lua5.4"
 -- figures mean little.
 helper.sanitized = os.getenv("TINE_SANITIZED") ~= nil
 
+--- Deadlines are given as for a machine that does nothing else, and are there to end what hangs:
+-- so many times as long is waited.
+helper.patience = helper.sanitized and 20 or 6
+
 local function prepend(path, entry)
   return (";" .. path .. ";"):find(";" .. entry .. ";", 1, true) and path or entry .. ";" .. path
 end
@@ -108,13 +112,13 @@ end
 
 --- Runs a program to its end, in a process group that is ended with it.
 -- @tparam string command a shell command
--- @tparam[opt=20] number seconds it may take
+-- @tparam[opt=20] number seconds it may take, times patience
 -- @treturn string its standard output and standard error
 -- @treturn integer its exit code; 124 if it took too long, 128 + n for signal n
 function helper.run(command, seconds)
   local path = tmppath()
   local _, how, code = os.execute(string.format("timeout -k 1 %g sh -c %s >%s 2>&1 </dev/null",
-    seconds or 20, helper.quote(command), path))
+    (seconds or 20) * helper.patience, helper.quote(command), path))
   local text = read_all(path)
   os.remove(path)
   return text, how == "signal" and 128 + code or code
@@ -220,16 +224,18 @@ local function in_own_directory(ids)
   return list
 end
 
---- Processes of tine in our working directory that are no longer below this process: what outlived
--- the one that made it.
+--- Processes of tine that are no longer below this process: what outlived the one that made it.
+-- Under tools/run-tests, those of this run; else, all that work in our directory.
 function helper.strays()
   local all, own, list = processes(), helper.pid(), {}
   local below = { [own] = true }
   for _, id in ipairs(descendants_in(all, own)) do below[id] = true end
-  for id, p in pairs(all) do
+  local session = tonumber(os.getenv("TINE_SPEC_SESSION"))
+  for _, id in ipairs(descendants_in(all, session or 0)) do
+    local p = all[id]
     if not below[id] and p.state ~= "Z" and p.name:find("^tine") then list[#list + 1] = id end
   end
-  return sorted(in_own_directory(list))
+  return sorted(session and list or in_own_directory(list))
 end
 
 --- Whether a process is there, other than as a zombie.
@@ -249,10 +255,11 @@ end
 ------------------------------------------------------------------------------------ waiting
 
 --- Runs the loop until fn returns a true value, which it returns. Raises after that many
--- seconds (ten times as many under sanitizers), with what fn's second result says, if any.
+-- seconds, times patience, with what fn's second result says, if any.
 function helper.wait_until(seconds, fn)
   local loop = require("tine").loop
-  local deadline = helper.now() + seconds * (helper.sanitized and 10 or 1)
+  seconds = seconds * helper.patience
+  local deadline = helper.now() + seconds
   while true do
     local result, why = fn()
     if result then return result end
@@ -307,7 +314,7 @@ local function set_of(...)
 end
 
 --- Runs fn, collects garbage twice, and runs the loop until there are no descriptors and no
--- processes that were not there before. Raises with a list of what is left after 5 seconds.
+-- processes that were not there before. Raises with a list of what is left after some seconds.
 -- @tparam function fn
 -- @tparam[opt] table opts `cold`: the default template is not made beforehand
 -- @return what fn returns
@@ -330,24 +337,40 @@ end
 
 --------------------------------------------------------------------------------- busted side
 
+-- The file that an element of busted's tree stands in, and its name with all of its contexts'.
+local function identify(element)
+  local busted, names = require "busted", {}
+  while element and element.descriptor ~= "file" do
+    table.insert(names, 1, element.name)
+    element = busted.parent(element)
+  end
+  return element and element.name or "?", table.concat(names, " ")
+end
+
 -- tools/run-tests ends a test that hangs: it is told here what runs and how long it may take.
 local function tell_watchdog(path)
-  local busted = require "busted"
   local n = 0
-  local function full_name(element)
-    local names = {}
-    while element and element.name and element.descriptor ~= "file" do
-      table.insert(names, 1, element.name)
-      element = busted.parent(element)
-    end
-    return table.concat(names, " ")
-  end
-  busted.subscribe({ "test", "start" }, function(element)
-    local name = full_name(element)
-    local seconds = (name:find("#slow", 1, true) and 300 or 30) * (helper.sanitized and 5 or 1)
+  require("busted").subscribe({ "test", "start" }, function(element)
+    local _, name = identify(element)
+    local seconds = (name:find("#slow", 1, true) and 60 or 30) * helper.patience
     n = n + 1
     local f <close> = io.open(path, "w")
     if f then f:write(n, "\n", seconds, "\n", name, "\n") end
+    return nil, true
+  end)
+end
+
+-- How long each test took, a line each: seconds, file, name.
+local function tell_times(path)
+  local busted, began = require "busted", 0
+  busted.subscribe({ "test", "start" }, function()
+    began = helper.now()
+    return nil, true
+  end)
+  busted.subscribe({ "test", "end" }, function(element)
+    local file, name = identify(element)
+    local f <close> = io.open(path, "a")
+    if f then f:write(("%.2f\t%s\t%s\n"):format(helper.now() - began, file, name)) end
     return nil, true
   end)
 end
@@ -356,6 +379,7 @@ end
 if package.loaded["busted"] or package.loaded["busted.core"] then
   local busted = require "busted"
   if os.getenv("TINE_SPEC_STATE") then tell_watchdog(os.getenv("TINE_SPEC_STATE")) end
+  if os.getenv("TINE_SPEC_TIMES") then tell_times(os.getenv("TINE_SPEC_TIMES")) end
   busted.subscribe({ "suite", "end" }, function()
     helper.cleanup()
     return nil, true

@@ -698,7 +698,7 @@ describe("the end of the host #proc", function()
     local function sleep(sock)
       sock:write("x")
       sock:read()
-      while true do require("tine").loop.poll(60) end
+      while true do require("tine").loop.poll(1000) end
     end
     tine.main(function()
       for _, make in ipairs {

@@ -81,11 +81,11 @@ end
 function host_program.run(source, opts)
   opts = opts or {}
   local paths = ("package.path, package.cpath = %q, %q\n"):format(package.path, package.cpath)
-  local head = preamble:format(helper.sanitized and 100 or 15)
+  local head = preamble:format(15 * helper.patience)
   local path = helper.write_file(paths .. head .. source)
   local command = ("%s; exec %s %s %s"):format(opts.setup or ":", opts.prefix or "",
     helper.program(path), opts.redirect or "")
-  return helper.run("exec bash -c " .. helper.quote(command), helper.sanitized and 200 or 25)
+  return helper.run("exec bash -c " .. helper.quote(command), 25)
 end
 
 --- The same; it has to end well.

@@ -222,14 +222,14 @@ describe("loop.poll #unit", function()
   end
 
   it("does not wait by default", function()
-    local timer <close> = loop.timer(60, error)
+    local timer <close> = loop.timer(1000, error)
     assert.is_true(seconds(loop.poll) < 2)
     assert.is_true(seconds(loop.poll, 0) < 2)
     timer:close()
   end)
 
   it("waits as long as asked, and no longer", function()
-    local timer <close> = loop.timer(60, error)
+    local timer <close> = loop.timer(1000, error)
     for _ = 1, 2 do
       local longest, tries = 0, 0
       -- News of processes of earlier tests may end a wait.
@@ -252,7 +252,7 @@ describe("loop.poll #unit", function()
     local fired
     loop.timer(0.01, function() fired = true end)
     for _ = 1, 20 do
-      assert.is_true(seconds(loop.poll, 20) < 10)
+      assert.is_true(seconds(loop.poll, 1000) < 500)
       if fired then break end
     end
     assert.is_true(fired)
@@ -264,19 +264,18 @@ describe("loop.poll #unit", function()
 local loop = require "tine".loop
 local f <close> = assert(io.open("/proc/self/stat"))
 local pid = f:read("n")
-local before = loop.now()
 -- When it sleeps.
 local script = [=[while ! grep -q "^State:.S" /proc/$1/status; do :; done; kill -INT $1]=]
 local killer <close> = assert(io.popen("set -- " .. pid .. "; " .. script))
-local ok, why = pcall(loop.poll, 30)
-print(ok, why:match("interrupted!"), loop.now() - before < 10)
+local ok, why = pcall(loop.poll, 1000)
+print(ok, why:match("interrupted!"))
 ]])
-    assert.are.same({ "false\tinterrupted!\ttrue\n", 0 }, { text, code })
+    assert.are.same({ "false\tinterrupted!\n", 0 }, { text, code })
   end)
 
   it("says whether something is left to wait for", function()
     assert.is_false(loop.poll())
-    local timer <close> = loop.timer(60, error)
+    local timer <close> = loop.timer(1000, error)
     assert.is_true(loop.poll())
     timer:close()
     assert.is_false(loop.poll())
@@ -738,7 +737,7 @@ describe("handles #unit", function()
     local weak = setmetatable({}, { __mode = "k" })
     do
       local timer
-      timer = loop.timer(60, function() return timer end)
+      timer = loop.timer(1000, function() return timer end)
       weak[timer] = true
       timer:close()
     end

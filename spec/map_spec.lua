@@ -214,21 +214,17 @@ describe("tine map #proc", function()
   end)
 
   it("with --halt-on-error does not wait for what comes after the failed line", function()
-    local began = helper.now()
     local out, err, code = map("-n 2 --halt-on-error -e 'if n == 3 then error(\"x\", 0) end "
-      .. "if n > 3 then os.execute(\"sleep 30\") end return n'", lines(1, 50))
-    assert.is_true(helper.now() - began < 15)
+      .. "if n > 3 then os.execute(\"sleep 1000\") end return n'", lines(1, 50))
     assert.are.equal("1\n2\n", out)
     assert.are.equal(1, code)
     assert.matches("line 3: x\n", err)
   end)
 
   it("with --halt-on-error --unordered prints what has ended, and kills the rest", function()
-    local began = helper.now()
     local out, err, code = map("-n 2 --unordered --halt-on-error -e 'if n == 1 then "
-      .. "os.execute(\"sleep 30\") end if n == 40 then error(\"x\", 0) end return n'",
+      .. "os.execute(\"sleep 1000\") end if n == 40 then error(\"x\", 0) end return n'",
       lines(1, 3000))
-    assert.is_true(helper.now() - began < 15)
     -- The worker that sleeps may have been given one more.
     local printed = 0
     for n in out:gmatch("%d+") do
@@ -506,13 +502,11 @@ describe("tine map #proc", function()
 
   it("kills what is under way when Ctrl-C is typed again", function()
     if not has_script() then return end
-    local began = helper.now()
-    local out, code = typed("if n == 3 then os.execute('sleep 30') end return n", {
+    local out, code = typed("if n == 3 then os.execute('sleep 1000') end return n", {
       function(text) return text:find("2\r\n") end,
       function(text) return text:find("interrupted: ") end,
     })
     assert.are.equal(130, code)
-    assert.is_true(helper.now() - began < 15)
     assert.matches("tine: map: killed: %d+ lines are not finished", out)
     assert.is_nil(out:find("3\r\n", 1, true))
     assert.is_nil(out:find("4\r\n", 1, true))
@@ -725,13 +719,11 @@ describe("tine map #proc", function()
   end)
 
   it("kills what is under way at the second Ctrl-C", function()
-    local began = helper.now()
-    local out, code = interrupted("if n == 3 then os.execute('sleep 30') end return n", {
+    local out, code = interrupted("if n == 3 then os.execute('sleep 1000') end return n", {
       function(text) return text:find("\n2\n") end,
       function(text) return text:find("interrupted: ") end,
     })
     assert.are.equal(130, code)
-    assert.is_true(helper.now() - began < 15)
     assert.is_nil(out:find("\n4\n", 1, true))
   end)
 end)

@@ -240,7 +240,7 @@ describe("pool:map #proc", function()
       end)
     end)
     open()
-    local deadline = helper.now() + (helper.sanitized and 100 or 10)
+    local deadline = helper.now() + 10 * helper.patience
     while not kinds.ended and helper.now() < deadline do
       local ok, err = pcall(tine.loop.poll, 0.01)
       if not ok then

@@ -108,7 +108,7 @@ describe("a pool that is closed with a time limit #proc", function()
   case("tells jobs that were cut off apart from those that never started", function()
     local pool = new_pool { max = 2, start = 0, load = 2 }
     local r = results()
-    for i = 1, 9 do pool("sleep", "60", r.cb(i)) end
+    for i = 1, 9 do pool("sleep", "1000", r.cb(i)) end
     proc.wait_for(function()
       local busy = 0
       for _, worker in ipairs(pool:stats().workers) do busy = busy + (worker.job and 1 or 0) end

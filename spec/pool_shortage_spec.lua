@@ -1,5 +1,6 @@
 -- Pools that cannot have as many workers as they want, and jobs that their workers die of.
 local helper = require "spec.helper"
+local program = require "spec.host_program"
 local pools = require "spec.pools"
 local proc = require "spec.proc"
 local tine = require "tine"
@@ -28,10 +29,10 @@ local PROGRAM <const> = [[
 ]]
 
 local function under(limit, prefix)
-  local program = helper.program(helper.write_file(PROGRAM))
+  local command = helper.program(helper.write_file(PROGRAM))
   -- Programs that its jobs start may not find room either.
   return (helper.run(("%s sh -c %s 2>/dev/null"):format(prefix or "",
-    helper.quote(limit .. "; exec " .. program)), 60))
+    helper.quote(limit .. "; exec " .. command)), 60))
 end
 
 describe("a pool that cannot grow #proc", function()
@@ -42,15 +43,10 @@ describe("a pool that cannot grow #proc", function()
   end)
 
   it("does so where processes are short", function()
-    if not os.execute("test $(id -u) = 0 && command -v setpriv >/dev/null") then
-      return pending("needs root and setpriv")
-    end
-    -- Not a user that anybody else has processes of.
-    local user = "setpriv --reuid 58231 --clear-groups"
-    if not os.execute(user .. " test -r " .. helper.quote(helper.build .. "/tine/core.so")) then
-      return pending("another user cannot read the build")
-    end
-    assert.equal("40\t0\tfalse\tsystem 11\n", under("true", user .. " prlimit --nproc=9"))
+    local as_user, why = program.other_user()
+    if as_user == "" then why = "needs root" end
+    if why then return pending(why) end
+    assert.equal("40\t0\tfalse\tsystem 11\n", under("true", as_user .. "prlimit --nproc=9"))
   end)
 end)
 
@@ -82,7 +78,7 @@ describe("jobs that their workers die of #proc", function()
     local pool = pools.new { max = 1, load = 2 }
     local failed, done = 0, 0
     for i = 1, 40 do
-      pool("sleep", i <= 12 and 30 or 0, function(err)
+      pool("sleep", i <= 12 and 1000 or 0, function(err)
         if err then
           failed = failed + 1
           assert(err.signal == 9, err)

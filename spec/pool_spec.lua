@@ -397,7 +397,7 @@ end)
 -- Runs the loop until fn returns true; each error that a callback raises is counted.
 local function poll_until(fn)
   local raised, all = 0, {}
-  local deadline = helper.now() + (helper.sanitized and 100 or 10)
+  local deadline = helper.now() + 10 * helper.patience
   while not fn(raised) do
     if helper.now() > deadline then
       error(("%d were raised: %s"):format(raised, table.concat(all, "\n")), 2)

@@ -11,10 +11,10 @@ local new_pool, gate, results, finish, kill, only, running =
 describe("deadlines of jobs #proc", function()
   for _, name in ipairs { "spin", "coroutine" } do
     case("raise an error in the job, and the worker lives: " .. name, function()
-      local pool, faults = new_pool { max = 1, load = 4, timeout = 0.15, grace = 5 }
+      local pool, faults = new_pool { max = 1, load = 4, grace = 60 }
       local pid = pool:await("pid")
       local r, began = results(), tine.loop.now()
-      pool(name, r.cb(1))
+      pool:call { args = { name }, timeout = 0.15, cb = r.cb(1) }
       pool("echo", 2, r.cb(2))
       r.wait(2)
       assert.is_true(tine.loop.now() - began >= 0.14)
@@ -30,15 +30,14 @@ describe("deadlines of jobs #proc", function()
   end
 
   case("are of one job when it says so, counted from its start", function()
-    local pool = new_pool { max = 1, load = 4, timeout = 0.1, grace = 5 }
+    local pool = new_pool { max = 1, load = 4, timeout = 0.1, grace = 60 }
     local path, open = gate()
     local r = results()
-    pool:call { args = { "gate", path, "x" }, timeout = 60, cb = r.cb(1) }
+    pool:call { args = { "gate", path, "x" }, timeout = 1000, cb = r.cb(1) }
     -- It waits longer than it may run.
-    pool:call { args = { "echo", "y" }, timeout = 0.1, cb = r.cb(2) }
+    pool:call { args = { "echo", "y" }, timeout = 1, cb = r.cb(2) }
     running(pool, 2)
-    local began = tine.loop.now()
-    proc.wait_for(function() return tine.loop.now() - began > 0.3 end)
+    tine.loop.sleep(1.2)
     assert.are.equal(0, r.ended)
     open()
     r.wait(2)
@@ -49,11 +48,11 @@ describe("deadlines of jobs #proc", function()
 
   case("kill the worker and its children after grace, when it is in C or catches", function()
     for _, name in ipairs { "sleep", "stubborn", "child" } do
-      local pool, faults = new_pool { max = 1, load = 4, timeout = 0.1, grace = 0.2 }
+      local pool, faults = new_pool { max = 1, load = 4, grace = 0.2 }
       local pid = tonumber(pool:await("pid"))
       local path = helper.tmpname()
       local r, began = results(), tine.loop.now()
-      pool(name, name == "sleep" and 60 or path, r.cb(1))
+      pool:call { args = { name, name == "sleep" and 1000 or path }, timeout = 0.1, cb = r.cb(1) }
       for i = 2, 5 do pool("echo", i, r.cb(i)) end
       r.wait(5)
       assert.is_true(tine.loop.now() - began >= 0.29)
@@ -73,7 +72,7 @@ describe("deadlines of jobs #proc", function()
   end)
 
   case("may be caught by a job that then ends: it has its results", function()
-    local pool = new_pool { max = 1, timeout = 0.1, grace = 5 }
+    local pool = new_pool { max = 1, timeout = 0.1, grace = 60 }
     local ok, kind, text = pool:await("catch")
     assert.are.equal("false", ok)
     assert.are.equal("timeout", kind)
@@ -117,7 +116,7 @@ describe("cancelling #proc", function()
   end)
 
   case("raises an error in the one that runs, and the worker lives", function()
-    local pool = new_pool { max = 1, load = 4, grace = 5 }
+    local pool = new_pool { max = 1, load = 4, grace = 60 }
     local pid = tonumber(pool:await("pid"))
     local r = results()
     local job = pool("spin", r.cb(1))
@@ -149,7 +148,7 @@ describe("cancelling #proc", function()
   end)
 
   case("at any time leaves exactly one end", function()
-    local pool = new_pool { max = 2, load = 4, start = 0, grace = 5 }
+    local pool = new_pool { max = 2, load = 4, start = 0, grace = 60 }
     local r, jobs, order = results(), {}, {}
     for i = 1, 400 do jobs[i] = pool("echo", i, r.cb(i)) end
     for i = 1, 400 do order[i] = i end
@@ -171,7 +170,7 @@ end)
 
 describe("pool:traceback #proc", function()
   case("shows what a worker runs", function()
-    local pool = new_pool { max = 1, grace = 5 }
+    local pool = new_pool { max = 1, grace = 60 }
     local pid = tonumber(pool:await("pid"))
     assert.matches("nothing runs", pool:traceback(pid))
     local r = results()

@@ -234,7 +234,7 @@ describe("an async pool #proc", function()
   end)
 
   case("ends those that are never answered at their deadline, and those cancelled", function()
-    local pool = new_pool({ max = 1, load = 100, async = true, grace = 5 }, "async")
+    local pool = new_pool({ max = 1, load = 100, async = true, grace = 60 }, "async")
     local pid = pool:await("pid")
     local r = results()
     pool:call { args = { "never" }, timeout = 0.1, cb = r.cb(1) }
@@ -253,8 +253,8 @@ describe("an async pool #proc", function()
     local pool = new_pool({ max = 1, load = 4, async = true, grace = 0.1 }, "async")
     pool:await("pid")
     local r = results()
-    pool("sleep", 1, r.cb(1))
-    pool:call { args = { "echo", "x" }, timeout = 0.3, cb = r.cb(2) }
+    pool("sleep", 1.2, r.cb(1))
+    pool:call { args = { "echo", "x" }, timeout = 1, cb = r.cb(2) }
     r.wait(2)
     assert.are.equal("fine", r.kinds[1], r.errs[1])
     assert.are.equal("fine", r.kinds[2], r.errs[2])
@@ -264,12 +264,13 @@ describe("an async pool #proc", function()
   -- More of them than the worker's page has room for starts.
   case("ends each at its own deadline, however many are under way", function()
     for _, n in ipairs { 5, 600 } do
-      local pool = new_pool({ max = 1, load = 1000, async = true, timeout = 1, grace = 5 }, "async")
+      local pool = new_pool({ max = 1, load = 1000, async = true, timeout = 1, grace = 60 },
+        "async")
       pool:await("pid")
       local r = results()
       local first, last
       for i = 1, n do
-        pool("later", 60, "x", function(err)
+        pool("later", 1000, "x", function(err)
           first = first or tine.loop.now()
           last = tine.loop.now()
           r.cb(i)(err)
@@ -277,7 +278,7 @@ describe("an async pool #proc", function()
       end
       r.wait(n)
       for i = 1, n do assert.are.equal("timeout", r.kinds[i]) end
-      assert.is_true(last - first < 0.5, last - first)
+      assert.is_true(last - first < 4, last - first)
       finish(pool)
     end
   end)
@@ -287,14 +288,16 @@ describe("an async pool #proc", function()
     local pid = tonumber(pool:await("pid"))
     local r = results()
     pool("later", 1, "x", r.cb(1))
-    proc.wait_for(function() return (pool:stats().workers[1].job_seconds or 0) > 0.6 end)
+    proc.wait_for(function() return pool:stats().workers[1].job end)
+    local began = tine.loop.now()
+    proc.wait_for(function() return tine.loop.now() - began > 0.5 end)
     pools.kill(pid)
     local worker
     proc.wait_for(function()
       worker = pool:stats().workers[1]
       return worker and worker.job and worker.pid ~= pid
     end)
-    assert.is_true(worker.job_seconds < 0.6, worker.job_seconds)
+    assert.is_true(worker.job_seconds < tine.loop.now() - began - 0.4, worker.job_seconds)
     r.wait(1)
     assert.are.equal("fine", r.kinds[1], r.errs[1])
     finish(pool)
@@ -341,8 +344,8 @@ describe("the memory of a pool #proc", function()
   local LIMIT <const> = 24 << 20
 
   -- In a program of its own: what other tests have left in this one's heap is no measure.
-  it("stays bounded when a worker floods a slow host with ten million events #slow", function()
-    local MANY <const> = helper.sanitized and 400000 or 10000000
+  it("stays bounded when a worker floods a slow host with a million events #slow", function()
+    local MANY <const> = helper.sanitized and 100000 or 1000000
     local text, code = helper.run(proc.program(([[
       local function rss(pid)
         local f <close> = io.open(("/proc/%%s/statm"):format(pid))
@@ -356,7 +359,7 @@ describe("the memory of a pool #proc", function()
       while not pid do tine.loop.poll(0.1) end
       collectgarbage()
       local before, before_host = rss(pid), rss("self")
-      pool("events", %d, "x", function(err)
+      pool("events", %d, ("x"):rep(200), function(err)
         assert(not err, err)
         ended = true
       end)
@@ -369,7 +372,7 @@ describe("the memory of a pool #proc", function()
         tine.loop.poll(0.01)
       end
       say(seen, most, most_host)
-    ]]):format(pools.source, MANY)), helper.sanitized and 200 or 60)
+    ]]):format(pools.source, MANY)), 20)
     assert.are.equal(0, code, text)
     local seen, most, most_host = text:match("^(%d+)\t(%d+)\t(%d+)\n$")
     assert.are.equal(MANY, tonumber(seen), text)
@@ -406,7 +409,7 @@ describe("the memory of a pool #proc", function()
         end
       end
       say(last, most, most_host)
-    ]]):format(pools.source)), helper.sanitized and 200 or 60)
+    ]]):format(pools.source)), 20)
     assert.are.equal(0, code, text)
     local last, most, most_host = text:match("^(%d+)\t(%d+)\t(%d+)\n$")
     assert.are.equal("300000", last, text)

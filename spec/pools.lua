@@ -79,12 +79,12 @@ function pools.prepare()
 
   -- Leaves a child behind, and ends.
   function jobs.leave(path)
-    os.execute("sleep 30 & echo $! >" .. path)
+    os.execute("sleep 1000 & echo $! >" .. path)
   end
 
   -- Waits for a child, whose id goes into a file.
   function jobs.child(path)
-    os.execute("sleep 60 & echo $! >" .. path .. "; sleep 60")
+    os.execute("sleep 1000 & echo $! >" .. path .. "; sleep 1000")
   end
 
   function jobs.say(text)

@@ -5,7 +5,7 @@ local tine = require "tine"
 local proc = {}
 
 --- Runs fn in a coroutine of tine.go, and the loop, until it has ended.
--- @tparam number seconds it may take (ten times as many under sanitizers)
+-- @tparam number seconds it may take, times helper.patience
 -- @tparam function fn
 -- @return what fn returned
 -- @raise what fn or a callback raised; where fn waits, when it takes too long
@@ -22,7 +22,8 @@ function proc.within(seconds, fn)
   return table.unpack(result, 2, result.n)
 end
 
---- `it` for tests that run in a coroutine of tine.go, have 15 seconds, and leave nothing.
+--- `it` for tests that run in a coroutine of tine.go, have 15 seconds (times helper.patience), and
+-- leave nothing.
 function proc.case(it)
   return function(name, fn)
     it(name, function()

@@ -68,7 +68,7 @@ describe("tine.timeout #proc", function()
       end
     end
     local waits = {
-      function() tine.loop.sleep(60) end,
+      function() tine.loop.sleep(1000) end,
       function() return a:read_line() end,
       function() local r = pool:await("sleep", 0.3) return r end,
       function() tine.go(function() tine.loop.sleep(0.3) end):await() end,
@@ -88,7 +88,7 @@ describe("tine.timeout #proc", function()
     -- The inner one is the inner one's.
     local inner
     local outer = tine.timeout(10, function()
-      inner = select(2, tine.timeout(0.01, tine.loop.sleep, 60))
+      inner = select(2, tine.timeout(0.01, tine.loop.sleep, 1000))
       return "goes on"
     end)
     assert.equal("timeout", inner.kind)
@@ -110,7 +110,7 @@ describe("a coroutine of tine.go #proc", function()
         local closed
         local quiet = tine.go(function()
           local _ <close> = setmetatable({}, { __close = function(_, err) closed = err.kind end })
-          tine.loop.sleep(60)
+          tine.loop.sleep(1000)
         end)
         quiet:cancel()
         assert.equal("cancelled", closed)
@@ -120,7 +120,7 @@ describe("a coroutine of tine.go #proc", function()
         quiet:cancel() -- it has ended: nothing
         -- One that catches it goes on, and is told when it is cancelled again.
         local stubborn = tine.go(function()
-          local caught = select(2, pcall(tine.loop.sleep, 60))
+          local caught = select(2, pcall(tine.loop.sleep, 1000))
           tine.loop.sleep(0.01)
           return caught.kind
         end)
