@@ -148,6 +148,8 @@ static void on_hello(tine__local *l, arrival *a, const tine__report *r)
         answered(l, a);
         return;
     }
+    if (l->direct)
+        tine__sweeper_doubt(tine__local_host_of(l));
     char text[200];
     snprintf(text, sizeof text,
              "the interpreter speaks protocol %u (tine %.*s), this program speaks %d "

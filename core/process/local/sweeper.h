@@ -13,7 +13,7 @@
 /* l leads a session, or is to be killed by itself. Where there is no interpreter, or no room for
  * one more process, l goes without. */
 void tine__sweeper_watch(const tine__local *l);
-/* An interpreter has not answered. When none ever has, what runs as the sweeper is no sweeper, and is
+/* An interpreter has not answered, or wrongly. When none has done it well, what runs as the sweeper is no sweeper, and is
  * ended; the next process brings another one. */
 void tine__sweeper_doubt(tine__local_host *h);
 /* Nothing is left to be swept. */
