@@ -20,13 +20,21 @@
 typedef struct tine__worker {
     pid_t pid; /* 0: free */
     bool detached;
+    bool blind; /* made when there was no epoll set to tell of its end */
     uint64_t id;
 } tine__worker;
 
-/* The workers that live, by pid: a hash table of open addressing. */
+/* The workers that live, by pid: a hash table of open addressing. And what is known of their ends
+ * without asking the system for each: see children.c. */
 typedef struct tine__children {
     tine__worker *slots;
     size_t nslots, n;
+    size_t nblind;
+    bool deaf;                      /* user code has its own way with SIGCHLD */
+    int ends;                       /* an epoll set of their pidfds, or -1 */
+    volatile sig_atomic_t signaled; /* SIGCHLD came since all were looked at */
+    volatile pid_t signaled_pid;    /* of whom the last one told */
+    int64_t look_usec; /* when all are to be looked at; 0: there is no need */
     tine__worker first[TINE__FIRST_WORKERS]; /* the slots while they are enough */
     tine__worker *inherited; /* the parent's slots: see tine__children_forget */
 } tine__children;
@@ -88,14 +96,26 @@ void tine__channel_leave(tine__child *c);
 
 /* serve.c: workers that end interrupt the sleep of the command loop, and nothing else. */
 void tine__catch_sigchld(tine__child *c);
+/* User code has run: it may have changed that. */
+void tine__check_sigchld(tine__child *c);
 
 /* children.c */
 /* Sees that the next tine__children_add finds room. Returns 0 or -ENOMEM. */
 int tine__children_room(tine__children *w);
 int tine__children_add(tine__children *w, pid_t pid, uint64_t id, bool detached);
+void tine__children_init(tine__children *w);
+/* In a new process: those were its parent's. */
 void tine__children_forget(tine__children *w);
+/* Before a fork: sees that the new one can be watched, if the system lets us. */
+void tine__children_watch(tine__children *w);
+/* In the new process, before it forgets them: has its parent watch pidfd, its own, or -1. */
+void tine__children_join(const tine__children *w, pid_t self, int pidfd);
+/* SIGCHLD came, and told of pid. */
+void tine__children_signaled(tine__children *w, pid_t pid);
+/* Milliseconds until tine__reap is to be called though nothing happens, or -1. */
+int tine__children_wait_ms(const tine__children *w);
 /* Reaps workers that have ended, ends what they have started, and reports how. Other children are
- * left alone. Async-signal-safe as long as no worker is added meanwhile. */
+ * left alone. */
 void tine__reap(tine__child *c);
 /* From now on workers are reaped in a signal handler: the process runs the user's code. */
 void tine__reap_by_signal(void);

@@ -1,13 +1,28 @@
-/* The workers forked from this process: who they are, and how they end. */
+/* The workers forked from this process: who they are, and how they end.
+ *
+ * waitid(P_ALL) looks at all of them, one after another, and that at each end. So a new worker adds
+ * its pidfd to an epoll set of its parent's before it sends it to the host. The set keeps no
+ * reference to it, nor does the parent, whose descriptors each fork copies: it is there as long as
+ * the host has it, which is until it is told of the worker's end. Where the host has no descriptor
+ * to spare, the signal names the worker, if it was not merged with another's; for those, all are
+ * looked at in the end, LATE_USEC later at most. */
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include "base/clock.h"
+#include "base/fd.h"
 #include "child.h"
 #include "wire/protocol.h"
+
+/* To look at a FEW costs no more than to ask for them. */
+enum { EVENTS = 64, FEW = 16, LATE_USEC = 200000 };
 
 static size_t home(const tine__children *w, pid_t pid)
 {
@@ -31,6 +46,7 @@ static void insert(tine__children *w, tine__worker worker)
         i = (i + 1) & (w->nslots - 1);
     w->slots[i] = worker;
     w->n++;
+    w->nblind += worker.blind;
 }
 
 int tine__children_room(tine__children *w)
@@ -62,7 +78,9 @@ int tine__children_add(tine__children *w, pid_t pid, uint64_t id, bool detached)
 {
     int err = tine__children_room(w);
     if (!err)
-        insert(w, (tine__worker){.pid = pid, .detached = detached, .id = id});
+        insert(w,
+               (tine__worker){
+                   .pid = pid, .detached = detached, .blind = w->ends < 0, .id = id});
     return err;
 }
 
@@ -70,6 +88,7 @@ int tine__children_add(tine__children *w, pid_t pid, uint64_t id, bool detached)
 static void take_out(tine__children *w, tine__worker *worker)
 {
     size_t mask = w->nslots - 1, gap = (size_t)(worker - w->slots);
+    w->nblind -= worker->blind;
     for (size_t i = (gap + 1) & mask; w->slots[i].pid; i = (i + 1) & mask) {
         size_t wish = home(w, w->slots[i].pid);
         if (((i - wish) & mask) >= ((i - gap) & mask)) {
@@ -87,9 +106,63 @@ void tine__children_forget(tine__children *w)
 {
     bool grown = w->slots && w->slots != w->first;
     tine__worker *inherited = grown ? w->slots : w->inherited;
-    memset(w, 0, sizeof *w);
+    tine__fd_close(&w->ends);
+    tine__children_init(w);
     w->inherited = inherited;
 }
+
+void tine__children_init(tine__children *w)
+{
+    memset(w, 0, sizeof *w);
+    w->ends = -1;
+}
+
+/* ------------------------------------------------------------------ who has ended */
+
+/* Whether the system gives pidfds, and epoll takes them. */
+static bool can_watch(int ends)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    bool can = pidfd >= 0 && epoll_ctl(ends, EPOLL_CTL_ADD, pidfd, &event) == 0;
+    tine__fd_close(&pidfd);
+    return can;
+}
+
+void tine__children_watch(tine__children *w)
+{
+    if (w->ends >= 0)
+        return;
+    int ends = epoll_create1(EPOLL_CLOEXEC);
+    if (ends >= 0)
+        ends = tine__fd_above_stdio(ends);
+    if (ends >= 0 && !can_watch(ends))
+        tine__fd_close(&ends);
+    w->ends = ends < 0 ? -1 : ends;
+}
+
+void tine__children_join(const tine__children *w, pid_t self, int pidfd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.fd = self};
+    if (w->ends >= 0 && pidfd >= 0)
+        epoll_ctl(w->ends, EPOLL_CTL_ADD, pidfd, &event);
+}
+
+void tine__children_signaled(tine__children *w, pid_t pid)
+{
+    w->signaled_pid = pid;
+    w->signaled = 1;
+}
+
+int tine__children_wait_ms(const tine__children *w)
+{
+    if (!w->look_usec)
+        return -1;
+    int64_t left = w->look_usec - tine__now_usec();
+    return left > 0 ? (int)(left / 1000) + 1 : 0;
+}
+
+/* ------------------------------------------------------------------------ reaping */
 
 /* The worker has ended. zombie: its number, and that of its group, are nobody else's yet; what it
  * has started goes with it. */
@@ -133,7 +206,8 @@ static void reap_each(tine__child *c)
             ; /* another may have moved in */
 }
 
-void tine__reap(tine__child *c)
+/* Looks at all. */
+static void reap_all(tine__child *c)
 {
     while (c->workers.n) {
         siginfo_t info;
@@ -151,6 +225,54 @@ void tine__reap(tine__child *c)
     }
 }
 
+static void reap_known(tine__child *c, pid_t pid)
+{
+    tine__worker *worker = find(&c->workers, pid);
+    if (worker)
+        reap_ended(c, worker);
+}
+
+/* User code has closed it, and it may be something else by now. */
+static void lose_watch(tine__children *w)
+{
+    w->ends = -1;
+    for (size_t i = 0; i < w->nslots; i++)
+        w->slots[i].blind = w->slots[i].pid != 0;
+    w->nblind = w->n;
+}
+
+static void reap_told(tine__child *c)
+{
+    struct epoll_event events[EVENTS];
+    int n = EVENTS;
+    while (n == EVENTS && c->workers.ends >= 0) {
+        n = epoll_wait(c->workers.ends, events, EVENTS, 0);
+        if (n < 0 && errno != EINTR)
+            lose_watch(&c->workers);
+        for (int i = 0; i < n; i++)
+            reap_known(c, events[i].data.fd);
+    }
+}
+
+void tine__reap(tine__child *c)
+{
+    tine__children *w = &c->workers;
+    bool all = w->deaf || (w->look_usec && tine__now_usec() >= w->look_usec);
+    if (w->n && (w->signaled || all))
+        reap_told(c);
+    if (w->signaled) {
+        w->signaled = 0;
+        reap_known(c, w->signaled_pid);
+        all = all || w->nblind || w->n <= FEW;
+        if (!all && !w->look_usec)
+            w->look_usec = tine__now_usec() + LATE_USEC;
+    }
+    if (all)
+        reap_all(c);
+    if (all || !w->n)
+        w->look_usec = 0;
+}
+
 static void on_sigchld(int signo)
 {
     /* With threads, another of them may be in here: then it goes round once more. */
@@ -160,7 +282,7 @@ static void on_sigchld(int signo)
     unsigned n = atomic_fetch_add(&asked, 1) + 1;
     while (n == 1) {
         unsigned seen = atomic_load(&asked);
-        reap_each(&tine__self);
+        reap_all(&tine__self);
         n = atomic_fetch_sub(&asked, seen) == seen ? 0 : 1;
     }
     errno = saved;
@@ -174,5 +296,5 @@ void tine__reap_by_signal(void)
     }
     struct sigaction action = {.sa_handler = on_sigchld, .sa_flags = SA_RESTART};
     sigaction(SIGCHLD, &action, NULL);
-    reap_each(&tine__self);
+    reap_all(&tine__self);
 }

@@ -44,12 +44,10 @@ int tine__redirect(uint32_t flags, int *fds, size_t nfds)
 }
 
 /* The new process's first word. It carries its parent's count. */
-static void announce(tine__child *c, uint64_t parent_seq)
+static void announce(tine__child *c, uint64_t parent_seq, int pidfd)
 {
     tine__report r = {.type = TINE__REPORT_MADE, .id = c->id, .seq = parent_seq};
-    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
     tine__report_send(c, &r, pidfd);
-    tine__fd_close(&pidfd);
 }
 
 /* All that a process must do to be its own after a fork. */
@@ -71,6 +69,9 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     c->cmd = frame->fds[0];
     frame->fds[0] = -1;
     int redirected = tine__redirect(flags, frame->fds + 1, frame->nfds - 1);
+    pid_t self = getpid();
+    int pidfd = (int)syscall(SYS_pidfd_open, self, 0);
+    tine__children_join(&c->workers, self, pidfd);
     tine__children_forget(&c->workers); /* those are its parent's */
     c->held = c->ending = 0;
     uint64_t parent_seq = c->seq;
@@ -80,7 +81,8 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     c->named = name.len > 0;
     if (name.len)
         tine__title_set(name.data, name.len);
-    announce(c, parent_seq);
+    announce(c, parent_seq, pidfd);
+    tine__fd_close(&pidfd);
     if (redirected < 0)
         tine__fail_system(c, "cannot redirect standard input and output", -redirected);
 }
@@ -130,6 +132,7 @@ void tine__fork(tine__child *c, tine__reader *frame)
         refuse(c, id, ENOMEM, "the template cannot fork");
         return;
     }
+    tine__children_watch(&c->workers);
     tine__heap_seal(c->L);
     /* What is buffered now would be written by both. */
     tine__flush(c);

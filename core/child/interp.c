@@ -370,8 +370,10 @@ void tine__interp_command(tine__child *c, tine__reader *frame)
         sigprocmask(SIG_SETMASK, &c->waiting_mask, &before);
     run_protected(c, frame);
     tine__heap_changed(c->L);
-    if (user_code)
-        sigprocmask(SIG_SETMASK, &before, NULL);
+    if (!user_code)
+        return;
+    tine__check_sigchld(c);
+    sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
 int tine__interp_run(tine__child *c, tine__reader *frame)

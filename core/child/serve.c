@@ -90,9 +90,12 @@ void tine__fail_system(tine__child *c, const char *what, int err)
     tine__fail(c, TINE_KIND_SYSTEM, err, text, strlen(text), "", 0);
 }
 
-static void on_sigchld(int signo)
+/* Also ends the sleep in ppoll. */
+static void on_sigchld(int signo, siginfo_t *info, void *context)
 {
-    (void)signo; /* it only ends the sleep in ppoll */
+    (void)signo;
+    (void)context;
+    tine__children_signaled(&tine__self.workers, info->si_pid);
 }
 
 static void say_idle(tine__child *c)
@@ -108,11 +111,13 @@ static void say_idle(tine__child *c)
 /* Sleeps until there is something to read, a worker has ended, or the host has gone. */
 static void wait_for_news(tine__child *c)
 {
-    struct pollfd fds[2] = {{c->cmd, POLLIN, 0}, {c->report, 0, 0}};
     tine__reap(c);
     if ((c->failed || c->cmd < 0) && !c->workers.n)
         tine__leave(c->failed);
-    if (ppoll(fds, 2, NULL, &c->waiting_mask) < 0)
+    struct pollfd fds[2] = {{c->cmd, POLLIN, 0}, {c->report, 0, 0}};
+    int ms = tine__children_wait_ms(&c->workers);
+    struct timespec wait = {ms / 1000, ms % 1000 * 1000000L};
+    if (ppoll(fds, 2, ms < 0 ? NULL : &wait, &c->waiting_mask) < 0)
         return;
     if (fds[1].revents && !c->detach)
         tine__leave(1);
@@ -258,6 +263,12 @@ static void name_after(const tine__reader *frame)
         tine__title_set(func.data, func.len);
 }
 
+static void close_all_but(int a, int b)
+{
+    const int keep[] = {a < b ? a : b, a < b ? b : a};
+    tine__fd_close_from(3, keep, 2);
+}
+
 static void run(tine__child *c, tine__reader *frame)
 {
     if (!c->named)
@@ -269,7 +280,7 @@ static void run(tine__child *c, tine__reader *frame)
     /* Workers that were forked before still do their jobs: stay until the last has gone.
      * Whoever talks to this process is to see its end now. */
     fflush(NULL);
-    tine__fd_close_from(3, &c->report, 1);
+    close_all_but(c->report, c->workers.ends);
     sigset_t chld;
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
@@ -352,13 +363,20 @@ void tine__catch_sigchld(tine__child *c)
     struct sigaction action;
     sigset_t chld;
     memset(&action, 0, sizeof action);
-    action.sa_handler = on_sigchld;
-    action.sa_flags = SA_RESTART;
+    action.sa_sigaction = on_sigchld;
+    action.sa_flags = SA_RESTART | SA_SIGINFO;
     sigaction(SIGCHLD, &action, NULL);
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     sigprocmask(SIG_BLOCK, &chld, &c->waiting_mask);
     sigdelset(&c->waiting_mask, SIGCHLD);
+}
+
+void tine__check_sigchld(tine__child *c)
+{
+    struct sigaction action;
+    c->workers.deaf =
+        sigaction(SIGCHLD, NULL, &action) == 0 && action.sa_sigaction != on_sigchld;
 }
 
 static void open_child(tine__child *c, lua_State *L, int fd)
@@ -367,6 +385,7 @@ static void open_child(tine__child *c, lua_State *L, int fd)
     c->L = L;
     c->cmd = fd;
     c->report = -1;
+    tine__children_init(&c->workers);
     tine__reader_init(&c->reader);
     tine__interp_open(c);
     tine__interp_reseed(c); /* a fork of the program has that one's random numbers */

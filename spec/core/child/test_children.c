@@ -4,11 +4,20 @@
 #define tine__children_forget test_workers_forget
 #define tine__reap test_reap
 #define tine__reap_by_signal test_reap_by_signal
+#define tine__children_init test_workers_init
+#define tine__children_watch test_workers_watch
+#define tine__children_join test_workers_join
+#define tine__children_signaled test_workers_signaled
+#define tine__children_wait_ms test_workers_wait_ms
 #include "../../../core/child/children.c" /* NOLINT(bugprone-suspicious-include) */
+
+#include <poll.h>
+#include <sys/prctl.h>
 
 #include "base/fd.h"
 #include "fault.h"
 #include "test.h"
+#include "wire/passing.h"
 
 enum { MODEL = 4096, PIDS = 1 << 22 };
 
@@ -34,7 +43,7 @@ static void drop_table(void)
 {
     if (table.slots != table.first)
         free(table.slots);
-    memset(&table, 0, sizeof table);
+    tine__children_init(&table);
 }
 
 static bool in_model(pid_t pid)
@@ -159,6 +168,7 @@ static tine__child *open_child(void)
     c->cmd = -1;
     c->report = pair[0];
     c->seq = 9;
+    tine__children_init(&c->workers);
     report_rx = pair[1];
     return c;
 }
@@ -167,7 +177,8 @@ static void close_child(tine__child *c)
 {
     if (c->workers.slots != c->workers.first)
         free(c->workers.slots);
-    memset(&c->workers, 0, sizeof c->workers);
+    tine__fd_close(&c->workers.ends);
+    tine__children_init(&c->workers);
     tine__fd_close(&c->report);
     tine__fd_close(&report_rx);
 }
@@ -195,6 +206,12 @@ static bool next_report(tine__report *r)
     return true;
 }
 
+static void reap(tine__child *c, pid_t signaled)
+{
+    tine__children_signaled(&c->workers, signaled);
+    tine__reap(c);
+}
+
 static void ends_are_reported(void)
 {
     tine__child *c = open_child();
@@ -206,7 +223,7 @@ static void ends_are_reported(void)
                   0);
     }
     unsigned seen = 0;
-    tine__reap(c);
+    reap(c, foreign);
     while (next_report(&r)) {
         CHECK(r.id >= 1000 && r.id < 1020);
         int i = (int)r.id - 1000;
@@ -216,7 +233,7 @@ static void ends_are_reported(void)
     }
     CHECK_INT(seen, (1u << 20) - 1);
     CHECK_INT(c->workers.n, 0);
-    tine__reap(c);                                 /* nothing to do */
+    reap(c, foreign);                              /* nothing to do */
     CHECK_INT(waitpid(foreign, NULL, 0), foreign); /* it was left alone */
     close_child(c);
 }
@@ -231,7 +248,7 @@ static void stolen_status(void)
         pid_t other = others ? child_with_code(6) : 0;
         CHECK_INT(tine__children_add(&c->workers, pid, 77, false), 0);
         CHECK_INT(waitpid(pid, NULL, 0), pid);
-        tine__reap(c);
+        reap(c, 0);
         CHECK(next_report(&r));
         CHECK(r.id == 77 && r.pid == pid && r.status == -1);
         CHECK_INT(c->workers.n, 0);
@@ -267,6 +284,162 @@ static void reaped_by_signal(void)
     close_child(c);
 }
 
+/* --------------------------------------------------------- known without a look at all */
+
+enum { LIVE = FEW + 8 };
+static pid_t live[LIVE];
+static int pidfds[LIVE]; /* as the host has them */
+
+static void become_idle(tine__child *c, int to)
+{
+    char byte = 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    for (int i = 0; i < LIVE && pidfds[i]; i++)
+        tine__fd_close(&pidfds[i]); /* a template has none of them */
+    tine__children_join(&c->workers, getpid(), pidfd);
+    if (tine__passing_send(to, &byte, 1, 0, &pidfd, 1) == 1)
+        tine__fd_close(&pidfd);
+    for (;;)
+        pause();
+}
+
+static void one_more(tine__child *c, int i)
+{
+    int pair[2];
+    char byte;
+    tine__inbox box = {0};
+    CHECK_INT(tine__fd_pair(SOCK_STREAM, pair), 0);
+    live[i] = fork();
+    CHECK(live[i] >= 0);
+    if (live[i] == 0)
+        become_idle(c, pair[1]);
+    CHECK_INT(tine__passing_recv(pair[0], &byte, 1, 0, &box), 1);
+    CHECK(box.first && box.first->n == 1);
+    pidfds[i] = dup(box.first->fd[0]);
+    tine__inbox_free(&box);
+    tine__fd_close_all(pair, 2);
+    CHECK_INT(tine__children_add(&c->workers, live[i], (uint64_t)i, false), 0);
+}
+
+static void end(int i)
+{
+    siginfo_t info;
+    CHECK_INT(kill(live[i], SIGKILL), 0);
+    CHECK_INT(waitid(P_PID, (id_t)live[i], &info, WEXITED | WNOWAIT), 0);
+}
+
+static void check_reported(int i)
+{
+    tine__report r;
+    CHECK(next_report(&r) && r.id == (uint64_t)i && r.pid == live[i]);
+    CHECK_INT(r.status, SIGKILL);
+    CHECK_INT(kill(live[i], 0), -1);
+}
+
+static void check_silence(void)
+{
+    tine__report r;
+    CHECK(!next_report(&r));
+}
+
+static tine__child *open_crowd(void)
+{
+    tine__child *c = open_child();
+    tine__children_watch(&c->workers);
+    CHECK(c->workers.ends >= 0);
+    memset(pidfds, 0, sizeof pidfds);
+    for (int i = 0; i < LIVE; i++)
+        one_more(c, i);
+    return c;
+}
+
+static void close_crowd(tine__child *c)
+{
+    tine__report r;
+    for (int i = 0; i < LIVE; i++) {
+        if (kill(live[i], 0) == 0)
+            end(i);
+        tine__fd_close(&pidfds[i]);
+    }
+    c->workers.look_usec = 1;
+    tine__reap(c);
+    while (next_report(&r))
+        ;
+    CHECK_INT(c->workers.n, 0);
+    CHECK_INT(c->workers.nblind, 0);
+    CHECK_INT(tine__children_wait_ms(&c->workers), -1);
+    close_child(c);
+}
+
+static void told_by_pidfds(void)
+{
+    tine__child *c = open_crowd();
+    struct pollfd ends = {c->workers.ends, POLLIN, 0};
+    CHECK_INT(poll(&ends, 1, 0), 0);
+    end(2);
+    CHECK_INT(poll(&ends, 1, 0), 1);
+    reap(c, 0); /* the signal tells of nobody */
+    check_reported(2);
+    for (int i = 3; i < 6; i++)
+        end(i);
+    reap(c, live[2]);
+    for (int i = 3; i < 6; i++)
+        check_reported(i);
+    check_silence();
+    CHECK_INT(poll(&ends, 1, 0), 0);
+    close_crowd(c);
+}
+
+/* The host has lost their descriptors. */
+static void told_by_signals(void)
+{
+    tine__child *c = open_crowd();
+    for (int i = 0; i < 3; i++) {
+        tine__fd_close(&pidfds[i]);
+        end(i);
+    }
+    tine__reap(c);
+    check_silence();
+    reap(c, live[1]);
+    check_reported(1);
+    check_silence(); /* of the others a signal was merged with this one */
+    int ms = tine__children_wait_ms(&c->workers);
+    CHECK(ms > 0 && ms <= LATE_USEC / 1000 + 1);
+    c->workers.look_usec -= LATE_USEC;
+    CHECK_INT(tine__children_wait_ms(&c->workers), 0);
+    tine__reap(c);
+    check_reported(0);
+    check_reported(2);
+    CHECK_INT(tine__children_wait_ms(&c->workers), -1);
+    close_crowd(c);
+}
+
+/* A worker from before there was a set, and all of them when somebody has closed it. */
+static void seen_where_nobody_tells(void)
+{
+    tine__child *c = open_crowd();
+    int ends = c->workers.ends;
+    c->workers.ends = -1;
+    CHECK_INT(tine__children_add(&c->workers, 1 << 30, 99, false), 0);
+    CHECK_INT(c->workers.nblind, 1);
+    c->workers.ends = ends;
+    tine__fd_close(&pidfds[0]);
+    end(0);
+    reap(c, 0);
+    check_reported(0);
+    take_out(&c->workers, find(&c->workers, 1 << 30));
+    CHECK_INT(c->workers.nblind, 0);
+    close(ends);
+    tine__fd_close(&pidfds[1]);
+    end(1);
+    reap(c, 0);
+    check_reported(1);
+    CHECK_INT(c->workers.ends, -1);
+    CHECK_INT(c->workers.nblind, c->workers.n);
+    close_crowd(c);
+}
+
 int main(void)
 {
     RUN(random_pids);
@@ -276,6 +449,9 @@ int main(void)
     RUN(ends_are_reported);
     RUN(stolen_status);
     RUN(reaped_by_signal);
+    RUN(told_by_pidfds);
+    RUN(told_by_signals);
+    RUN(seen_where_nobody_tells);
     tine__children_forget(&table);
     return 0;
 }
