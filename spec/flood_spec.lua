@@ -61,4 +61,88 @@ describe("a flood #proc", function()
       loop.run()
     end)
   end)
+
+  -- A pool that always has a call under way. Returns what ends it.
+  local function busy_pool()
+    local busy = true
+    local pool = tine.new():pool(function(x) return x end, { max = 1 })
+    local function again() if busy then pool("x", again) end end
+    pool("x", again)
+    return function()
+      busy = false
+      pool:close()
+      loop.run()
+    end
+  end
+
+  -- The share of the host's time that events have, of those who send them all the time. An event
+  -- costs the host 50 us.
+  local function share_of_events(timer)
+    local spent, over = 0, false
+    local function on_event()
+      if over then return end
+      local now = os.clock()
+      repeat until os.clock() - now > 50e-6
+      spent = spent + os.clock() - now
+    end
+    local rpcs = {}
+    for i = 1, 2 do
+      rpcs[i] = tine.new():rpc(function()
+        local worker = require "tine"
+        while true do worker.event("") end
+      end, { on_event = on_event, on_error = function() end })
+      rpcs[i](function() end)
+    end
+    -- Who sends for long only.
+    wait_until(20, function() return spent > 0.2 end)
+    spent = 0
+    local began = os.clock()
+    wait_until(20, function() return os.clock() - began > 0.3 end)
+    local share = spent / (os.clock() - began)
+    over = true
+    if timer then timer:close() end
+    for i = 1, 2 do
+      assert(os.execute("kill -9 " .. rpcs[i]:pid()))
+      rpcs[i]:close()
+    end
+    return share
+  end
+
+  it("has a small share of the time while calls of others are under way", function()
+    helper.no_leaks(function()
+      local close = busy_pool()
+      local share = share_of_events(loop.timer(0, 0, function() end))
+      assert.is_true(share < 0.4, "share: " .. share)
+      close()
+    end)
+  end)
+
+  it("has what it can get while there are none", function()
+    helper.no_leaks(function()
+      local share = share_of_events()
+      assert.is_true(share > 0.6, "share: " .. share)
+      loop.run()
+    end)
+  end)
+
+  it("is none: a job with ten thousand events beside others' calls", function()
+    helper.no_leaks(function()
+      local close = busy_pool()
+      local events, answer = {}, nil
+      local rpc = tine.new():rpc(function(n)
+        local worker = require "tine"
+        for i = 1, n do worker.event(tostring(i)) end
+        return n
+      end, { on_event = function(i) events[#events + 1] = i end })
+      rpc("10000", function(err, n) answer = err or n end)
+      wait_until(10, function() return answer end)
+      assert.equal("10000", answer)
+      for i = 1, 10000 do
+        if events[i] ~= tostring(i) then error("event " .. i .. " is " .. tostring(events[i])) end
+      end
+      assert.equal(10000, #events)
+      rpc:close()
+      close()
+    end)
+  end)
 end)

@@ -79,6 +79,7 @@ static bool enter(tine_host *host)
         return false;
     }
     host->loop->called++;
+    host->happened++;
     host->loop->depth++;
     if (host->loop->tick_event)
         event_active(host->loop->tick_event, EV_TIMEOUT, 0);
@@ -213,6 +214,7 @@ void tine__loop_close(tine_host *host)
     tine__loop *loop = host->loop;
     if (!loop)
         return;
+    tine__flows_close(host);
     tine__timers_close(host);
     while (!LIST_EMPTY(&loop->ios))
         tine_io_free(LIST_FIRST(&loop->ios)); /* leaves the list */
@@ -421,6 +423,13 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
     LIST_INSERT_HEAD(&host->loop->ios, io, link);
     *out = io;
     return 0;
+}
+
+int tine__io_watch(tine_io *io, bool on)
+{
+    if (!on)
+        event_del(io->h.event);
+    return on && event_add(io->h.event, NULL) < 0 ? -ENOMEM : 0;
 }
 
 /* Whether epoll takes the descriptor. libevent is not asked: it prints when it does not. */

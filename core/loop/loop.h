@@ -29,6 +29,8 @@ struct tine_host {
     bool stopped;      /* by tine_host_stop: what is left is told in the next run */
     int64_t now;       /* see tine__host_now */
     size_t nbusy;      /* workers that owe answers: others take small bites meanwhile */
+    size_t nbusy_long; /* of these: who sends all the time, see flow.h */
+    uint64_t happened; /* callbacks, and what was read, so far */
 
     struct tine__loop *loop; /* each known to its own layer's files alone */
     struct tine__local_host *local;
@@ -66,6 +68,8 @@ int tine__io_internal(tine_host *host, tine_io **out, int fd, int events, tine_i
 int tine__timer_internal(tine_host *host, tine_timer **out, int64_t after_usec,
                          tine_timer_cb cb, void *arg);
 
+/* Stops watching, or begins again: 0 or -ENOMEM. */
+int tine__io_watch(tine_io *io, bool on);
 /* In place of a timerfd: calls tine__timers_due in so many microseconds, or some more. */
 int tine__loop_alarm_open(tine_host *host);
 void tine__loop_alarm(tine_host *host, int64_t usec);
@@ -76,6 +80,9 @@ int tine__timers_open(tine_host *host);
 void tine__timers_close(tine_host *host);
 /* The loop is to wake up at that time, or before. */
 void tine__timers_wake_at(tine_host *host, int64_t usec);
+
+/* flow.c */
+void tine__flows_close(tine_host *host);
 
 /* turn.c */
 /* CLOCK_MONOTONIC; host->now is what it was when it was asked last, which where many answers are

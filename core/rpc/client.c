@@ -55,12 +55,14 @@ static void set_busy(tine__client *c)
     tine_host *host = c->config->host;
     LIST_INSERT_HEAD(&host->rpc->busy, c, busy);
     host->nbusy++;
+    tine__flow_owes(host, &c->flow, true);
 }
 
 static void set_idle(tine__client *c)
 {
     LIST_REMOVE(c, busy);
     c->config->host->nbusy--;
+    tine__flow_owes(c->config->host, &c->flow, false);
 }
 
 static void link_job(tine__client *c, tine_job *job)
@@ -205,8 +207,7 @@ void tine__client_broken(tine__client *c, const char *what)
 void tine__client_kill(tine__client *c)
 {
     c->killed = true;
-    tine_io_free(c->read_io); /* what has come is read when it has ended */
-    c->read_io = NULL;
+    tine__client_unwatch(c); /* what has come is read when it has ended */
     if (!c->proc)
         return;
     tine__proc_signal_group(c->proc, SIGKILL);
@@ -340,6 +341,7 @@ int tine__client_new(tine_proc *p, const tine__rpc_config *s,
     c->ops = ops;
     c->owner = owner;
     c->fd = -1;
+    c->flow = (tine__flow){.turn = tine__client_turn, .arg = c};
     c->flush_task = (tine__task){.run = tine__client_flush_task, .arg = c};
     c->deferred_task = (tine__task){.run = tine__client_tell_deferred, .arg = c};
     if (s->on_output)
@@ -376,7 +378,7 @@ void tine__client_free(tine__client *c)
     tine__host_unpost(host, &c->flush_task);
     tine__host_unpost(host, &c->deferred_task);
     tine_timer_free(c->timer);
-    tine_io_free(c->read_io);
+    tine__client_unwatch(c);
     tine_io_free(c->write_io);
     tine__fd_close(&c->fd);
     tine__client_drop_fds(c);

@@ -6,6 +6,7 @@
 #include <sys/queue.h>
 
 #include "client.h"
+#include "loop/flow.h"
 
 /* A question for a traceback. */
 typedef struct tine__trace {
@@ -40,6 +41,7 @@ struct tine__client {
 
     int fd; /* -1 before it is given */
     tine_io *read_io, *write_io;
+    tine__flow flow;
     tine__buf out; /* frames, of which `sent` bytes are sent */
     size_t sent;
     uint64_t nsends;
@@ -96,6 +98,9 @@ void tine__client_take_frame(tine__client *c, const tine__client_frame *f);
 
 /* client_read.c */
 void tine__client_readable(void *arg, tine_io *io, int events);
+/* The turn of one that is held back. */
+void tine__client_turn(void *arg);
+void tine__client_unwatch(tine__client *c);
 /* Takes what is left in the socket and the ring of a dead worker. */
 void tine__client_drain(tine__client *c);
 

@@ -19,9 +19,9 @@ tine_proc *tine__client_release(tine__client *c, const tine__observer *observer,
     tine_proc *p = c->proc;
     int fd = c->fd;
     tine__client_fail_traces(c, &closed);
-    tine_io_free(c->read_io);
+    tine__client_unwatch(c);
     tine_io_free(c->write_io);
-    c->read_io = c->write_io = NULL;
+    c->write_io = NULL;
     c->fd = -1;
     c->proc = NULL;
     tine__proc_reclaim(p, fd, observer, arg);

@@ -12,7 +12,7 @@
 enum { SCRATCH = 65536, READS_PER_WAKE = 16, DIRECT = 1 << 20, KEEP_BUFFER = 1 << 20 };
 /* Of frames that are no answers, of which there may be no end: so many, then others have their
  * turn; FEW where others have calls that they wait for. */
-enum { FRAMES_PER_WAKE = 64, FEW_FRAMES = 16 };
+enum { FRAMES_PER_WAKE = 64, FEW_FRAMES = 16, HELD_FRAMES = 64 };
 enum { HEARD = 64 }; /* when more owe answers they are left to the loop */
 
 /* Whether descriptors came that no frame speaks of, nor the one whose beginning is there. */
@@ -120,6 +120,7 @@ static ssize_t read_some(tine__client *c, size_t *asked)
     while (n < 0 && errno == EINTR);
     if (n > 0) {
         tine__host_now(host);
+        host->happened++;
         /* What a job has written comes before its end. */
         if (c->config->on_output && c->proc)
             tine__proc_read_output(c->proc);
@@ -139,10 +140,16 @@ static ssize_t read_some(tine__client *c, size_t *asked)
     return n;
 }
 
-static void at_eof(tine__client *c)
+void tine__client_unwatch(tine__client *c)
 {
+    tine__flow_end(c->config->host, &c->flow);
     tine_io_free(c->read_io);
     c->read_io = NULL;
+}
+
+static void at_eof(tine__client *c)
+{
+    tine__client_unwatch(c);
     if (!c->eof_usec) {
         c->eof_usec = tine__now_usec();
         tine__client_wake_at(c, c->eof_usec);
@@ -168,39 +175,54 @@ static size_t budget_of(const tine__client *c)
     return c->config->host->nbusy > mine ? FEW_FRAMES : FRAMES_PER_WAKE;
 }
 
+typedef struct reading {
+    bool came; /* anything */
+    bool dry;  /* there was no more */
+} reading;
+
+static reading read_turn(tine__client *c, size_t budget)
+{
+    reading r = {false, false};
+    size_t asked;
+    c->nframes = 0;
+    for (int i = 0; i < READS_PER_WAKE && c->nframes < budget && !c->killed && !r.dry;
+         i++) {
+        size_t before = c->nframes;
+        ssize_t n = read_some(c, &asked);
+        if (n > 0) {
+            r.came = true;
+            set_pace(c, (size_t)n, c->nframes - before, budget);
+        }
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM))
+            at_eof(c);
+        r.dry = n < (ssize_t)asked;
+    }
+    return r;
+}
+
 /* Takes what the worker has sent, not all if that is much. Returns whether anything has come. */
 static bool read_worker(tine__client *c)
 {
     tine_proc *p = c->proc;
-    size_t asked;
-    bool came = false;
+    tine_host *host = c->config->host;
     if (c->reading)
         return false;
     c->reading = true;
     tine__proc_hold_still(p); /* its end, which a callback may bring to light, waits */
-    size_t budget = budget_of(c);
-    c->nframes = 0;
-    for (int i = 0; i < READS_PER_WAKE && c->nframes < budget && !c->killed; i++) {
-        size_t before = c->nframes;
-        ssize_t n = read_some(c, &asked);
-        if (n > 0) {
-            came = true;
-            set_pace(c, (size_t)n, c->nframes - before, budget);
-        }
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != ENOMEM)) {
-            at_eof(c);
-            break;
-        }
-        if (n < (ssize_t)asked)
-            break;
-    }
+    bool again = c->flow.usec > 0; /* there was more than a turn could take */
+    int64_t began = again ? tine__host_now(host) : 0;
+    reading r = read_turn(c, c->flow.held ? HELD_FRAMES : budget_of(c));
+    int64_t took = again ? tine__host_now(host) - began + 1 : 1;
     tine__proc_let_go(p);
     c->reading = false;
+    if (c->read_io && !tine__stale(host))
+        tine__flow_had(host, &c->flow, c->read_io, took,
+                       r.dry || (!c->nframes && !c->flow.held));
     if (c->out.len > c->sent)
         tine__client_flush(c);
     if (c->promoted && !c->killed && !c->eof_usec)
         c->ops->promoted(c->owner, c);
-    return came;
+    return r.came;
 }
 
 void tine__client_readable(void *arg, tine_io *io, int events)
@@ -210,9 +232,14 @@ void tine__client_readable(void *arg, tine_io *io, int events)
     read_worker(arg);
 }
 
+void tine__client_turn(void *arg)
+{
+    read_worker(arg);
+}
+
 static bool is_worth_hearing(const tine_host *host)
 {
-    return host->nbusy && host->nbusy <= HEARD;
+    return host->nbusy > host->nbusy_long && host->nbusy <= HEARD;
 }
 
 /* Reads what workers say that they have sent, of HEARD at most. */
@@ -222,7 +249,7 @@ static bool hear(tine_host *host)
     size_t n = 0;
     tine__client *c;
     LIST_FOREACH(c, &host->rpc->busy, busy)
-    if (n < HEARD && c->read_io &&
+    if (n < HEARD && c->read_io && !c->flow.held &&
         atomic_load_explicit(&c->region.page->flushed, memory_order_acquire) !=
             c->received)
         heard[n++] = c;
@@ -305,8 +332,8 @@ void tine__client_drain(tine__client *c)
     if (!is_broken(c))
         drain_ring(c);
     c->reading = false;
-    tine_io_free(c->read_io);
+    tine__client_unwatch(c);
     tine_io_free(c->write_io);
-    c->read_io = c->write_io = NULL;
+    c->write_io = NULL;
     tine__fd_close(&c->fd);
 }

@@ -7,6 +7,7 @@
 
 #include "base/fd.h"
 #include "local_priv.h"
+#include "loop/flow.h"
 
 /* A pipe from a process's stdout or stderr. */
 typedef struct tine__capture {
@@ -17,7 +18,9 @@ typedef struct tine__capture {
     size_t scanned;
     size_t ask; /* bytes to read at a time, 0: the most */
     bool reading;
+    bool dry; /* there was no more */
     tine_line_cb cb;
+    tine__flow flow;
 } tine__capture;
 
 /* A line longer than this comes in pieces, so that a process cannot fill the host. */
@@ -76,6 +79,7 @@ static bool read_pipe(tine__capture *c, int reads, size_t most)
     for (size_t lines = 0, had; reads-- > 0 && lines < most; lines += had) {
         size_t size = most < ALL_LINES && c->ask ? c->ask : READ_SIZE;
         had = 0;
+        c->dry = false;
         unsigned char *room = tine__buf_room(&c->line, READ_SIZE + 1);
         if (!room) {
             c->line.len = c->scanned = 0;
@@ -89,6 +93,7 @@ static bool read_pipe(tine__capture *c, int reads, size_t most)
         } else if (n == 0) {
             return false;
         } else if (errno != EINTR) {
+            c->dry = true;
             return errno == EAGAIN;
         }
     }
@@ -105,20 +110,37 @@ static bool read_lines(tine__capture *c, int reads, size_t most)
     return more;
 }
 
+static void unwatch(tine__capture *c)
+{
+    tine__flow_end(c->of->link.host, &c->flow);
+    tine_io_free(c->io);
+    c->io = NULL;
+}
+
 static void on_readable(void *arg, tine_io *io, int events)
 {
     tine__capture *c = arg;
     tine__link *l = &c->of->link;
+    tine_host *host = l->host;
+    bool few = host->nbusy && !c->flow.held;
     (void)io;
     (void)events;
     l->refs++;
-    if (!read_lines(c, READS_PER_WAKE, l->host->nbusy ? FEW_LINES : LINES_PER_WAKE)) {
-        tine_io_free(c->io);
-        c->io = NULL;
+    int64_t began = tine__host_now(host);
+    if (!read_lines(c, READS_PER_WAKE, few ? FEW_LINES : LINES_PER_WAKE)) {
+        unwatch(c);
         split(c, true);
     }
+    if (c->io && !tine__stale(host))
+        tine__flow_had(host, &c->flow, c->io, tine__host_now(host) - began, c->dry);
     l->refs--;
     l->news->later(l);
+}
+
+static void turn(void *arg)
+{
+    tine__capture *c = arg;
+    on_readable(c, c->io, TINE_READ);
 }
 
 int tine__capture_open(tine__local *l, int n, const tine_stdio *how, int *write_end)
@@ -135,6 +157,7 @@ int tine__capture_open(tine__local *l, int n, const tine_stdio *how, int *write_
     c->of = l;
     c->cb = how->on_line;
     c->fd = pair[0];
+    c->flow = (tine__flow){.turn = turn, .arg = c};
     err = tine__io_internal(l->link.host, &c->io, c->fd, TINE_READ, on_readable, c);
     if (err < 0) {
         tine__fd_close_all(pair, 2);
@@ -167,7 +190,7 @@ static void close_all(tine__local *l, bool deliver_rest)
             read_lines(c, 64 * READS_PER_WAKE, ALL_LINES);
             split(c, true);
         }
-        tine_io_free(c->io);
+        unwatch(c);
         tine__fd_close(&c->fd);
         tine__buf_free(&c->line);
         free(c);
