@@ -1,17 +1,25 @@
 -- New workers: made, told to run a function that returns at once, and seen to end.
---   lua5.4 spawn.lua [-k UNDER_WAY] [-m HOST_MB] [-d | -x | -l TEMPLATE_MB]
+--   lua5.4 spawn.lua [-k UNDER_WAY] [-m HOST_MB] [-n LIVE] [-d | -x | -l TEMPLATE_MB]
 -- -d: from the default template, a C function that is there in any case; -x: each by exec of
 -- a fresh interpreter, to its first line of Lua; else forked from a template, with -l from one
--- that has loaded so much of Lua.
+-- that has loaded so much of Lua. -n: while so many idle ones of that template live.
 package.path = (arg[0]:match("^(.*/)[^/]*$") or "./") .. "lib/?.lua;" .. package.path
 local program = require "program"
 local tine = require "tine"
 
-local options = program.options { k = 1, m = 0, d = false, x = false, l = 0 }
+local options = program.options { k = 1, m = 0, n = 0, d = false, x = false, l = 0 }
 
 local function close(sock) sock:close() end
 
 local make
+local idle = {}
+
+-- So many more that wait for commands: the loop does not wait for them.
+local function live(template, n)
+  for _ = 1, n do idle[#idle + 1] = template:fork() end
+  while not idle[#idle]:pid() do tine.loop.poll(1) end
+end
+
 if options.d then
   function make(ended)
     local p = tine.new()
@@ -32,6 +40,7 @@ else
     p:on_exit(ended)
     p:run("noop", close)
   end
+  for _ = 1, options.n, 64 do live(template, math.min(64, options.n - #idle)) end
 end
 
 local host = program.touch(options.m)

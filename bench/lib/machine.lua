@@ -44,6 +44,11 @@ function machine.allowed_cpus()
   return cpus
 end
 
+--- Whether a process may have so many open files.
+function machine.allow_files(n)
+  return os.execute(("ulimit -n %d 2>/dev/null"):format(n)) == true
+end
+
 --- Memory that could be used without swapping, in MiB.
 function machine.available_mb()
   return (tonumber(file_line("/proc/meminfo", "^MemAvailable:%s*(%d+)")) or 0) // 1024

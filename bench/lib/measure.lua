@@ -15,6 +15,7 @@
 --                 {host_mb} filled in; speaks with interleave as bench.h says
 --     cpus        on how many CPUs it may run, 1 or 2
 --     host_mb     about how much memory it takes, if much
+--     files       how many descriptors, if many
 --     ours        true: it is tine's, and a failure fails the benchmark; run with another tine as
 --                 well where the settings have a baseline
 --     full        true: left out by QUICK
@@ -38,6 +39,9 @@ end
 local function obstacle(variant, settings, taken)
   if settings.quick and variant.full then return "not with QUICK" end
   if variant.cpus > #settings.cpus then return "needs " .. variant.cpus .. " CPUs" end
+  if variant.files and not machine.allow_files(variant.files) then
+    return ("needs %d open files (ulimit -n)"):format(variant.files)
+  end
   if variant.host_mb and taken + variant.host_mb * 1.2 > machine.available_mb() - 512 then
     return ("not enough memory for a host of %d MB"):format(variant.host_mb)
   end
@@ -58,8 +62,8 @@ local function baseline_for(variant, settings, taken)
   if not other or obstacle(variant, settings, taken) or not_built(variant, other.names) then
     return nil
   end
-  variant.baseline = { command = variant.command, cpus = variant.cpus, of = other, answers = {},
-    values = {} }
+  variant.baseline = { command = variant.command, cpus = variant.cpus, files = variant.files,
+    of = other, answers = {}, values = {} }
   return variant.baseline
 end
 
@@ -86,7 +90,8 @@ end
 local function command_of(variant, settings)
   local cpus = table.concat(settings.cpus, ",", 1, variant.cpus)
   local tine = variant.of or settings
-  return ("exec env %s taskset -c %s %s"):format(tine.environment, cpus,
+  local limit = variant.files and ("ulimit -n %d && "):format(variant.files) or ""
+  return ("%sexec env %s taskset -c %s %s"):format(limit, tine.environment, cpus,
     fill(variant.command, tine.names))
 end
 

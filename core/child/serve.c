@@ -114,7 +114,9 @@ static void wait_for_news(tine__child *c)
     tine__reap(c);
     if ((c->failed || c->cmd < 0) && !c->workers.n)
         tine__leave(c->failed);
-    struct pollfd fds[2] = {{c->cmd, POLLIN, 0}, {c->report, 0, 0}};
+    /* All that wait on the report channel are looked at when the host has read a report: only who
+     * does not see the host go by its command socket does. */
+    struct pollfd fds[2] = {{c->cmd, POLLIN, 0}, {c->cmd < 0 ? c->report : -1, 0, 0}};
     int ms = tine__children_wait_ms(&c->workers);
     struct timespec wait = {ms / 1000, ms % 1000 * 1000000L};
     if (ppoll(fds, 2, ms < 0 ? NULL : &wait, &c->waiting_mask) < 0)
