@@ -16,9 +16,9 @@ int tine__proc_usable(const tine_proc *p, enum tine__by by)
     bool user = by == TINE__BY_USER;
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    if (p->consumed && user)
+    if (p->owner != TINE__OWNER_USER && user)
         return -TINE_ECONSUMED;
-    if (p->ended || p->dying || (p->closed && user))
+    if (p->state != TINE__LIVES || (p->closed && user))
         return -TINE_ECLOSED;
     return 0;
 }
@@ -154,9 +154,9 @@ static int consume_ended(tine_proc *p, int err, tine_fd_cb cb, void *arg)
 {
     if (err != -TINE_ECLOSED || p->closed)
         return err;
-    p->consumed = true;
-    p->fd_cb = cb;
-    p->fd_arg = arg;
+    p->owner = TINE__OWNER_OTHER;
+    p->notify.fd_cb = cb;
+    p->notify.fd_arg = arg;
     tine__proc_later(p);
     return 0;
 }
@@ -183,20 +183,20 @@ int tine_proc_run(tine_proc *p, tine_code kind, const void *func, size_t len,
     tine__buf_free(&b);
     if (err < 0)
         return consume_ended(p, err, cb, arg);
-    p->consumed = p->running = true;
+    p->owner = TINE__OWNER_FUNC;
     tine__proc_drop_replay(p);
-    p->fd_cb = cb;
-    p->fd_arg = arg;
+    p->notify.fd_cb = cb;
+    p->notify.fd_arg = arg;
     set_off(p);
     return 0;
 }
 
 static void give_to_observer(void *arg, tine_proc *p, int fd, const tine_error *err)
 {
-    const tine__observer *o = p->observer;
+    const tine__observer *o = p->notify.observer;
     (void)arg;
     if (o && o->given)
-        o->given(p->observer_arg, p, fd, err);
+        o->given(p->notify.observer_arg, p, fd, err);
     else
         tine__fd_close(&fd);
 }
@@ -213,11 +213,11 @@ int tine__proc_serve(tine_proc *p, const tine_str *parts, size_t nparts, int fd,
         err = consume_ended(p, err, give_to_observer, NULL);
     if (err < 0)
         return err;
-    p->observer = observer;
-    p->observer_arg = arg;
-    p->consumed = p->running = p->serves = true;
+    p->notify.observer = observer;
+    p->notify.observer_arg = arg;
+    p->owner = TINE__OWNER_CALLS;
     tine__proc_drop_replay(p);
-    p->fd_cb = give_to_observer;
+    p->notify.fd_cb = give_to_observer;
     set_off(p);
     return 0;
 }
@@ -227,35 +227,34 @@ int tine__proc_hold(tine_proc *p, const tine__observer *observer, void *arg)
     int err = usable(p);
     if (err < 0)
         return err;
-    p->consumed = p->held = true;
-    p->observer = observer;
-    p->observer_arg = arg;
+    p->owner = TINE__OWNER_POOL;
+    p->notify.observer = observer;
+    p->notify.observer_arg = arg;
     tine__proc_update(p);
     return 0;
 }
 
 void tine__proc_unhold(tine_proc *p)
 {
-    p->held = false;
-    p->dropped = true;
+    p->owner = TINE__OWNER_NOBODY;
     tine__proc_update(p);
     tine__proc_later(p);
 }
 
 void tine__proc_ignore(tine_proc *p)
 {
-    p->observer = NULL;
-    p->observer_arg = NULL;
+    p->notify.observer = NULL;
+    p->notify.observer_arg = NULL;
 }
 
 void tine__proc_reclaim(tine_proc *p, int fd, const tine__observer *observer, void *arg)
 {
     int err = p->link->transport->take_back(p->link, fd);
-    p->given = p->running = p->serves = false;
-    p->held = true;
+    p->given = false;
+    p->owner = TINE__OWNER_POOL;
     p->link->line_arg = NULL;
-    p->observer = observer;
-    p->observer_arg = arg;
+    p->notify.observer = observer;
+    p->notify.observer_arg = arg;
     if (err < 0)
         tine__proc_broken(p, "there is no report channel for it as a template");
     else
@@ -267,10 +266,10 @@ int tine_proc_to_fd(tine_proc *p, tine_fd_cb cb, void *arg)
     int err = p->link->transport->far ? -TINE_EFAR : usable(p);
     if (err < 0)
         return consume_ended(p, err, cb, arg);
-    p->consumed = true;
+    p->owner = TINE__OWNER_OTHER;
     tine__proc_drop_replay(p);
-    p->fd_cb = cb;
-    p->fd_arg = arg;
+    p->notify.fd_cb = cb;
+    p->notify.fd_arg = arg;
     p->was_busy = true;
     tine__proc_update(p);
     tine__proc_later(p);
@@ -283,10 +282,10 @@ int tine_proc_on_exit(tine_proc *p, tine_exit_cb cb, void *arg)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    p->exit_cb = cb;
-    p->exit_arg = arg;
-    if (p->ended && cb) {
-        p->exit_late = true;
+    p->notify.exit_cb = cb;
+    p->notify.exit_arg = arg;
+    if (p->state == TINE__ENDED && cb) {
+        p->notify.exit_late = true;
         tine__proc_later(p);
     }
     return 0;
@@ -296,10 +295,11 @@ int tine_proc_on_error(tine_proc *p, tine_error_cb cb, void *arg)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    p->error_cb = cb;
-    p->error_arg = arg;
-    if (p->failed && !p->error_told && cb && (p->link->made || p->ended)) {
-        p->error_late = true;
+    p->notify.error_cb = cb;
+    p->notify.error_arg = arg;
+    if (p->failed && !p->notify.error_told && cb &&
+        (p->link->made || p->state == TINE__ENDED)) {
+        p->notify.error_late = true;
         tine__proc_later(p);
     }
     return 0;
@@ -309,9 +309,9 @@ int tine_proc_on_ready(tine_proc *p, tine_ready_cb cb, void *arg)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    p->ready_cb = cb;
-    p->ready_arg = arg;
-    if (p->link->made || p->ended)
+    p->notify.ready_cb = cb;
+    p->notify.ready_arg = arg;
+    if (p->link->made || p->state == TINE__ENDED)
         tine__proc_later(p);
     return 0;
 }
@@ -320,8 +320,8 @@ int tine_proc_on_idle(tine_proc *p, tine_idle_cb cb, void *arg)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    p->idle_cb = cb;
-    p->idle_arg = arg;
+    p->notify.idle_cb = cb;
+    p->notify.idle_arg = arg;
     return 0;
 }
 
@@ -336,7 +336,7 @@ int tine_proc_kill(tine_proc *p, int signo)
         return -TINE_ESTALE;
     if (signo < 1 || signo > SIGRTMAX)
         return -EINVAL;
-    if (p->ended || p->dying)
+    if (p->state != TINE__LIVES)
         return -ESRCH;
     int err = p->link->transport->signal(p->link, signo, TINE__TO_ONE);
     if (err == -EAGAIN) {
@@ -357,12 +357,12 @@ const tine_error *tine_proc_why(const tine_proc *p)
 
 int tine_proc_ended(const tine_proc *p)
 {
-    return p->ended || p->dying;
+    return p->state != TINE__LIVES;
 }
 
 int tine_proc_consumed(const tine_proc *p)
 {
-    return p->consumed;
+    return p->owner != TINE__OWNER_USER;
 }
 
 void tine_proc_close(tine_proc *p)

@@ -162,16 +162,16 @@ static bool is_sent(const tine_proc *p)
 
 int tine_proc_busy(const tine_proc *p)
 {
-    bool made = p->link->made;
-    if (p->ended)
+    bool made = p->link->made, running = tine__proc_is_running(p);
+    if (p->state == TINE__ENDED)
         return 0;
-    if (p->dying || p->fd_cb || p->questions || !is_sent(p))
+    if (p->state == TINE__DYING || p->notify.fd_cb || p->questions || !is_sent(p))
         return 1;
-    if (p->serves || (p->given && !p->running))
+    if (p->owner == TINE__OWNER_CALLS || (p->given && !running))
         return 0; /* to_fd: somebody else's now */
     if (!made || p->sent > p->done)
-        return !p->running || !p->link->detach || !made;
-    if (p->running)
+        return !running || !p->link->detach || !made;
+    if (running)
         return !p->link->detach;
     return 0;
 }
@@ -180,19 +180,21 @@ int tine_proc_busy(const tine_proc *p)
  * has failed and has no workers. */
 static bool is_leaving(const tine_proc *p)
 {
-    if (p->ended || p->killed)
-        return !p->ended;
-    return (p->closed || p->failed || p->dropped) && !p->held && !p->children &&
-           !p->link->detach && !p->given;
+    if (p->state == TINE__ENDED || p->killed)
+        return p->state != TINE__ENDED;
+    if (p->owner == TINE__OWNER_POOL || p->children || p->link->detach || p->given)
+        return false;
+    return p->closed || p->failed || p->owner == TINE__OWNER_NOBODY;
 }
 
 void tine__proc_update(tine_proc *p)
 {
     const tine__transport *t = p->link->transport;
-    bool over = p->dropped || (p->closed && !p->consumed);
-    if (!p->ended && over && is_sent(p))
+    bool over =
+        p->owner == TINE__OWNER_NOBODY || (p->closed && p->owner == TINE__OWNER_USER);
+    if (p->state != TINE__ENDED && over && is_sent(p))
         t->shut_down(p->link);
-    t->listen(p->link, !p->consumed || p->held, p->link->made && p->sent <= p->done);
+    t->listen(p->link, tine__proc_is_commanded(p), p->link->made && p->sent <= p->done);
     tine__loop_hold(p->host, &p->holds, tine_proc_busy(p) || is_leaving(p));
 }
 
@@ -204,21 +206,21 @@ int tine__proc_flush(tine_proc *p)
 /* Hands the socket over as soon as all is sent to a process that is there. */
 void tine__proc_give(tine_proc *p)
 {
-    if (!p->consumed || p->held || p->dropped || p->given || !p->link->made)
+    if (p->owner < TINE__OWNER_FUNC || p->given || !p->link->made)
         return;
     int fd = p->link->transport->give(p->link);
     if (fd < 0)
         return;
     p->given = true;
-    tine_fd_cb cb = p->fd_cb;
-    p->fd_cb = NULL;
+    tine_fd_cb cb = p->notify.fd_cb;
+    p->notify.fd_cb = NULL;
     if (!cb) {
         tine__fd_close(&fd);
         return;
     }
-    if (!p->serves)
+    if (p->owner != TINE__OWNER_CALLS)
         tine__fd_nonblock(fd, true);
-    cb(p->fd_arg, p, fd, NULL);
+    cb(p->notify.fd_arg, p, fd, NULL);
 }
 
 void tine__proc_turn(tine_proc *p)
@@ -230,19 +232,19 @@ void tine__proc_turn(tine_proc *p)
     }
     l->refs++;
     bool was_busy = p->was_busy;
-    if (!p->ended && !p->dying)
+    if (p->state == TINE__LIVES)
         tine__proc_flush(p);
-    if (p->dying)
+    if (p->state == TINE__DYING)
         tine__proc_finish(p);
-    else if (!p->ended)
+    else if (p->state == TINE__LIVES)
         tine__proc_give(p);
     tine__proc_tell_late(p);
     tine__proc_update(p);
     p->was_busy = tine_proc_busy(p);
-    if (was_busy && !p->was_busy && p->idle_cb && !p->ended)
-        p->idle_cb(p->idle_arg, p);
+    if (was_busy && !p->was_busy && p->notify.idle_cb && p->state != TINE__ENDED)
+        p->notify.idle_cb(p->notify.idle_arg, p);
     l->refs--;
-    if (p->closed && p->ended && !p->in_later)
+    if (p->closed && p->state == TINE__ENDED && !p->in_later)
         tine__proc_free(p);
 }
 
@@ -285,7 +287,7 @@ void tine__proc_set_line_arg(tine_proc *p, void *arg)
 
 bool tine__proc_is_observed(const tine_proc *p, const void *arg)
 {
-    return !p->dying && p->observer_arg == arg;
+    return p->state != TINE__DYING && p->notify.observer_arg == arg;
 }
 
 tine__replay *tine__proc_take_replay(tine_proc *p)

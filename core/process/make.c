@@ -17,7 +17,7 @@ int tine__proc_begin(tine_host *host, const tine__transport *transport,
 /* The first command is on its way: the greeting. */
 void tine__proc_begun(tine_proc *p)
 {
-    if (!p->dying)
+    if (p->state == TINE__LIVES)
         tine__proc_count(p);
 }
 

@@ -84,7 +84,7 @@ static int ask(tine_proc *p, tine_memory_cb cb, tine_ready_cb loaded, void *arg)
 {
     if (tine__stale(p->host))
         return -TINE_ESTALE;
-    if (p->ended || p->dying || p->closed)
+    if (p->state != TINE__LIVES || p->closed)
         return -TINE_ECLOSED;
     tine__question *q = calloc(1, sizeof *q), **link = &p->questions;
     if (!q)
@@ -92,7 +92,7 @@ static int ask(tine_proc *p, tine_memory_cb cb, tine_ready_cb loaded, void *arg)
     q->cb = cb;
     q->loaded = loaded;
     q->arg = arg;
-    if (!p->consumed || p->held) {
+    if (tine__proc_is_commanded(p)) {
         /* That it is held by a pool is no obstacle. */
         int err =
             tine__proc_put(p, TINE__BY_HOLDER, TINE__FRAME_MEMORY, NULL, 0, NULL, 0);
@@ -118,7 +118,7 @@ int tine_proc_memory(tine_proc *p, tine_memory_cb cb, void *arg)
 
 int tine_proc_await_loaded(tine_proc *p, tine_ready_cb cb, void *arg)
 {
-    if (p->consumed)
+    if (p->owner != TINE__OWNER_USER)
         return -TINE_ECONSUMED;
     return ask(p, NULL, cb, arg);
 }
@@ -135,8 +135,8 @@ void tine__proc_told_memory(tine_proc *p, uint64_t command, const tine__figures 
 
 static bool can_answer(const tine_proc *p)
 {
-    return p->questions && !p->questions->seq && p->link->made && !p->ended &&
-           !p->dying;
+    return p->questions && !p->questions->seq && p->link->made &&
+           p->state == TINE__LIVES;
 }
 
 void tine__proc_answer_memory(tine_proc *p)
@@ -146,9 +146,9 @@ void tine__proc_answer_memory(tine_proc *p)
         last = last->next;
     for (bool more = last != NULL; more && can_answer(p);) {
         tine__figures f = {.heap = TINE_HEAP_UNKNOWN};
-        const tine__observer *o = p->observer;
+        const tine__observer *o = p->notify.observer;
         if (o && o->figures)
-            o->figures(p->observer_arg, &f);
+            o->figures(p->notify.observer_arg, &f);
         more = p->questions != last; /* what callbacks ask has its turn later */
         answer(p, &f);
     }

@@ -8,15 +8,15 @@
 
 void tine__tell_ready(tine_proc *p, const tine_error *err)
 {
-    const tine__observer *o = p->observer;
-    if (o && o->ready && !err && !p->observer_ready) {
-        p->observer_ready = true;
-        o->ready(p->observer_arg, p);
+    const tine__observer *o = p->notify.observer;
+    if (o && o->ready && !err && !p->notify.observer_ready) {
+        p->notify.observer_ready = true;
+        o->ready(p->notify.observer_arg, p);
     }
-    tine_ready_cb cb = p->ready_cb;
-    p->ready_cb = NULL;
+    tine_ready_cb cb = p->notify.ready_cb;
+    p->notify.ready_cb = NULL;
     if (cb)
-        cb(p->ready_arg, p, err);
+        cb(p->notify.ready_arg, p, err);
 }
 
 static void print_error(tine_proc *p, const tine_error *err)
@@ -41,12 +41,12 @@ void tine__host_fault(tine_host *host, const tine_error *err)
 /* Returns whether somebody inside the library takes care of it. */
 static bool tell_observer(tine_proc *p, const tine_error *err)
 {
-    const tine__observer *o = p->observer;
+    const tine__observer *o = p->notify.observer;
     if (!o || !o->failed)
-        return p->observer_told;
-    if (!p->observer_told)
-        o->failed(p->observer_arg, p, err);
-    p->observer_told = true;
+        return p->notify.observer_told;
+    if (!p->notify.observer_told)
+        o->failed(p->notify.observer_arg, p, err);
+    p->notify.observer_told = true;
     return true;
 }
 
@@ -54,15 +54,15 @@ static bool tell_observer(tine_proc *p, const tine_error *err)
 void tine__tell_error(tine_proc *p, bool carried)
 {
     const tine_error *err = tine__cause_error(p->cause);
-    if (p->error_told)
+    if (p->notify.error_told)
         return;
     if (tell_observer(p, err))
         carried = true;
-    if (!p->error_cb && carried)
+    if (!p->notify.error_cb && carried)
         return;
-    p->error_told = true;
-    if (p->error_cb)
-        p->error_cb(p->error_arg, p, err);
+    p->notify.error_told = true;
+    if (p->notify.error_cb)
+        p->notify.error_cb(p->notify.error_arg, p, err);
     else if (p->host->process->on_error)
         p->host->process->on_error(p->host->process->arg, p, err);
     else
@@ -95,24 +95,24 @@ void tine__tell_exit(tine_proc *p)
 {
     exit_text text;
     tine_error err;
-    tine_exit_cb cb = p->exit_cb;
-    p->exit_cb = NULL;
+    tine_exit_cb cb = p->notify.exit_cb;
+    p->notify.exit_cb = NULL;
     if (!cb)
         return;
     if (!p->link->made) {
-        cb(p->exit_arg, p, tine__cause_error(p->cause), &p->info);
+        cb(p->notify.exit_arg, p, tine__cause_error(p->cause), &p->info);
     } else if (p->info.code == 0) {
-        cb(p->exit_arg, p, NULL, &p->info);
+        cb(p->notify.exit_arg, p, NULL, &p->info);
     } else {
         err = exit_error(p, &text);
-        cb(p->exit_arg, p, &err, &p->info);
+        cb(p->notify.exit_arg, p, &err, &p->info);
     }
 }
 
 void tine__tell_observer_ended(tine_proc *p)
 {
-    const tine__observer *o = p->observer;
-    void *arg = p->observer_arg;
+    const tine__observer *o = p->notify.observer;
+    void *arg = p->notify.observer_arg;
     exit_text text;
     tine_error err;
     tine__proc_ignore(p);
@@ -142,13 +142,13 @@ static tine_error end_error(const tine_proc *p, const char *ended, exit_text *te
 void tine__tell_no_socket(tine_proc *p)
 {
     exit_text text;
-    tine_fd_cb cb = p->fd_cb;
-    p->fd_cb = NULL;
+    tine_fd_cb cb = p->notify.fd_cb;
+    p->notify.fd_cb = NULL;
     if (!cb)
         return;
     tine_error err =
         end_error(p, "the process ended before the socket could be handed over", &text);
-    cb(p->fd_arg, p, -1, &err);
+    cb(p->notify.fd_arg, p, -1, &err);
 }
 
 void tine__tell_no_memory(tine_proc *p)

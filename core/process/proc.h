@@ -19,44 +19,25 @@ typedef struct tine__process_host {
     tine_host *aside; /* of a host that went with a fork: another such */
 } tine__process_host;
 
-/* The life of a process handle:
- *   born       the handle exists; its birth is queued at its parent (fork) or under way (exec)
- *   made       the process is there
- *   consumed   run or to_fd was queued; when all is written the socket goes to `fd_cb`
- *   dying      it is known to have failed or ended; `turn` will tell the callbacks
- *   ended      on_exit has been delivered
- * The struct goes when it is both closed by the user and ended. */
-struct tine_proc {
-    tine__link *link; /* in the same piece of memory */
-    tine_host *host;
-    tine_proc *next, *prev; /* of the host's */
-    tine_proc *parent; /* whose reports tell of our birth and end; NULL: nobody's */
-    tine_proc *children, *next_sibling, *prev_sibling;
+/* A handle's life. It goes when it is both ended and closed by the user. */
+enum tine__proc_state {
+    TINE__LIVES, /* or is to: its link knows whether it is made */
+    TINE__DYING, /* it has ended, or cannot be made: `turn` will tell the callbacks */
+    TINE__ENDED  /* they are told */
+};
 
-    tine__replay *replay; /* until it is consumed; NULL: it cannot be made again */
-    uint64_t sent, done;  /* commands queued, and known to be carried out */
+/* Whose it is. From FUNC on the socket goes to fd_cb when all is sent and the process is made. */
+enum tine__proc_owner {
+    TINE__OWNER_USER, /* who may command it */
+    TINE__OWNER_POOL, /* as its template, which we command: a close by the user waits */
+    TINE__OWNER_NOBODY, /* a pool has dropped it: no more commands come */
+    TINE__OWNER_FUNC,   /* the function that it was told to run */
+    TINE__OWNER_CALLS,  /* it serves: its own activity is nothing to wait for */
+    TINE__OWNER_OTHER   /* who gets its socket by to_fd; or it had ended before */
+};
 
-    bool consumed, running, given, closed, dying, ended;
-    bool sent_fds; /* it, or one that it was forked from, was sent descriptors */
-    bool in_later, exit_late, error_late, was_busy;
-    bool holds; /* the loop */
-    bool error_told, failed;
-    bool hidden; /* the default template: no user has a handle of it */
-    bool killed; /* by us, with a signal that hardly any process survives */
-    int pending_kill;
-    tine_proc *next_later;
-
-    const tine__observer *observer;
-    void *observer_arg;
-    bool observer_ready, observer_told;
-    bool held,
-        dropped; /* by a pool as its template: a close by the user waits for it */
-    bool serves; /* its own activity is nothing to wait for: its calls are */
-
-    tine__cause *cause; /* why it failed; NULL also for want of memory, see `failed` */
-    tine_exit info;
-    char *name;
-
+/* Who is told what: notify.c. */
+typedef struct tine__notify {
     tine_exit_cb exit_cb;
     void *exit_arg;
     tine_error_cb error_cb;
@@ -67,8 +48,53 @@ struct tine_proc {
     void *fd_arg;
     tine_idle_cb idle_cb;
     void *idle_arg;
+    const tine__observer *observer;
+    void *observer_arg;
+    bool error_told, observer_ready, observer_told; /* already */
+    bool exit_late, error_late; /* asked for afterwards: told in the next turn */
+} tine__notify;
+
+struct tine_proc {
+    tine__link *link; /* in the same piece of memory */
+    tine_host *host;
+    tine_proc *next, *prev; /* of the host's */
+    tine_proc *parent; /* whose reports tell of our birth and end; NULL: nobody's */
+    tine_proc *children, *next_sibling, *prev_sibling;
+
+    tine__replay *replay; /* until it is consumed; NULL: it cannot be made again */
+    uint64_t sent, done;  /* commands queued, and known to be carried out */
+
+    enum tine__proc_state state;
+    enum tine__proc_owner owner;
+    bool given;    /* the socket was handed over */
+    bool closed;   /* the user wants no more of it */
+    bool sent_fds; /* it, or one that it was forked from, was sent descriptors */
+    bool in_later, was_busy;
+    bool holds;  /* the loop */
+    bool failed; /* see cause */
+    bool hidden; /* the default template: no user has a handle of it */
+    bool killed; /* by us, with a signal that hardly any process survives */
+    int pending_kill;
+    tine_proc *next_later;
+
+    tine__cause *cause; /* why it failed; NULL also for want of memory, see `failed` */
+    tine_exit info;
+    char *name;
+
+    tine__notify notify;
     struct tine__question *questions; /* for its memory, in the order asked */
 };
+
+/* Whether it takes commands, the user's or ours. */
+static inline bool tine__proc_is_commanded(const tine_proc *p)
+{
+    return p->owner == TINE__OWNER_USER || p->owner == TINE__OWNER_POOL;
+}
+
+static inline bool tine__proc_is_running(const tine_proc *p)
+{
+    return p->owner == TINE__OWNER_FUNC || p->owner == TINE__OWNER_CALLS;
+}
 
 /* make.c: a handle with that transport, and a process that make makes, which tells of its failure as
  * news and returns 0. As tine_proc_new otherwise. */

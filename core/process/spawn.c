@@ -91,10 +91,10 @@ static int fork_proc(tine_proc *parent, enum tine__by by,
 int tine_proc_fork(tine_proc *parent, const tine_proc_options *options, tine_proc **out)
 {
     *out = NULL;
-    if (parent->consumed)
+    if (parent->owner != TINE__OWNER_USER)
         return -TINE_ECONSUMED;
     int err = fork_proc(parent, TINE__BY_USER, options, false, out);
-    if (!err && !(*out)->ended)
+    if (!err && (*out)->state != TINE__ENDED)
         (*out)->replay =
             tine__replay_birth(tine__replay_ref(parent->replay), options, false);
     return err;

@@ -46,18 +46,17 @@ void tine__proc_finish(tine_proc *p)
 {
     tine_proc *parent = p->parent;
     tine__link *l = p->link;
-    p->dying = false;
-    p->ended = true;
+    p->state = TINE__ENDED;
     tine__proc_drop_replay(p);
     tine__proc_leave_parent(p);
     if (parent)
         tine__proc_update(parent);
     /* It may have ended before our turn came, and left its last words in the socket. */
-    if (p->running)
+    if (tine__proc_is_running(p))
         tine__proc_give(p);
     l->transport->output(l, true);
-    bool carried = p->fd_cb || p->observer || p->ready_cb || (!l->made && p->exit_cb) ||
-                   (p->hidden && !l->made);
+    bool carried = p->notify.fd_cb || p->notify.observer || p->notify.ready_cb ||
+                   (!l->made && p->notify.exit_cb) || (p->hidden && !l->made);
     if (p->failed)
         tine__tell_error(p, carried);
     bereave(p);
@@ -67,29 +66,29 @@ void tine__proc_finish(tine_proc *p)
     tine__tell_ready(p, tine__cause_error(p->cause));
     forget_template(p);
     p->closed = p->closed || p->hidden;
-    if (p->idle_cb)
-        p->idle_cb(p->idle_arg, p);
-    p->exit_late = false;
+    if (p->notify.idle_cb)
+        p->notify.idle_cb(p->notify.idle_arg, p);
+    p->notify.exit_late = false;
     tine__tell_observer_ended(p);
     tine__tell_exit(p);
 }
 
 void tine__proc_tell_late(tine_proc *p)
 {
-    bool made = p->link->made;
-    if (p->error_late && p->failed) {
-        p->error_late = false;
+    bool made = p->link->made, ended = p->state == TINE__ENDED;
+    if (p->notify.error_late && p->failed) {
+        p->notify.error_late = false;
         tine__tell_error(p, false);
     }
-    if (p->ready_cb && (made || p->ended))
+    if (p->notify.ready_cb && (made || ended))
         tine__tell_ready(p, made ? NULL : tine__cause_error(p->cause));
-    if (p->fd_cb && p->ended)
+    if (p->notify.fd_cb && ended)
         tine__tell_no_socket(p);
     tine__proc_answer_memory(p);
-    if (p->observer && p->ended) /* it came after the end */
+    if (p->notify.observer && ended) /* it came after the end */
         tine__tell_observer_ended(p);
-    if (p->exit_late && p->ended) {
-        p->exit_late = false;
+    if (p->notify.exit_late && ended) {
+        p->notify.exit_late = false;
         tine__tell_exit(p);
     }
 }
@@ -104,7 +103,7 @@ static void remember(tine_proc *p, const tine_error *err)
 
 static void begin_to_die(tine_proc *p)
 {
-    p->dying = true;
+    p->state = TINE__DYING;
     p->link->over = true;
 }
 
@@ -148,7 +147,7 @@ void tine__proc_failed(tine_proc *p, const tine_error *err)
 
 void tine__proc_never(tine_proc *p, const tine_error *err)
 {
-    if (p->ended || p->dying)
+    if (p->state != TINE__LIVES)
         return;
     free(p->cause);
     p->cause = NULL;
