@@ -1,4 +1,4 @@
-/* Messages: put together in a buffer that grows, and taken apart with a cursor. */
+/* Messages: put together in a buffer that grows, and taken apart with a cursor. Knows no message. */
 #ifndef TINE_BASE_BUF_H
 #define TINE_BASE_BUF_H
 

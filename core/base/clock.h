@@ -1,4 +1,4 @@
-/* The time, CLOCK_MONOTONIC. */
+/* The time, CLOCK_MONOTONIC. Knows nothing of who waits for what. */
 #ifndef TINE_BASE_CLOCK_H
 #define TINE_BASE_CLOCK_H
 

@@ -1,4 +1,5 @@
-/* Errors as values: made, kept beyond the callback in which they arrived, and put into words. */
+/* Errors as values: made, kept beyond the callback in which they arrived, and put into words.
+ * Knows nothing of who is told. */
 #ifndef TINE_BASE_ERROR_H
 #define TINE_BASE_ERROR_H
 

@@ -1,4 +1,5 @@
-/* Descriptors: made close-on-exec, never 0 to 2, and -1 when there is none. */
+/* Descriptors: made close-on-exec, never 0 to 2, and -1 when there is none. Knows nothing of what
+ * they are for. */
 #ifndef TINE_BASE_FD_H
 #define TINE_BASE_FD_H
 

@@ -1,5 +1,6 @@
 /* A distribution of times in microseconds, in fixed memory: 16 buckets for each power of two,
- * so that what it says is right to 1/16. After HdrHistogram (Gil Tene). */
+ * so that what it says is right to 1/16. After HdrHistogram (Gil Tene). Knows nothing of what is
+ * measured. */
 #ifndef TINE_BASE_HISTOGRAM_H
 #define TINE_BASE_HISTOGRAM_H
 

@@ -1,4 +1,5 @@
-/* Which process made something: forks of it are told apart from it without a system call. */
+/* Which process made something: forks of it are told apart from it without a system call. Knows
+ * nothing of hosts. */
 #ifndef TINE_BASE_OWNER_H
 #define TINE_BASE_OWNER_H
 

@@ -1,4 +1,5 @@
-/* What makes a process go when the one that made it goes, however that ends. */
+/* What makes a process go when the one that made it goes, however that ends. Knows nothing of
+ * what else ends with it. */
 #ifndef TINE_BASE_PDEATHSIG_H
 #define TINE_BASE_PDEATHSIG_H
 

@@ -1,4 +1,5 @@
-/* Descriptors that ride with a message (SCM_RIGHTS). */
+/* Descriptors that ride with a message (SCM_RIGHTS). Knows nothing of messages but the room for
+ * them. */
 #ifndef TINE_BASE_RIGHTS_H
 #define TINE_BASE_RIGHTS_H
 

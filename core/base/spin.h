@@ -2,7 +2,8 @@
  * takes 5 to 50 us; what comes sooner is worth waiting for awake, as in an adaptive mutex. It
  * is done only while it pays: each time that nothing came halves the patience, down to none
  * but a try now and then; and never on a single CPU. Whoever else wants the CPU gets it between
- * two looks; when that takes long, the wait has not paid either. */
+ * two looks; when that takes long, the wait has not paid either. Knows nothing of what is waited
+ * for. */
 #ifndef TINE_BASE_SPIN_H
 #define TINE_BASE_SPIN_H
 

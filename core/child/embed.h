@@ -1,5 +1,5 @@
 /* The Lua files that are compiled in, so that there is no file to find. The build writes
- * the definition (cmake/embed.cmake). */
+ * the definition (cmake/embed.cmake). Knows nothing of what is in them. */
 #ifndef TINE_CHILD_EMBED_H
 #define TINE_CHILD_EMBED_H
 

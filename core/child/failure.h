@@ -1,4 +1,5 @@
-/* What an error in the user's code was: in evals, entry functions and calls alike. */
+/* What an error in the user's code was: in evals, entry functions and calls alike. Knows nothing
+ * of who is told. */
 #ifndef TINE_CHILD_FAILURE_H
 #define TINE_CHILD_FAILURE_H
 

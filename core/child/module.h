@@ -1,5 +1,6 @@
 /* What the module `tine` gives to the async backend, which runs in its loop, and gets from it. The
- * module lies above: it leaves its part, a light userdata, in the registry. */
+ * module lies above: it leaves its part, a light userdata, in the registry. Knows nothing of the
+ * module beyond. */
 #ifndef TINE_CHILD_MODULE_H
 #define TINE_CHILD_MODULE_H
 

@@ -1,5 +1,6 @@
 /* What the files of a worker that serves calls share: rpc_server.c (its beginning and the parts of
- * a call), sync.c, async.c, interrupt.c. */
+ * a call), sync.c, async.c, interrupt.c. Knows nothing of the host but the call stream
+ * (reply_ring.h). */
 #ifndef TINE_CHILD_RPC_SERVER_H
 #define TINE_CHILD_RPC_SERVER_H
 

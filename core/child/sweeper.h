@@ -1,4 +1,5 @@
-/* What `tine-template --sweep` does: see core/process/sweeper.h. */
+/* What `tine-template --sweep` does: see core/process/local/sweeper.h. Knows no process but the leaders
+ * that it is told of. */
 #ifndef TINE_CHILD_SWEEPER_H
 #define TINE_CHILD_SWEEPER_H
 

@@ -1,5 +1,6 @@
 /* The address space of the heap, cut into units of 64 kB. Neighbouring
- * units are taken and given back as runs; what a run holds is the heap's business. */
+ * units are taken and given back as runs; what a run holds is the heap's business. Knows nothing
+ * of blocks. */
 #ifndef TINE_HEAP_ARENA_H
 #define TINE_HEAP_ARENA_H
 

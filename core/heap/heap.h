@@ -3,7 +3,8 @@
  * table to copy. From then on all is allocated elsewhere. heap.c allocates, seal.c
  * seals, gc.c keeps Lua's collector from writing to what is sealed.
  *
- * One interpreter, one thread: no locks. */
+ * One interpreter, one thread: no locks. Knows nothing of templates, forks and hosts but that
+ * they come and when to be ready. */
 #ifndef TINE_HEAP_HEAP_H
 #define TINE_HEAP_HEAP_H
 

@@ -7,7 +7,8 @@
  *   stats.c           what can be asked
  * Which job goes to which worker, and how many there are, is sched.h's; how they are talked
  * to is client.h's. State first, the user's callback last. The pool is freed only in its own
- * task: in every other function it is alive until that returns. */
+ * task: in every other function it is alive until that returns. Knows of
+ * processes what process.h says, and nothing of frames. */
 #ifndef TINE_POOL_POOL_H
 #define TINE_POOL_POOL_H
 

@@ -1,5 +1,5 @@
 /* What the files of the scheduler share: sched.c (jobs), sched_workers.c (workers), sched_retry.c,
- * sched_affinity.c. */
+ * sched_affinity.c. Knows nothing of processes, and does no I/O. */
 #ifndef TINE_POOL_SCHED_PRIV_H
 #define TINE_POOL_SCHED_PRIV_H
 

@@ -1,6 +1,7 @@
 /* What a process was told before it was consumed, so that another can be made like it: a list,
  * newest first, which forks share. Immutable and counted. NULL stands for what cannot be made
- * again: it came from elsewhere, a function of the host's gets its output, or it was too much. */
+ * again: it came from elsewhere, a function of the host's gets its output, or it was too much.
+ * Knows nothing of what commands mean. */
 #ifndef TINE_PROCESS_REPLAY_H
 #define TINE_PROCESS_REPLAY_H
 

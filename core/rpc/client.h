@@ -4,7 +4,7 @@
  *
  * Owner's callbacks run in the loop only. In each of them the owner may do anything to any
  * client, this one included: tine__client_free is for `gone` only, but kill and close are
- * for any time. */
+ * for any time. It knows nothing of what carries the process. */
 #ifndef TINE_RPC_CLIENT_H
 #define TINE_RPC_CLIENT_H
 

@@ -1,5 +1,6 @@
 /* What the files of the client share: client.c (life), client_send.c (frames out), client_read.c
- * and client_frames.c (frames in), deadline.c (deadlines), traceback.c (questions), client_facts.c. */
+ * and client_frames.c (frames in), deadline.c (deadlines), traceback.c (questions),
+ * client_facts.c. Knows nothing of owners but their table of functions. */
 #ifndef TINE_RPC_CLIENT_PRIV_H
 #define TINE_RPC_CLIENT_PRIV_H
 

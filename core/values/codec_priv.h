@@ -1,4 +1,4 @@
-/* What the files of the serialisers share: codec*.c. */
+/* What the files of the serialisers share: codec*.c. Knows nothing of calls. */
 #ifndef TINE_VALUES_CODEC_PRIV_H
 #define TINE_VALUES_CODEC_PRIV_H
 

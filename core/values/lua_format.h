@@ -1,4 +1,5 @@
-/* Plain Lua data as bytes and back; see lua_format.c for what is plain. */
+/* Plain Lua data as bytes and back; see lua_format.c for what is plain. Knows nothing of where
+ * they go. */
 #ifndef TINE_VALUES_LUA_FORMAT_H
 #define TINE_VALUES_LUA_FORMAT_H
 

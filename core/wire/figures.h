@@ -1,5 +1,5 @@
 /* What a process says of its interpreter's memory, in a report or in the page that it shares with
- * the host. */
+ * the host. Knows nothing of where they come from. */
 #ifndef TINE_WIRE_FIGURES_H
 #define TINE_WIRE_FIGURES_H
 

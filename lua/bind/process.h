@@ -1,4 +1,5 @@
-/* Process handles, as process.c (commands), process_new.c and process_events.c share them. */
+/* Process handles, as process.c (commands), process_new.c and process_events.c share them. Knows
+ * of the core what tine.h says. */
 #ifndef TINE_BIND_PROCESS_H
 #define TINE_BIND_PROCESS_H
 

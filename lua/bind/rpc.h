@@ -1,5 +1,6 @@
 /* What the files that stand for tine_rpc and tine_pool in Lua share: rpc.c (the userdata, its
- * options and events), calls.c (calls and their answers), pool.c. */
+ * options and events), calls.c (calls and their answers), pool.c. Knows of the core what tine.h
+ * says. */
 #ifndef TINE_BIND_RPC_H
 #define TINE_BIND_RPC_H
 

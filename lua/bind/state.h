@@ -1,6 +1,6 @@
 /* What ties a Lua state to the core: the state's host, the userdata that stand
  * for things of the core, and calls from the core into Lua. Only files that use tine.h
- * see it. */
+ * see it. Knows of the core what tine.h says. */
 #ifndef TINE_BIND_STATE_H
 #define TINE_BIND_STATE_H
 

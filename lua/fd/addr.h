@@ -1,4 +1,5 @@
-/* addr.c: addresses of sockets, from text and to text. For sock.c. */
+/* addr.c: addresses of sockets, from text and to text. For sock.c. Knows nothing of sockets that
+ * are open. */
 #ifndef TINE_FD_ADDR_H
 #define TINE_FD_ADDR_H
 

@@ -1,4 +1,4 @@
-/* How a program becomes an interpreter; see tine_main. */
+/* How a program becomes an interpreter; see tine_main. Knows nothing of what the program is else. */
 #ifndef TINE_PROGRAM_PROGRAM_H
 #define TINE_PROGRAM_PROGRAM_H
 

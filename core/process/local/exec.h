@@ -1,4 +1,5 @@
-/* Exec of an interpreter from a host of any size and with any number of threads. */
+/* Exec of an interpreter from a host of any size and with any number of threads. Knows nothing of
+ * the command socket but its number there. */
 #ifndef TINE_PROCESS_LOCAL_EXEC_H
 #define TINE_PROCESS_LOCAL_EXEC_H
 

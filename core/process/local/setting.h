@@ -1,5 +1,5 @@
 /* What a process gets from a host when it is made by exec, beside its options: the interpreter and
- * its module paths, the working directory, the environment. */
+ * its module paths, the working directory, the environment. Knows nothing of what is made of it. */
 #ifndef TINE_PROCESS_LOCAL_SETTING_H
 #define TINE_PROCESS_LOCAL_SETTING_H
 

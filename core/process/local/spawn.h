@@ -1,4 +1,5 @@
-/* What makes of local processes share: where their standard descriptors go. */
+/* What makes of local processes share: where their standard descriptors go. Knows nothing of what
+ * the new process will do. */
 #ifndef TINE_PROCESS_LOCAL_SPAWN_H
 #define TINE_PROCESS_LOCAL_SPAWN_H
 
