@@ -216,10 +216,14 @@ void tine__loop_close(tine_host *host)
         return;
     tine__flows_close(host);
     tine__timers_close(host);
-    while (!LIST_EMPTY(&loop->ios))
-        tine_io_free(LIST_FIRST(&loop->ios)); /* leaves the list */
-    while (!LIST_EMPTY(&loop->signals))
-        tine_signal_free(LIST_FIRST(&loop->signals));
+    for (tine_io *io = LIST_FIRST(&loop->ios), *next; io; io = next) {
+        next = LIST_NEXT(io, link);
+        tine_io_free(io);
+    }
+    for (tine_signal *s = LIST_FIRST(&loop->signals), *next; s; s = next) {
+        next = LIST_NEXT(s, link);
+        tine_signal_free(s);
+    }
     struct event *events[] = {loop->later_event, loop->hold_event, loop->tick_event,
                               loop->alarm};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++)

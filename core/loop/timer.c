@@ -107,8 +107,10 @@ int tine__timers_open(tine_host *host)
 
 void tine__timers_close(tine_host *host)
 {
-    while (!LIST_EMPTY(&host->loop->timers))
-        tine_timer_free(LIST_FIRST(&host->loop->timers)); /* leaves the list */
+    for (tine_timer *t = LIST_FIRST(&host->loop->timers), *next; t; t = next) {
+        next = LIST_NEXT(t, link);
+        tine_timer_free(t);
+    }
     tine_io_free(host->loop->timer_io);
     tine__fd_close(&host->loop->timer_fd);
     tine__prioq_free(&host->loop->timer_queue);

@@ -433,8 +433,8 @@ static void close_all(tine_host *host)
 {
     tine__pool_host *h = host->pool;
     while (!LIST_EMPTY(&h->pools))
-        teardown(LIST_FIRST(
-            &h->pools)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+        /* Leaves the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+        teardown(LIST_FIRST(&h->pools));
     free(h);
     host->pool = NULL;
 }

@@ -43,7 +43,7 @@ static void tell(tine_pool *pool, tine_job *job, const tine_error *err,
     char text[CAUSE_MAX];
     tine_error more;
     unsigned tries = err ? tine__retries_count(job) : 0;
-    if (pool->killed && tine__is_crash(err)) {
+    if (pool->killed && err && tine__is_crash(err)) {
         more = tine__error_make(TINE_KIND_CLOSED, err->pid,
                                 "the pool was closed, and its workers killed");
         more.started = 1;

@@ -440,9 +440,8 @@ static void teardown(tine_rpc *rpc)
 static void close_all(tine_host *host)
 {
     while (!LIST_EMPTY(&host->rpc->rpcs))
-        teardown(LIST_FIRST(
-            &host->rpc
-                 ->rpcs)); /* leaves the list. NOLINT(clang-analyzer-unix.Malloc) */
+        /* Leaves the list. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+        teardown(LIST_FIRST(&host->rpc->rpcs));
     tine__clients_close(host);
 }
 
