@@ -43,7 +43,7 @@ static void read_requests(void *arg, tine_io *io, int events);
 static void flush_task(void *arg)
 {
     (void)arg;
-    tine__memory_publish();
+    tine__memory_publish(async.serving->child);
     if (!tine__reply_flush(false))
         tine__reply_arm();
     if (async.eof && !async.open)

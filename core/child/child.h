@@ -39,6 +39,20 @@ typedef struct tine__children {
     tine__worker *inherited; /* the parent's slots: see tine__children_forget */
 } tine__children;
 
+/* Where ps looks for the title: title.c. */
+typedef struct tine__title {
+    char *place; /* NULL: not found */
+    size_t room, written;
+    bool looked; /* for it */
+} tine__title;
+
+/* What the page that the host shares is told of the memory: memory.c. */
+typedef struct tine__meter {
+    struct tine__page *page;
+    const struct tine__heap *heap; /* or NULL */
+    unsigned seals;                /* as the page has it, failures included */
+} tine__meter;
+
 typedef struct tine__child {
     lua_State *L;
     int cmd;            /* -1 after run, and when the host has dropped us */
@@ -62,6 +76,8 @@ typedef struct tine__child {
      * its socket. Made before the fork: a worker that runs asks for no memory of its own. */
     int args, sock;
     int randomseed; /* is the registry reference of math.randomseed */
+    tine__title title;
+    tine__meter meter;
 } tine__child;
 
 /* serve.c */
@@ -142,10 +158,10 @@ int tine__push_run_args(lua_State *L);
 
 /* memory.c: answers MEMORY. */
 void tine__memory_tell(tine__child *c);
-/* From now on the page tells of L's memory. */
-void tine__memory_serve(lua_State *L);
+/* From now on the page tells of c's memory. */
+void tine__memory_serve(tine__child *c);
 /* A call has ended. */
-void tine__memory_publish(void);
+void tine__memory_publish(tine__child *c);
 
 /* rpc_server.c: carries out SERVE. */
 void tine__serve_calls(tine__child *c, tine__reader *frame);
@@ -164,6 +180,6 @@ void tine__push_embedded(lua_State *L, const char *name);
 /* title.c */
 /* The environment's place may be written over: it has been moved. Only in our own main. */
 void tine__title_own_environ(void);
-void tine__title_set(const char *name, size_t len);
+void tine__title_set(tine__child *c, const char *name, size_t len);
 
 #endif

@@ -80,7 +80,7 @@ static void become_worker(tine__child *c, tine__reader *frame, pid_t parent,
     tine__interp_reseed(c);
     c->named = name.len > 0;
     if (name.len)
-        tine__title_set(name.data, name.len);
+        tine__title_set(c, name.data, name.len);
     announce(c, parent_seq, pidfd);
     tine__fd_close(&pidfd);
     if (redirected < 0)

@@ -8,13 +8,6 @@
 #include "reply_ring.h"
 #include "wire/protocol.h"
 
-static struct serving {
-    lua_State *L;
-    tine__page *page;
-    const tine__heap *heap; /* or NULL */
-    unsigned seals;         /* as the page has it, failures included */
-} serving;
-
 static int64_t lua_bytes(lua_State *L)
 {
     return ((int64_t)lua_gc(L, LUA_GCCOUNT) << 10) + lua_gc(L, LUA_GCCOUNTB);
@@ -49,40 +42,39 @@ void tine__memory_tell(tine__child *c)
 }
 
 /* The kind of heap comes last: with it the rest is there. */
-static void publish_all(void)
+static void publish_all(tine__child *c)
 {
-    tine__page *page = serving.page;
+    tine__meter *m = &c->meter;
     tine__figures f;
-    measure(serving.L, &f);
-    if (serving.heap)
-        serving.seals = serving.heap->stats.seals + serving.heap->stats.failures;
-    memcpy(page->seal_failed, f.failed, sizeof page->seal_failed);
-    atomic_store_explicit(&page->own, f.own, memory_order_relaxed);
-    atomic_store_explicit(&page->shared, f.shared, memory_order_relaxed);
-    atomic_store_explicit(&page->sealed, f.sealed, memory_order_relaxed);
-    atomic_store_explicit(&page->seals, (uint32_t)f.seals, memory_order_relaxed);
-    atomic_store_explicit(&page->heap, (uint32_t)f.heap, memory_order_release);
+    measure(c->L, &f);
+    if (m->heap)
+        m->seals = m->heap->stats.seals + m->heap->stats.failures;
+    memcpy(m->page->seal_failed, f.failed, sizeof m->page->seal_failed);
+    atomic_store_explicit(&m->page->own, f.own, memory_order_relaxed);
+    atomic_store_explicit(&m->page->shared, f.shared, memory_order_relaxed);
+    atomic_store_explicit(&m->page->sealed, f.sealed, memory_order_relaxed);
+    atomic_store_explicit(&m->page->seals, (uint32_t)f.seals, memory_order_relaxed);
+    atomic_store_explicit(&m->page->heap, (uint32_t)f.heap, memory_order_release);
 }
 
-void tine__memory_serve(lua_State *L)
+void tine__memory_serve(tine__child *c)
 {
-    const tine__heap *h = tine__heap_of(L);
+    const tine__heap *h = tine__heap_of(c->L);
     tine__page *page = tine__reply_page();
-    serving = (struct serving){.L = L, .page = page, .heap = h};
-    atomic_store_explicit(&page->template_own, h ? h->stats.own : lua_bytes(L),
+    c->meter = (tine__meter){.page = page, .heap = h};
+    atomic_store_explicit(&page->template_own, h ? h->stats.own : lua_bytes(c->L),
                           memory_order_relaxed);
-    publish_all();
+    publish_all(c);
 }
 
-void tine__memory_publish(void)
+void tine__memory_publish(tine__child *c)
 {
-    const tine__heap *h = serving.heap;
+    const tine__heap *h = c->meter.heap;
     if (h && h->starved)
-        tine__gc_relieve(serving.L);
-    if (h && h->stats.seals + h->stats.failures != serving.seals)
-        publish_all();
+        tine__gc_relieve(c->L);
+    if (h && h->stats.seals + h->stats.failures != c->meter.seals)
+        publish_all(c);
     else
-        atomic_store_explicit(&serving.page->own,
-                              h ? h->stats.own : lua_bytes(serving.L),
+        atomic_store_explicit(&c->meter.page->own, h ? h->stats.own : lua_bytes(c->L),
                               memory_order_relaxed);
 }

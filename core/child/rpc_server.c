@@ -294,7 +294,7 @@ static void end_serving(tine__child *c)
     tine__catch_sigchld(c);
     c->flushed = false;
     c->named = true;
-    tine__title_set("template", 8);
+    tine__title_set(c, "template", 8);
 }
 
 void tine__serve_calls(tine__child *c, tine__reader *frame)
@@ -309,7 +309,7 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
         tine__leave(1);
     }
     if (!c->named && b.kind[FUNC] == TINE_TEXT)
-        tine__title_set(b.code[FUNC].data, b.code[FUNC].len);
+        tine__title_set(c, b.code[FUNC].data, b.code[FUNC].len);
     int memfd = frame->fds[0], fd = c->cmd;
     frame->fds[0] = c->cmd = -1;
     int err = tine__reply_open(fd, memfd, offset);
@@ -323,10 +323,11 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
     tine__reap_by_signal();
     sigprocmask(SIG_SETMASK, &c->waiting_mask, NULL);
     tine__interrupt_serve(c->L);
-    tine__memory_serve(c->L);
+    tine__memory_serve(c);
     begin_protected(c->L, &b);
-    tine__memory_publish();
+    tine__memory_publish(c);
     s->L = c->L;
+    s->child = c;
     s->async = (flags & TINE__SERVE_ASYNC) != 0;
     s->marks = (flags & TINE__SERVE_MARKS) != 0;
     tine__reader_next(frame);

@@ -14,6 +14,7 @@
 
 typedef struct tine__rpc_server {
     lua_State *L;
+    tine__child *child;
     tine__codec *codec;
     bool async, marks, retired, encodes_error;
     int func, done;      /* registry references; done: LUA_NOREF without one */

@@ -244,7 +244,7 @@ static void on_hello(tine__child *c, tine__reader *frame)
         tine__redirect(flags & TINE__FORK_LINES(1), NULL, 0);
         c->named = name.len > 0;
         if (name.len)
-            tine__title_set(name.data, name.len);
+            tine__title_set(c, name.data, name.len);
     }
     c->seq = c->told = 1;
     /* Also to a host of another version: it is the one that can say so. Where it did not make
@@ -256,13 +256,13 @@ static void on_hello(tine__child *c, tine__reader *frame)
         tine__leave(1);
 }
 
-static void name_after(const tine__reader *frame)
+static void name_after(tine__child *c, const tine__reader *frame)
 {
     tine__cursor cur = {frame->body.data, frame->body.data + frame->body.len, false};
     uint32_t kind = tine__get_u32(&cur);
     tine_str func = tine__get_str(&cur);
     if (kind == TINE_TEXT && !cur.bad)
-        tine__title_set(func.data, func.len);
+        tine__title_set(c, func.data, func.len);
 }
 
 static void close_all_but(int a, int b)
@@ -274,7 +274,7 @@ static void close_all_but(int a, int b)
 static void run(tine__child *c, tine__reader *frame)
 {
     if (!c->named)
-        name_after(frame);
+        name_after(c, frame);
     tine__channel_own(c);
     int code = tine__interp_run(c, frame);
     if (!c->workers.n)

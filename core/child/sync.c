@@ -76,7 +76,7 @@ static void carry_out(tine__rpc_server *s, uint64_t serial, const unsigned char 
     else
         tine__reply_hold(s->marks);
     times[1] = tine__clock_ns() - times[0];
-    tine__memory_publish();
+    tine__memory_publish(s->child);
     if (status == LUA_OK) {
         tine_str parts[] = {{times, TINE__CALL_TIMES}, {s->out.data, s->out.len}};
         tine__rpc_server_put_fds(serial);

@@ -10,8 +10,7 @@
 
 enum { FIRST_FIELD = 48, FIELDS = 4 }; /* arg_start, arg_end, env_start, env_end */
 
-static char *place;
-static size_t room, written;
+/* Of the program, before any process of ours is there. */
 static bool own_environ;
 
 void tine__title_own_environ(void)
@@ -43,7 +42,7 @@ static bool move_environ(void)
 }
 
 /* /proc tells where the kernel looks for the title; argv is not ours in a library. */
-static void find_place(void)
+static void find_place(tine__title *t)
 {
     unsigned long at[FIELDS] = {0};
     char line[2048];
@@ -57,18 +56,18 @@ static void find_place(void)
         field += *p == ' ';
     if (!p || sscanf(p, "%lu %lu %lu %lu", &at[0], &at[1], &at[2], &at[3]) != FIELDS)
         return;
-    place = (char *)at[0];
-    room = at[1] - at[0];
-    written = room;
+    t->place = (char *)at[0];
+    t->room = at[1] - at[0];
+    t->written = t->room;
     if (own_environ && at[2] == at[1] && at[3] > at[2] && move_environ())
-        room = at[3] - at[0];
+        t->room = at[3] - at[0];
 }
 
-void tine__title_set(const char *name, size_t len)
+void tine__title_set(tine__child *c, const char *name, size_t len)
 {
-    static bool looked;
     static const char prefix[] = "tine: ";
     char title[sizeof prefix + TINE__NAME_MAX];
+    tine__title *t = &c->title;
     if (len > TINE__NAME_MAX)
         len = TINE__NAME_MAX;
     size_t n = sizeof prefix - 1;
@@ -76,16 +75,16 @@ void tine__title_set(const char *name, size_t len)
     memcpy(title + n, name, len);
     title[n += len] = 0;
     prctl(PR_SET_NAME, title);
-    if (!looked) {
-        looked = true;
-        find_place();
+    if (!t->looked) {
+        t->looked = true;
+        find_place(t);
     }
-    if (!place || room < 2)
+    if (!t->place || t->room < 2)
         return;
-    size_t use = n < room ? n : room - 1;
-    memcpy(place, title, use);
-    for (size_t i = use; i < written; i++)
-        place[i] = 0;
-    place[use] = 0;
-    written = use + 1;
+    size_t use = n < t->room ? n : t->room - 1;
+    memcpy(t->place, title, use);
+    for (size_t i = use; i < t->written; i++)
+        t->place[i] = 0;
+    t->place[use] = 0;
+    t->written = use + 1;
 }
