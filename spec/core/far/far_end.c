@@ -418,7 +418,12 @@ int main(void)
         tine_io_new(host, &stream.read_io, 0, TINE_READ, on_readable, NULL) < 0)
         return 1;
     tine_host_run(host);
-    /* Those that were left: their memory is not missed. */
+    /* Those that were left. */
+    tine__local_end_all(host);
+    while (links)
+        drop(links);
+    tine__buf_free(&stream.in);
+    tine__buf_free(&stream.out);
     tine_host_free(host);
     return 0;
 }

@@ -292,6 +292,15 @@ static int start(near_host *h)
                              on_readable, h);
 }
 
+/* Its links are freed after it is closed. */
+static void free_unused(near_host *h)
+{
+    if (h->stream.fd >= 0 || h->links)
+        return;
+    tine__buf_free(&h->stream.out);
+    free(h);
+}
+
 static void close_host(tine_host *host)
 {
     near_host **link = &hosts;
@@ -311,6 +320,8 @@ static void close_host(tine_host *host)
     h->stream.fd = -1;
     while (waitpid(h->pid, NULL, 0) < 0 && errno == EINTR)
         ;
+    tine__buf_free(&h->stream.in);
+    free_unused(h);
 }
 
 static near_host *host_of(tine_host *host)
@@ -549,6 +560,7 @@ static void near_free(tine__link *link)
     while (*at != l)
         at = &(*at)->next;
     *at = l->next;
+    free_unused(l->of);
 }
 
 static const tine__transport transport = {
