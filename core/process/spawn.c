@@ -113,13 +113,16 @@ int tine_proc_from_fd(tine_host *host, int fd, tine_proc **out)
     *out = NULL;
     if (tine__stale(host))
         return -TINE_ESTALE;
+    tine_proc *p = NULL;
     int err = tine__local_is_socket(fd);
-    if (!err)
-        err = tine__proc_begin(host, &tine__local_transport, NULL, out);
     if (err < 0)
         return err;
-    err = tine__local_adopt((*out)->link, fd);
-    tine__proc_begun(*out);
+    err = tine__proc_begin(host, &tine__local_transport, NULL, &p);
+    if (err < 0 || !p)
+        return err;
+    *out = p;
+    err = tine__local_adopt(p->link, fd);
+    tine__proc_begun(p);
     return err;
 }
 
