@@ -103,6 +103,32 @@ describe("jobs that their workers die of #proc", function()
   end)
 end)
 
+describe("workers that are killed from outside before their first job #proc", function()
+  case("come again, and do what comes", function()
+    local pool, faults = pools.new { max = 1, idle = 1 }
+    local before
+    local function fresh()
+      before = proc.wait_for(function()
+        local worker = pool:stats().workers[1]
+        return worker and worker.state ~= "starting" and worker.pid ~= before and worker.pid
+      end)
+      return before
+    end
+    for _ = 1, 6 do pools.kill(fresh()) end
+    -- This one has been handed calls, and has not begun.
+    pools.kill(fresh(), "STOP")
+    local r = pools.results()
+    for i = 1, 10 do pool("echo", "x", r.cb(i)) end
+    pools.running(pool, 2)
+    pools.kill(before)
+    r.wait(10)
+    for i = 1, 10 do assert.equal("fine", r.kinds[i], r.errs[i]) end
+    assert.is_false(pool:stats().broken)
+    assert.is_true(#faults >= 6) -- each is told; the last may be on its way
+    pools.finish(pool)
+  end)
+end)
+
 describe("a broken pool #proc", function()
   case("tries again, and takes all calls when one worker has come up", function()
     local gate = helper.tmpname()

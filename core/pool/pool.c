@@ -411,7 +411,7 @@ static void teardown(tine_pool *pool)
         for (tine_job *job = jobs; job; job = job->next)
             tine__sched_done(pool->sched, &job->pool->s, false, 0);
         if (!w->canary) /* else the scheduler does not know it */
-            tine__sched_gone(pool->sched, &w->s, false, 0);
+            tine__sched_gone(pool->sched, &w->s, TINE__SCHED_END_FINE, 0);
         tine__pool_free_worker(w);
         teardown_list(pool, jobs, &err);
     }

@@ -42,7 +42,9 @@
  *   idle one; else the one with the fewest jobs takes no more, and when another is idle before
  *   it has done those, that one.
  * - A worker that ends before it is ready is a failure, and so is one that ends without having done
- *   a job well, unless (the pool's to say) it died of a job: that is the job's affair. While
+ *   a job well, unless (the pool's to say) it died of a job: that is the job's affair; or was
+ *   killed by a signal when it was ready, which is its own: that only makes the next one come
+ *   later, as below. While
  *   another lives, there is just none more for now: after the n-th in a row the next one is
  *   started 2^(n-2) * 50 ms later, 6.4 s at most (the first is free), and no job is told.
  *   Where none lives and none starts any more, TINE__SCHED_FAILURES since the last job that was done
@@ -129,6 +131,13 @@ enum tine__sched_what {
     TINE__SCHED_BREAK /* no worker can be had: fail every queued job (tine__sched_pop) */
 };
 
+/* What the end of a worker says of those to come, where it has not done a job well. */
+enum tine__sched_end {
+    TINE__SCHED_END_FINE,   /* nothing */
+    TINE__SCHED_END_FAILED, /* they may fare no better */
+    TINE__SCHED_END_LOST    /* to make the next one at once may be in vain */
+};
+
 typedef struct tine__sched_action {
     enum tine__sched_what what;
     tine__sched_job *job;
@@ -186,9 +195,9 @@ void tine__sched_retire(tine__sched *s, tine__sched_worker *w, int64_t now);
 /* It is to be replaced, replacement first. */
 void tine__sched_replace(tine__sched *s, tine__sched_worker *w, int64_t now);
 /* It has ended. Its handed jobs must have been told (done) or brought back (again, retry)
- * before, in any order. failed: it ended otherwise than as it was told to, and that speaks
- * against all workers to come. */
-void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_t now);
+ * before, in any order. */
+void tine__sched_gone(tine__sched *s, tine__sched_worker *w, enum tine__sched_end end,
+                      int64_t now);
 void tine__sched_resize(tine__sched *s, size_t max, size_t idle, int64_t now);
 /* No new jobs come: workers are stopped as they become idle, none is started but for
  * queued jobs. */

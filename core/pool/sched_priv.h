@@ -65,6 +65,7 @@ struct tine__sched {
     bool closed;
 
     unsigned failures;  /* since the last job that was done well */
+    unsigned losses;    /* ready ones killed, since then */
     unsigned shortages; /* since the last worker that was ready */
     int64_t next_start;
     bool broken, probing, tell_broken; /* probing: one worker is tried */

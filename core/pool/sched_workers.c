@@ -184,7 +184,23 @@ static void forget(tine__sched *s, tine__sched_worker *w)
     tine__prioq_remove(&s->leaving, w);
 }
 
-void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_t now)
+static bool any_lives(const tine__sched *s)
+{
+    return s->nready + s->nretiring > 0;
+}
+
+static int64_t pause_after(const tine__sched *s)
+{
+    unsigned n =
+        s->failures < s->shortages || any_lives(s) ? s->shortages : s->failures;
+    n = n < s->losses ? s->losses : n;
+    if (n < 2)
+        return 0;
+    return (int64_t)BACKOFF_USEC << (n - 2 < MOST_BACKOFF ? n - 2 : MOST_BACKOFF);
+}
+
+void tine__sched_gone(tine__sched *s, tine__sched_worker *w, enum tine__sched_end end,
+                      int64_t now)
 {
     bool expected = w->state == TINE__SCHED_STOPPED;
     if (w->state == TINE__SCHED_STARTING) {
@@ -206,24 +222,15 @@ void tine__sched_gone(tine__sched *s, tine__sched_worker *w, bool failed, int64_
     s->nworkers--;
     if (!expected)
         tine__sched_lower_load(s);
-    if (failed && !expected && !w->good)
+    bool counts = !expected && !w->good;
+    if (counts && end == TINE__SCHED_END_LOST) {
+        s->losses++;
+        s->next_start = now + pause_after(s);
+    }
+    if (counts && end == TINE__SCHED_END_FAILED)
         tine__sched_failed(s, now);
     else if (s->broken && !s->probing && s->nqueued && !capacity(s))
         s->tell_broken = true; /* nobody is there for what it left */
-}
-
-static bool any_lives(const tine__sched *s)
-{
-    return s->nready + s->nretiring > 0;
-}
-
-static int64_t pause_after(const tine__sched *s)
-{
-    unsigned n =
-        s->failures < s->shortages || any_lives(s) ? s->shortages : s->failures;
-    if (n < 2)
-        return 0;
-    return (int64_t)BACKOFF_USEC << (n - 2 < MOST_BACKOFF ? n - 2 : MOST_BACKOFF);
 }
 
 /* Nobody is there, and what is to be known of workers is known when those that start have come up,
@@ -254,7 +261,7 @@ void tine__sched_failed(tine__sched *s, int64_t now)
 
 void tine__sched_succeeded(tine__sched *s)
 {
-    s->failures = 0;
+    s->failures = s->losses = 0;
     s->retry_usec = 0;
     s->broken = s->probing = false;
 }

@@ -333,7 +333,7 @@ void tine__pool_promoted(tine_pool *pool, tine__pool_worker *w)
     }
     pool->promoting = NULL;
     w->client = NULL;
-    tine__sched_gone(pool->sched, &w->s, false, tine__now_usec());
+    tine__sched_gone(pool->sched, &w->s, TINE__SCHED_END_FINE, tine__now_usec());
     tine__pool_free_worker(w);
     add_source(pool, s, tine__client_release(c, &observer, s));
     s->generation = pool->generation + 1;

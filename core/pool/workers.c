@@ -200,6 +200,15 @@ static enum meaning meaning_of(const tine_pool *pool, const tine__pool_worker *w
     return tine__client_is_ready(w->client) ? OF_ITSELF : STILLBORN;
 }
 
+/* Whoever sends a signal to one that was ready does not say that no other will be. */
+static enum tine__sched_end end_of(enum meaning meaning, const tine_error *why)
+{
+    if (meaning == OF_ITSELF && why->signal)
+        return TINE__SCHED_END_LOST;
+    return meaning == OF_ITSELF || meaning == STILLBORN ? TINE__SCHED_END_FAILED
+                                                        : TINE__SCHED_END_FINE;
+}
+
 static void mourn(tine_pool *pool, tine__pool_worker *w, const tine_error *why)
 {
     if (!why)
@@ -244,8 +253,7 @@ static void on_gone(void *owner, tine__client *c, tine_job *unstarted,
     mourn(pool, w, why);
     bring_back(pool, unstarted, now);
     if (!w->canary) /* else the scheduler does not know it */
-        tine__sched_gone(pool->sched, &w->s,
-                         meaning == OF_ITSELF || meaning == STILLBORN, now);
+        tine__sched_gone(pool->sched, &w->s, end_of(meaning, why), now);
     tine__cause *cause =
         why ? tine__cause_new(why) : NULL; /* it goes with the client */
     tine__pool_free_worker(w);

@@ -53,7 +53,8 @@ TEST_UNUSED static void ends(tine__sched_worker *worker, bool failed)
 {
     CHECK(!gone[worker - w]);
     gone[worker - w] = true;
-    tine__sched_gone(s, worker, failed, now);
+    tine__sched_gone(s, worker, failed ? TINE__SCHED_END_FAILED : TINE__SCHED_END_FINE,
+                     now);
 }
 
 TEST_UNUSED static void done(tine__sched_job *job)

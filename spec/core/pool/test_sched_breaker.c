@@ -116,6 +116,32 @@ static void ready_and_gone(void)
     finish();
 }
 
+/* The same, killed from outside: the job waits, and the next ones come later and later. */
+static void ready_and_killed(void)
+{
+    defaults();
+    begin(0);
+    add(&j[0]);
+    int64_t before = now, pause = 0;
+    for (int n = 0; n < 12; n++) {
+        tine__sched_action a = next();
+        for (; a.what == TINE__SCHED_NONE; a = next())
+            now = tine__sched_when(s, now);
+        CHECK_INT(a.what, TINE__SCHED_START);
+        CHECK(now - before >= pause);
+        pause = now - before;
+        before = now;
+        tine__sched_worker *one = starting(false);
+        tine__sched_ready(s, one, now);
+        SAYS(TINE__SCHED_ASSIGN);
+        tine__sched_again(s, &j[0], now);
+        gone[one - w] = true;
+        tine__sched_gone(s, one, TINE__SCHED_END_LOST, now);
+    }
+    CHECK(pause >= SECOND && !tine__sched_broken(s));
+    finish();
+}
+
 /* While others work there is just none more, whatever the number of failures. */
 static void none_more_for_now(void)
 {
@@ -390,6 +416,7 @@ int main(void)
     RUN(five_in_a_row);
     RUN(mended);
     RUN(ready_and_gone);
+    RUN(ready_and_killed);
     RUN(none_more_for_now);
     RUN(good_calls_between);
     RUN(not_failures);

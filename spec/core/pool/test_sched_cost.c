@@ -160,7 +160,7 @@ static void work(size_t n, size_t load)
         if (b.jobs[i].handed)
             tine__sched_done(s, &b.jobs[i], true, now);
     for (size_t i = 0; i < n; i++)
-        tine__sched_gone(s, &b.workers[i], false, now);
+        tine__sched_gone(s, &b.workers[i], TINE__SCHED_END_FINE, now);
     while (tine__sched_pop(s)) {
     }
     tine__sched_free(s);
@@ -218,7 +218,7 @@ static size_t parked(size_t n)
     tine__sched_done(s, &first, true, now);
     compares = 0;
     for (int i = 0; i < 2; i++)
-        tine__sched_gone(s, &w[i], false, now);
+        tine__sched_gone(s, &w[i], TINE__SCHED_END_FINE, now);
     while (tine__sched_pop(s)) {
     }
     tine__sched_free(s);

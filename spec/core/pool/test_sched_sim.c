@@ -116,7 +116,7 @@ static void die(worker *w)
             over(first);
         }
     }
-    tine__sched_gone(s, &w->s, true, now);
+    tine__sched_gone(s, &w->s, TINE__SCHED_END_FAILED, now);
     forget(w);
     for (tine__sched_job *x; (x = tine__sched_orphan(s)) != NULL;) {
         CHECK(x->pinned);
@@ -146,7 +146,7 @@ static void befalls(worker *w, const event *e)
     } else if (e->what == DIE) {
         die(w);
     } else if (e->what == EXIT) {
-        tine__sched_gone(s, &w->s, false, now);
+        tine__sched_gone(s, &w->s, TINE__SCHED_END_FINE, now);
         forget(w);
     }
 }
