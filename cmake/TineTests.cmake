@@ -54,7 +54,7 @@ foreach(source ${test_sources})
   add_dependencies(tine_tests ${name})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES
-    TIMEOUT 120
+    TIMEOUT 600
     SKIP_RETURN_CODE 77
     ENVIRONMENT "TINE=${PROJECT_BINARY_DIR}/tine/tine-template;TINE_BUILD=${PROJECT_BINARY_DIR}")
 endforeach()
@@ -80,7 +80,7 @@ endif()
 if(TINE_LUA AND NOT TINE_SANITIZE AND NOT TINE_LUAROCKS)
   add_test(NAME test_install
     COMMAND ${PROJECT_SOURCE_DIR}/tools/test-install --build ${PROJECT_BINARY_DIR} --only c)
-  set_tests_properties(test_install PROPERTIES TIMEOUT 120)
+  set_tests_properties(test_install PROPERTIES TIMEOUT 600)
 endif()
 
 # lua_host runs a Lua script as lua5.4 does, but has the sanitizers in it, which a module with
