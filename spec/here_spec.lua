@@ -16,7 +16,7 @@ local function ask(p, func)
   return table.concat(parts), p:on_exit()
 end
 local function fds_of(pid)
-  local f <close> = io.popen("exec 3>&-; ls -l /proc/" .. pid .. "/fd")
+  local f <close> = io.popen("exec 3>&-; ls -l /proc/" .. pid .. "/fd 2>/dev/null")
   local list = {}
   for fd, what in f:read("a"):gmatch(" (%d+) %-> ([^\n]*)") do list[tonumber(fd)] = what end
   return list
@@ -290,9 +290,17 @@ describe("the descriptors of a fork #proc", function()
     loop.signal("USR1", error):close()
     loop.timer(0.001, function() end)
     loop.run()
+    -- A new process has one more for a moment: the pidfd that it sends to the host.
+    local function settled(pid)
+      while true do
+        local list, new = fds_of(pid), false
+        for _, what in pairs(list) do new = new or what:find("[pidfd]", 1, true) end
+        if not new then return list end
+      end
+    end
     local function show(pid)
       local own, list = fds_of(pid_of_self()), {}
-      for fd, what in pairs(fds_of(pid)) do
+      for fd, what in pairs(settled(pid)) do
         what = what:gsub("%[%d+%]", "")
         list[#list + 1] = fd <= 2 and (fd .. " " .. (what == "/dev/null" and what or
           (own[fd]:gsub("%[%d+%]", "") == what and "host's" or what))) or "+ " .. what
