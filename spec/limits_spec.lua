@@ -200,6 +200,32 @@ works(tine.new())
 ]], { setup = "ulimit -n 40" })
   end)
 
+  it("a worker whose own channel has no room in the host is told why", function()
+    program.check([[
+local held, ready, sock = {}, {}, {}
+for i, new in ipairs { tine.new, tine.new_exec } do
+  ready[i] = new()
+  ready[i]:await_ready(function(_, err) ready[-i] = not err end)
+end
+wait("two processes", function() return ready[-1] and ready[-2] end)
+for _, p in ipairs(ready) do
+  local seen = watch(p)
+  repeat
+    local f = io.open("/dev/null")
+    held[#held + 1] = f
+  until not f
+  p:run(function(s) s:read() end, function(s) sock[#sock + 1] = s end)
+  ended(seen)
+  local err = seen.errors[1]
+  assert(#seen.errors == 1 and err.kind == "system" and err.errno == 24, err)
+  assert(err.message:find("no descriptor free for the worker's report channel"), err.message)
+  assert(err.pid == seen.info.pid)
+end
+for _, f in ipairs(held) do f:close() end
+works(tine.new())
+]], { setup = "ulimit -n 40" })
+  end)
+
   case("a template cannot fork until it has some again", function()
     local source = tine.new()
     local seen = watch(source)

@@ -101,7 +101,8 @@ void tine__end_unless_held(void);
 void tine__release(void);
 bool tine__host_is_gone(const tine__child *c);
 
-/* report_send.c: reports. A host that is gone takes us with it. */
+/* report_send.c: reports. A host that is gone takes us with it. Where too many descriptors are in
+ * flight, fd stays behind. */
 void tine__report_send(tine__child *c, const tine__report *r, int fd);
 void tine__report_send_failed(tine__child *c, uint64_t id, tine_kind kind,
                               int sys_errno, tine_str message, tine_str traceback);

@@ -20,7 +20,8 @@ static ssize_t send_once(int to, const tine__buf *b, int fd)
     return sendmsg(to, &msg, MSG_NOSIGNAL);
 }
 
-static void send_report(tine__child *c, const tine__buf *b, int fd)
+/* needs_fd: without fd the report is of no use. Returns 0, or -ETOOMANYREFS: then it was not sent. */
+static int send_report(const tine__child *c, const tine__buf *b, int fd, bool needs_fd)
 {
     while (c->report >= 0 && send_once(c->report, b, fd) < 0) {
         struct pollfd p = {c->report, POLLOUT, 0};
@@ -35,15 +36,18 @@ static void send_report(tine__child *c, const tine__buf *b, int fd)
             poll(NULL, 0, 5);
             break;
         case ETOOMANYREFS:
+            if (needs_fd)
+                return -ETOOMANYREFS;
             fd = -1;
             break;
         default:
             /* No stdio here: this may be a signal handler in the middle of it. */
             if (!c->detach)
                 tine__end();
-            return;
+            return 0;
         }
     }
+    return 0;
 }
 
 void tine__report_send(tine__child *c, const tine__report *r, int fd)
@@ -64,7 +68,7 @@ void tine__report_send(tine__child *c, const tine__report *r, int fd)
         b = (tine__buf){.data = space, .cap = sizeof space};
         tine__report_encode(&b, &brief);
     }
-    send_report(c, &b, fd);
+    send_report(c, &b, fd, false);
     if (b.data != space)
         tine__buf_free(&b);
 }
@@ -81,14 +85,19 @@ void tine__report_send_failed(tine__child *c, uint64_t id, tine_kind kind,
     tine__report_send(c, &r, -1);
 }
 
-/* Out of descriptors, it stays on the shared one. */
+/* Out of descriptors, or with too many in flight, it stays on the shared one. */
 void tine__channel_own(tine__child *c)
 {
     int pair[2];
+    unsigned char space[128];
+    tine__buf b = {.data = space, .cap = sizeof space};
     if (c->workers.n || c->report < 0 || tine__fd_pair(SOCK_SEQPACKET, pair) < 0)
         return;
-    tine__report r = {.type = TINE__REPORT_CHANNEL, .id = c->id};
-    tine__report_send(c, &r, pair[1]);
+    tine__report_encode(&b, &(tine__report){.type = TINE__REPORT_CHANNEL, .id = c->id});
+    if (send_report(c, &b, pair[1], true) < 0) {
+        tine__fd_close_all(pair, 2);
+        return;
+    }
     tine__fd_close(&pair[1]);
     tine__fd_close(&c->report);
     c->report = pair[0];

@@ -55,6 +55,7 @@ typedef struct arrival {
     int fds[MAX_REPORT_FDS];
     size_t nfds;
     bool cut;
+    bool lost; /* its descriptors, since we had none free */
 } arrival;
 
 static void read_control(struct msghdr *msg, arrival *a)
@@ -91,6 +92,7 @@ static int receive(const tine__local_host *h, arrival *a)
     a->len = (size_t)n;
     a->cut = (msg.msg_flags & MSG_TRUNC) != 0;
     read_control(&msg, a);
+    a->lost = !a->nfds && (msg.msg_flags & MSG_CTRUNC);
     return n == 0 && !a->sender ? -1 : 1; /* an empty message has a sender */
 }
 
@@ -205,14 +207,32 @@ static void sent_garbage(tine__local *l)
     l->link.news->broken(&l->link, "it sent garbage on the report channel");
 }
 
+/* It has left the shared one for a channel of which we have no end: nothing could be heard of it. */
+static void never_heard(tine__local *l, int err)
+{
+    char text[200];
+    tine_error error =
+        tine__error_system(err, text, sizeof text,
+                           "process %d was killed: no descriptor free for the worker's "
+                           "report channel",
+                           (int)l->link.pid);
+    error.pid = l->link.pid;
+    l->link.news->hung(&l->link, &error);
+}
+
 static void on_channel(tine__local *l, arrival *a)
 {
-    if (l->commanded || l->own_channel >= 0 || a->nfds != 1) {
+    bool awaited = !l->commanded && l->own_channel < 0;
+    if (!awaited || (a->nfds != 1 && !a->lost)) {
         sent_garbage(l);
         return;
     }
+    int fd = a->lost ? -EMFILE : tine__fd_above_stdio(a->fds[0]);
     a->nfds = 0;
-    l->own_channel = tine__fd_above_stdio(a->fds[0]);
+    if (fd < 0)
+        never_heard(l, fd);
+    else
+        l->own_channel = fd;
 }
 
 /* Nobody else can have written to it, and nothing but why it has failed. */

@@ -128,6 +128,37 @@ static void test_redirecting(void)
     CHECK(waitpid(pid, NULL, 0) == pid);
 }
 
+static int too_many_in_flight(const struct msghdr *msg, size_t *most)
+{
+    (void)most;
+    return msg->msg_controllen ? ETOOMANYREFS : 0;
+}
+
+static void send_no_descriptors(void)
+{
+    fault_sendmsg = too_many_in_flight;
+}
+
+/* It cannot send the host the end of a channel of its own: it reports on the one for all. */
+static void test_own_channel(void)
+{
+    tine_host *host;
+    pid_t pid;
+    seen s;
+    CHECK_INT(tine_host_new(&host, NULL), 0);
+    tine_proc *p = new_server(host, send_no_descriptors, &pid);
+    watch(p, &s);
+    eval(p, "function run() error('its own') end");
+    CHECK_INT(tine_proc_run(p, TINE_TEXT, "run", 3, NULL, NULL), 0);
+    run_until(host, &s.errors);
+    CHECK_INT(s.kind, TINE_KIND_EXCEPTION);
+    CHECK(strstr(s.message, "its own"));
+    run_until(host, &s.exits);
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    tine_proc_close(p);
+    tine_host_free(host);
+}
+
 /* In its turn among the commands: what was queued before is carried out. */
 static void test_failing_on_purpose(void)
 {
@@ -154,6 +185,7 @@ int main(void)
 {
     RUN(test_reading_commands);
     RUN(test_redirecting);
+    RUN(test_own_channel);
     RUN(test_failing_on_purpose);
     return 0;
 }
