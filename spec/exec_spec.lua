@@ -201,7 +201,8 @@ describe("tine.exec that fails #proc", function()
           said[#said + 1] = pattern .. ": " .. tostring(err)
         end
       end
-      blames("unknown option 'shell'", function() t.exec("true", { shell = true }) end)
+      blames("unknown option 'shell' %(there are: cwd, env, stderr, stdin, stdout%)",
+        function() t.exec("true", { shell = true }) end)
       blames("stdout: \"inherit\", \"null\", or a descriptor expected",
         function() t.exec("true", { stdout = print }) end)
       blames("stdin: .*is closed", function()

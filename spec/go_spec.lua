@@ -154,9 +154,10 @@ describe("a task's await #unit", function()
     assert.are.equal(42, task:await())
   end)
 
-  it("raises outside of a task, and for oneself", function()
+  it("raises outside of a task, with a time, and for oneself", function()
     local task = tine.go(loop.sleep, 0.001)
-    assert_blames("await: only inside of tine.go", function() task:await() end)
+    assert_blames("await: only inside of tine.go or tine.main", function() task:await() end)
+    assert_blames("takes no time", function() task:await(0.05) end)
     assert.is_true(loop.run())
     local myself
     myself = tine.go(function()

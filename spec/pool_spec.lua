@@ -51,6 +51,7 @@ describe("the options of a pool #proc", function()
       { "on_destroy", { on_destroy = true } }, { "init", { init = 1 } },
       { "done", { done = {} } }, { "serialiser", { serialiser = "xml" } },
       { "serialiser", { serialiser = {} } }, { "unknown option 'nonsense'", { nonsense = 1 } },
+      { "'serializer' %(there are: .*, retries, serialiser, ", { serializer = "json" } },
       { "table of options", 5 },
     } do
       check("pool: .*" .. given[1], function() p:pool("work", given[2]) end)

@@ -864,7 +864,8 @@ describe("misuse #proc", function()
 
   case("of options, callbacks and names", function()
     local p = tine.new()
-    assert_blames("unknown option 'nmae'", function() tine.new({ nmae = "x" }) end)
+    assert_blames("unknown option 'nmae' %(there are: detach, name, stderr, stdin, stdout%)",
+      function() tine.new({ nmae = "x" }) end)
     assert_blames("unknown option 'keep'", function() tine.new_exec({ keep = {} }) end)
     assert_blames("unknown option '1'", function() p:fork({ "x" }) end)
     assert_blames("table of options", function() tine.new("x") end)

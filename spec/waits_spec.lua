@@ -99,7 +99,8 @@ describe("tine.timeout #proc", function()
   end)
 
   it("is for tasks only", function()
-    assert.has_error(function() tine.timeout(1, print) end, "timeout: only inside of tine.go")
+    assert.has_error(function() tine.timeout(1, print) end,
+      "timeout: only inside of tine.go or tine.main")
   end)
 end)
 

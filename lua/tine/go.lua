@@ -107,7 +107,7 @@ function go.timeout(seconds, fn, ...)
   end
   local me = task.current()
   if not me then
-    error("timeout: only inside of tine.go", 2)
+    error("timeout: only inside of tine.go or tine.main", 2)
   elseif not coroutine.isyieldable() then
     error("timeout: " .. task.NO_WAIT, 2)
   elseif seconds == math.huge then

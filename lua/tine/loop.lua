@@ -138,7 +138,7 @@ function loop.sleep(seconds)
   end
   local wake = task.waker("loop.sleep", 2)
   if not wake then
-    error("loop.sleep: only inside of tine.go", 2)
+    error("loop.sleep: only inside of tine.go or tine.main", 2)
   end
   local timer, err = loop.timer(seconds, function() wake() end)
   if not timer then

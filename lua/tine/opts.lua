@@ -9,6 +9,24 @@ local known <const> = {
   name = true, stdin = true, stdout = true, stderr = true, detach = true,
 }
 
+local known_and_keep <const> = {
+  name = true, stdin = true, stdout = true, stderr = true, detach = true, keep = true,
+}
+
+--- What an error says of an option that there is not.
+-- @param name
+-- @tparam table options with the names of those that there are as keys
+-- @treturn string
+function opts.unknown(name, options)
+  local names = {}
+  for option in pairs(options) do
+    names[#names + 1] = option
+  end
+  table.sort(names)
+  return ("unknown option '%s' (there are: %s)"):format(tostring(name),
+    table.concat(names, ", "))
+end
+
 local function fail(format, ...)
   error(format:format(...), 5)
 end
@@ -63,9 +81,10 @@ local function check_keys(options, keep, what)
   if type(options) ~= "table" then
     fail("%s: a table of options expected, got %s", what, type(options))
   end
+  local there <const> = keep and known_and_keep or known
   for key in pairs(options) do
-    if not known[key] and not (keep and key == "keep") then
-      fail("%s: unknown option '%s'", what, tostring(key))
+    if not there[key] then
+      fail("%s: %s", what, opts.unknown(key, there))
     end
   end
 end
@@ -127,7 +146,7 @@ function opts.exec(options)
   end
   for key in pairs(options) do
     if not exec_options[key] then
-      error(("exec: unknown option '%s'"):format(tostring(key)), 3)
+      error("exec: " .. opts.unknown(key, exec_options), 3)
     end
   end
   local streams = {}

@@ -180,7 +180,7 @@ end
 function Map:next()
   local current = task.current()
   if not current and core.loop.running() then
-    error("map: in a callback of the loop only inside of tine.go", 2)
+    error("map: in a callback of the loop only inside of tine.go or tine.main", 2)
   elseif current and not task.can_wait() then
     error("map: " .. task.NO_WAIT, 2)
   end

@@ -46,7 +46,7 @@ methods.call = meta.__call
 function methods:await(...)
   check(self, "await")
   if not task.current() then
-    error("await: only inside of tine.go", 2)
+    error("await: only inside of tine.go or tine.main", 2)
   end
   return service.results(service.call_and_wait("await", 2, self, ...))
 end

@@ -2,6 +2,7 @@
 -- @module tine.service
 local core = require "tine.core"
 local loop = require "tine.loop"
+local opts = require "tine.opts"
 local task = require "tine.task"
 
 local service = {}
@@ -131,7 +132,7 @@ function service.check(what, given, known, level)
   for name, value in pairs(given) do
     local check = known[name]
     if not check then
-      error(("%s: unknown option '%s'"):format(what, tostring(name)), level)
+      error(("%s: %s"):format(what, opts.unknown(name, known)), level)
     end
     local ok, expected, got = check(value)
     if not ok then
@@ -273,7 +274,7 @@ function core.rpc.job_methods:await(seconds)
   end
   local wake = service.waker("await", 2)
   if not wake then
-    error("await: only inside of tine.go", 2)
+    error("await: only inside of tine.go or tine.main", 2)
   end
   local open = core.rpc.tap(self, function(cb)
     return function(...)

@@ -297,14 +297,17 @@ end
 -- @function task:await
 -- @return what its function returned
 -- @raise what its function raised
-function Task:await()
+function Task:await(...)
+  if select("#", ...) > 0 then
+    error("await: a coroutine's takes no time: tine.timeout(seconds, fn) bounds a wait", 2)
+  end
   if not self.done then
     if task.current() == self then
       error("await: a coroutine cannot wait for itself", 2)
     end
     local wake = task.waker("await", 2)
     if not wake then
-      error("await: only inside of tine.go", 2)
+      error("await: only inside of tine.go or tine.main", 2)
     end
     self.waiters = self.waiters or {}
     table.insert(self.waiters, wake)
