@@ -17,6 +17,9 @@ local FAILED <const> = 1
 local WINDOW <const> = 64
 -- Seconds between drawings of the bar, and after which written results are seen at the latest.
 local TICK <const> = 0.1
+-- Seconds that processes have to end when we end by a signal: one that has yet to load something
+-- hears nothing before.
+local PATIENCE <const> = 1
 
 -- The standard streams that were closed have /dev/null in their place: else descriptors of ours
 -- would get their numbers, and be read and written as if they were those.
@@ -335,6 +338,17 @@ local function feed_all(run)
   end
 end
 
+-- How many lines have begun, or have ended and are not printed yet.
+local function unfinished(run)
+  local n = 0
+  for _, jobs in ipairs { run.jobs, run.results } do
+    for _, job in pairs(jobs) do
+      n = n + (job.dropped and 0 or 1)
+    end
+  end
+  return n
+end
+
 -- Lines that no worker has begun. Returns how many there are.
 local function drop_waiting(run)
   local n = 0
@@ -347,11 +361,31 @@ local function drop_waiting(run)
   return n
 end
 
+local function close_log(run)
+  local log = run.log
+  run.log = nil
+  if log then
+    log:close()
+  end
+end
+
+-- Ends by the signal, and with us ends what has not ended by itself.
+local function leave(run)
+  close_log(run)
+  core.raise(run.signal)
+end
+
+-- After a signal nothing is left to be done.
+local function kill_pool(run)
+  run.last_moment = run.last_moment or loop.timer(PATIENCE, function() leave(run) end)
+  run.pool:close(function() end, 0)
+end
+
 -- Once: what runs is finished, and the rest dropped. Twice: it is killed.
 local function interrupted(run, signal)
   run.signal = run.signal or signal
   if run.over or run.finished then
-    return run.pool:close(function() end, 0)
+    return kill_pool(run)
   end
   run.interrupts = run.interrupts + 1
   run.incomplete = true
@@ -359,9 +393,9 @@ local function interrupted(run, signal)
     stop_reading(run)
     local dropped = drop_waiting(run)
     complain(run, ("interrupted: finishing %d lines, %d that wait are dropped; again to kill them")
-      :format(run.held - dropped, dropped))
+      :format(unfinished(run), dropped))
   else
-    complain(run, ("killed: %d lines are not finished"):format(run.held))
+    complain(run, ("killed: %d lines are not finished"):format(unfinished(run)))
     abandon(run)
   end
 end
@@ -503,7 +537,13 @@ local function work(run)
   if run.options.stats then
     show_stats(run, core.loop.now() - began)
   end
+  if run.signal then
+    kill_pool(run)
+  end
   run.pool:close(nil, run.over and 0 or nil)
+  if run.last_moment then
+    run.last_moment:close()
+  end
   for _, watcher in ipairs(watchers) do
     watcher:close()
   end
@@ -533,9 +573,7 @@ function map.run(options)
     return FAILED
   end
   go.main(work, run)
-  if run.log then
-    run.log:close()
-  end
+  close_log(run)
   if run.signal then
     core.raise(run.signal) -- for a shell's loop around us to see it
   end
