@@ -92,6 +92,8 @@ void tine_host_free(tine_host *host)
 
 int tine_host_set_interpreter(tine_host *host, const char *path)
 {
+    if (tine__stale(host))
+        return -TINE_ESTALE;
     return tine__local_set_interpreter(host, path);
 }
 
@@ -102,6 +104,8 @@ const char *tine_host_interpreter(tine_host *host)
 
 int tine_host_set_lua_path(tine_host *host, const char *path, const char *cpath)
 {
+    if (tine__stale(host))
+        return -TINE_ESTALE;
     return tine__local_set_lua_path(host, path, cpath);
 }
 

@@ -191,6 +191,8 @@ static void stale_in_a_fork(tine_host *host)
         bad += tine_host_poll(host, 0) != -TINE_ESTALE;
         bad += tine_host_flush(host) != -TINE_ESTALE;
         bad += tine_host_reset(host) != -TINE_ESTALE;
+        bad += tine_host_set_interpreter(host, "/x") != -TINE_ESTALE;
+        bad += tine_host_set_lua_path(host, "/x", "/x") != -TINE_ESTALE;
         tine_proc_close(p);
         tine_host_free(host);
         _exit(bad);
