@@ -80,18 +80,13 @@ typedef struct tine__child {
     tine__meter meter;
 } tine__child;
 
-/* serve.c */
+/* ending.c */
 extern tine__child tine__self;
 /* Ends the process, stdio flushed, nothing finalized. */
 void tine__leave(int code) __attribute__((noreturn));
 /* Flushes stdio, where anything may have been written since the last time. */
 void tine__flush(tine__child *c);
-void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
-                size_t len, const char *traceback, size_t traceback_len);
-/* The same of a system call; err: errno. */
-void tine__fail_system(tine__child *c, const char *what, int err);
-
-/* ending.c: the host has gone. Ends this process, with its workers and with all that they and it
+/* The host has gone. Ends this process, with its workers and with all that they and it
  * have started, but for what is detached. */
 void tine__end(void) __attribute__((noreturn));
 /* The same in a signal handler. What it needs may be in the middle of a change: then it waits
@@ -106,17 +101,21 @@ bool tine__host_is_gone(const tine__child *c);
 void tine__report_send(tine__child *c, const tine__report *r, int fd);
 void tine__report_send_failed(tine__child *c, uint64_t id, tine_kind kind,
                               int sys_errno, tine_str message, tine_str traceback);
+/* The process has failed: it carries out nothing more. */
+void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
+                size_t len, const char *traceback, size_t traceback_len);
+/* The same of a system call; err: errno. */
+void tine__fail_system(tine__child *c, const char *what, int err);
 
 /* The process was told to run: see protocol.h. */
 void tine__channel_own(tine__child *c);
 void tine__channel_leave(tine__child *c);
 
-/* serve.c: workers that end interrupt the sleep of the command loop, and nothing else. */
+/* children.c */
+/* Workers that end interrupt the sleep of the command loop, and nothing else. */
 void tine__catch_sigchld(tine__child *c);
 /* User code has run: it may have changed that. */
 void tine__check_sigchld(tine__child *c);
-
-/* children.c */
 /* Sees that the next tine__children_add finds room. Returns 0 or -ENOMEM. */
 int tine__children_room(tine__children *w);
 int tine__children_add(tine__children *w, pid_t pid, uint64_t id, bool detached);

@@ -273,7 +273,7 @@ void tine__reap(tine__child *c)
         w->look_usec = 0;
 }
 
-static void on_sigchld(int signo)
+static void reap_now(int signo)
 {
     /* With threads, another of them may be in here: then it goes round once more. */
     static atomic_uint asked;
@@ -294,7 +294,36 @@ void tine__reap_by_signal(void)
         signal(SIGCHLD, SIG_DFL);
         return;
     }
-    struct sigaction action = {.sa_handler = on_sigchld, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = reap_now, .sa_flags = SA_RESTART};
     sigaction(SIGCHLD, &action, NULL);
     reap_all(&tine__self);
+}
+
+/* Also ends the sleep in ppoll. */
+static void wake(int signo, siginfo_t *info, void *context)
+{
+    (void)signo;
+    (void)context;
+    tine__children_signaled(&tine__self.workers, info->si_pid);
+}
+
+void tine__catch_sigchld(tine__child *c)
+{
+    struct sigaction action;
+    sigset_t chld;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = wake;
+    action.sa_flags = SA_RESTART | SA_SIGINFO;
+    sigaction(SIGCHLD, &action, NULL);
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &chld, &c->waiting_mask);
+    sigdelset(&c->waiting_mask, SIGCHLD);
+}
+
+void tine__check_sigchld(tine__child *c)
+{
+    struct sigaction action;
+    c->workers.deaf =
+        sigaction(SIGCHLD, NULL, &action) == 0 && action.sa_sigaction != wake;
 }

@@ -1,14 +1,22 @@
-/* The end of a process whose host has gone: it takes along what was forked from it and what
- * those, and it, have started. Async-signal-safe. */
+/* What a process is, and its end. Where its host has gone it takes along what was forked from it
+ * and what those, and it, have started: that is async-signal-safe. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/pdeathsig.h"
 #include "child.h"
+
+#ifdef __GLIBC__
+extern FILE *_IO_list_all;
+#endif
+
+/* On one page: what a fork makes both sides write to is copied by pages. */
+tine__child tine__self __attribute__((aligned(4096))) = {.cmd = -1, .report = -1};
 
 /* Milliseconds to wait for a worker, and for all of them, to end with what it has started. */
 enum { PATIENCE = 100, PATIENCE_FOR_ALL = 1000 };
@@ -84,4 +92,33 @@ bool tine__host_is_gone(const tine__child *c)
 {
     struct pollfd report = {c->report, 0, 0};
     return c->report >= 0 && !c->detach && poll(&report, 1, 0) > 0;
+}
+
+/* fflush(NULL), but where nothing is buffered, which is what most workers leave with, it
+ * locks nothing, and so writes to no page that is shared with the template. */
+static void flush_stdio(void)
+{
+#ifdef __GLIBC__
+    FILE *f = _IO_list_all;
+    while (f && f->_IO_write_ptr <= f->_IO_write_base)
+        f = f->_chain;
+    if (!f)
+        return;
+#endif
+    fflush(NULL);
+}
+
+void tine__leave(int code)
+{
+    flush_stdio();
+    if (tine__host_is_gone(&tine__self))
+        tine__end();
+    _exit(code);
+}
+
+void tine__flush(tine__child *c)
+{
+    if (!c->flushed)
+        flush_stdio();
+    c->flushed = true;
 }

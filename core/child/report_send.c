@@ -1,6 +1,7 @@
 /* Sending of reports. Blocks while the host is busy: that keeps its memory bounded. */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -83,6 +84,33 @@ void tine__report_send_failed(tine__child *c, uint64_t id, tine_kind kind,
                       .message = message,
                       .traceback = traceback};
     tine__report_send(c, &r, -1);
+}
+
+/* The host hears of the first failure only: what follows are its consequences. */
+void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
+                size_t len, const char *traceback, size_t traceback_len)
+{
+    if (c->failed)
+        return;
+    c->failed = true;
+    c->why_kind = kind;
+    size_t kept = len < sizeof c->why ? len : sizeof c->why - 1;
+    memcpy(c->why, message, kept);
+    c->why[kept] = 0;
+    fflush(NULL);
+    if (c->report < 0 &&
+        !c->detach) /* there has been no greeting; somebody may read it */
+        fprintf(stderr, "tine: %.*s\n", (int)len, message);
+    tine__report_send_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
+                             (tine_str){traceback, traceback_len});
+}
+
+void tine__fail_system(tine__child *c, const char *what, int err)
+{
+    char text[300];
+    snprintf(text, sizeof text, "%s: %s (%s)", what, tine_strerror(-err),
+             tine_errname(-err));
+    tine__fail(c, TINE_KIND_SYSTEM, err, text, strlen(text), "", 0);
 }
 
 /* Out of descriptors, or with too many in flight, it stays on the shared one. */

@@ -18,61 +18,6 @@
 #include "heap/heap.h"
 #include "wire/protocol.h"
 
-#ifdef __GLIBC__
-extern FILE *_IO_list_all;
-#endif
-
-/* On one page: what a fork makes both sides write to is copied by pages. */
-tine__child tine__self __attribute__((aligned(4096))) = {.cmd = -1, .report = -1};
-
-/* fflush(NULL), but where nothing is buffered, which is what most workers leave with, it
- * locks nothing, and so writes to no page that is shared with the template. */
-static void flush_stdio(void)
-{
-#ifdef __GLIBC__
-    FILE *f = _IO_list_all;
-    while (f && f->_IO_write_ptr <= f->_IO_write_base)
-        f = f->_chain;
-    if (!f)
-        return;
-#endif
-    fflush(NULL);
-}
-
-void tine__leave(int code)
-{
-    flush_stdio();
-    if (tine__host_is_gone(&tine__self))
-        tine__end();
-    _exit(code);
-}
-
-void tine__flush(tine__child *c)
-{
-    if (!c->flushed)
-        flush_stdio();
-    c->flushed = true;
-}
-
-/* The host hears of the first failure only: what follows are its consequences. */
-void tine__fail(tine__child *c, tine_kind kind, int sys_errno, const char *message,
-                size_t len, const char *traceback, size_t traceback_len)
-{
-    if (c->failed)
-        return;
-    c->failed = true;
-    c->why_kind = kind;
-    size_t kept = len < sizeof c->why ? len : sizeof c->why - 1;
-    memcpy(c->why, message, kept);
-    c->why[kept] = 0;
-    fflush(NULL);
-    if (c->report < 0 &&
-        !c->detach) /* there has been no greeting; somebody may read it */
-        fprintf(stderr, "tine: %.*s\n", (int)len, message);
-    tine__report_send_failed(c, c->id, kind, sys_errno, (tine_str){message, len},
-                             (tine_str){traceback, traceback_len});
-}
-
 static void protocol_failure(tine__child *c, const char *problem)
 {
     char text[200];
@@ -80,22 +25,6 @@ static void protocol_failure(tine__child *c, const char *problem)
     tine__fail(c, TINE_KIND_PROTOCOL, 0, text, strlen(text), "", 0);
     tine__fd_close(&c->cmd);
     tine__reader_free(&c->reader);
-}
-
-void tine__fail_system(tine__child *c, const char *what, int err)
-{
-    char text[300];
-    snprintf(text, sizeof text, "%s: %s (%s)", what, tine_strerror(-err),
-             tine_errname(-err));
-    tine__fail(c, TINE_KIND_SYSTEM, err, text, strlen(text), "", 0);
-}
-
-/* Also ends the sleep in ppoll. */
-static void on_sigchld(int signo, siginfo_t *info, void *context)
-{
-    (void)signo;
-    (void)context;
-    tine__children_signaled(&tine__self.workers, info->si_pid);
 }
 
 static void say_idle(tine__child *c)
@@ -358,27 +287,6 @@ static void carry_out(tine__child *c, tine__reader *frame)
         break;
     }
     tine__reader_next(frame);
-}
-
-void tine__catch_sigchld(tine__child *c)
-{
-    struct sigaction action;
-    sigset_t chld;
-    memset(&action, 0, sizeof action);
-    action.sa_sigaction = on_sigchld;
-    action.sa_flags = SA_RESTART | SA_SIGINFO;
-    sigaction(SIGCHLD, &action, NULL);
-    sigemptyset(&chld);
-    sigaddset(&chld, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &chld, &c->waiting_mask);
-    sigdelset(&c->waiting_mask, SIGCHLD);
-}
-
-void tine__check_sigchld(tine__child *c)
-{
-    struct sigaction action;
-    c->workers.deaf =
-        sigaction(SIGCHLD, NULL, &action) == 0 && action.sa_sigaction != on_sigchld;
 }
 
 static void open_child(tine__child *c, lua_State *L, int fd)

@@ -9,6 +9,8 @@
 #define tine__children_join test_workers_join
 #define tine__children_signaled test_workers_signaled
 #define tine__children_wait_ms test_workers_wait_ms
+#define tine__catch_sigchld test_catch_sigchld
+#define tine__check_sigchld test_check_sigchld
 #include "../../../core/child/children.c" /* NOLINT(bugprone-suspicious-include) */
 
 #include <poll.h>
