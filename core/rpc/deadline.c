@@ -99,10 +99,15 @@ bool tine__client_recall(tine__client *c, tine_job *job)
     return true;
 }
 
+/* Sync: not the first where that has been answered, and its answer not sent yet. */
 tine_job *tine__client_running(tine__client *c, int64_t *since_usec)
 {
     tine_job *job = c->first;
     if (!job || !has_started(c, job->serial))
+        return NULL;
+    if (!c->config->async && c->seen > job->serial)
+        job = tine__client_find(c, c->seen);
+    if (!job)
         return NULL;
     if (since_usec && c->config->async) {
         *since_usec = async_start_of(c, job);
@@ -235,19 +240,21 @@ void tine__client_tell_deferred(void *arg)
 
 /* ---------------------------------------------------------- deadlines of calls */
 
-/* A page that says that it has just started puts its deadline off once at most. */
+/* A page that says that it has just started puts its deadline off once at most. If another call
+ * has started since, the first has been answered, the page says: that answer is to come before long. */
 static int64_t start_of(tine__client *c, tine_job *job)
 {
     int64_t since;
     if (c->config->async)
         return async_start_of(c, job);
-    if (tine__client_running(c, &since) != job)
+    const tine_job *running = tine__client_running(c, &since);
+    if (!running || (running != job && job != c->first))
         return -1;
-    if (c->timed != job->serial || since < c->timed_usec) {
-        c->timed = job->serial;
+    if (c->timed != running->serial || since < c->timed_usec) {
+        c->timed = running->serial;
         c->timed_usec = since;
     }
-    return c->timed_usec;
+    return c->timed_usec + (running != job ? c->config->grace_usec : 0);
 }
 
 /* The worker has nothing to do but to begin with this job. */

@@ -162,6 +162,33 @@ static void starts_that_are_taken_back(tine_host *host)
     }
 }
 
+/* It has answered the first call, has begun with the second, and is stopped: the answer is not sent. */
+static void stops_in_the_second(peer *p, const void *arg)
+{
+    (void)arg;
+    peer_frame(p, TINE__READY, 0, NULL, 0);
+    peer_send_all(p);
+    peer_start(p);
+    uint64_t at = TINE__CALL_HEAD; /* so much was sent */
+    peer_result(p, 1, 'x', 1);
+    memcpy((unsigned char *)p->page + TINE__PAGE_STATUS + at, p->out.data, p->out.len);
+    atomic_store(&p->page->tail, at + p->out.len);
+    peer_start(p);
+    raise(SIGSTOP);
+}
+
+static void the_one_that_runs_is_late(tine_host *host)
+{
+    tine_rpc_options options = {.timeout_usec = 50000, .grace_usec = 50000};
+    session_begin(&s, host, stops_in_the_second, NULL, &options);
+    session_call(&s, 3);
+    await(host, &s.ended, 3);
+    session_end(&s);
+    CHECK(s.calls[0].ok);
+    CHECK(s.calls[1].kind == TINE_KIND_TIMEOUT);
+    CHECK(s.calls[2].kind == TINE_KIND_CLOSED);
+}
+
 static void works_in_secret(peer *p, const void *arg)
 {
     (void)arg;
@@ -494,6 +521,7 @@ int main(void)
     HOST(pages_of_nonsense);
     HOST(deadlines_in_spite_of_the_page);
     HOST(starts_that_are_taken_back);
+    HOST(the_one_that_runs_is_late);
     HOST(never_begun);
     HOST(recalled_in_vain);
     HOST(calls_from_callbacks_of_crashes);
