@@ -473,7 +473,7 @@ TINE_API int tine_rpc_call(tine_rpc *rpc, const tine_str *args, size_t n,
                            tine_call_cb cb, void *arg, tine_job **job);
 /* The same with descriptors, which are duplicated at once, and closed with the call: the worker's
  * side gets those to which args have indices, 0 to nfds - 1, as its serialiser writes them (MessagePack:
- * extension type 102, 4 bytes, big-endian). Not with TINE_STRINGS. nfds at most 1024. Also negative: an errno. */
+ * extension type 102, 4 bytes, big-endian). -EINVAL with TINE_STRINGS. nfds at most 1024. Also negative: an errno. */
 TINE_API int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n,
                                const int *fds, size_t nfds, tine_call_cb cb, void *arg,
                                tine_job **job);

@@ -290,7 +290,7 @@ int tine_pool_call(tine_pool *pool, const tine_str *args, size_t n,
     if (err < 0)
         return err;
     if (o && o->nfds && !refused)
-        err = tine__job_fds(job, o->fds, o->nfds);
+        err = tine__job_fds(&pool->config, job, o->fds, o->nfds);
     if (!err && o)
         err = tine__retries_take(pool, job, o);
     if (err < 0) {

@@ -21,10 +21,13 @@ void tine__tell_ready(tine_proc *p, const tine_error *err)
 
 static void print_error(tine_proc *p, const tine_error *err)
 {
-    fprintf(stderr, "tine: process %d%s%s%s: %.*s%s%.*s\n", (int)err->pid,
-            p->name ? " (" : "", p->name ? p->name : "", p->name ? ")" : "",
-            (int)err->message_len, err->message, err->traceback ? "\n" : "",
-            (int)err->traceback_len, err->traceback ? err->traceback : "");
+    char who[40] = "a new process";
+    if (err->pid)
+        (void)snprintf(who, sizeof who, "process %d", (int)err->pid);
+    fprintf(stderr, "tine: %s%s%s%s: %.*s%s%.*s\n", who, p->name ? " (" : "",
+            p->name ? p->name : "", p->name ? ")" : "", (int)err->message_len,
+            err->message, err->traceback ? "\n" : "", (int)err->traceback_len,
+            err->traceback ? err->traceback : "");
 }
 
 void tine__host_fault(tine_host *host, const tine_error *err)

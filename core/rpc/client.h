@@ -89,9 +89,9 @@ int tine__job_new(tine_job **out, tine__rpc_config *s, const tine_str *args, siz
  * over. */
 int tine__job_new_bare(tine_job **out, tine__rpc_config *s, const tine_str *args,
                        size_t n, size_t extra);
-/* Duplicates descriptors that are to go with the job, which has none yet. Negative: of what
- * tine__fds_new says. */
-int tine__job_fds(tine_job *job, const int *fds, size_t n);
+/* Duplicates descriptors that are to go with the job, which has none yet. -EINVAL where no value
+ * can stand for them; also negative: of what tine__fds_new says. */
+int tine__job_fds(const tine__rpc_config *s, tine_job *job, const int *fds, size_t n);
 void tine__job_free(tine__rpc_config *s, tine_job *job);
 
 /* rpc.c: for a host that is to have rpcs or pools; more than once is fine. */

@@ -151,8 +151,10 @@ int tine__job_new(tine_job **out, tine__rpc_config *s, const tine_str *args, siz
     return 0;
 }
 
-int tine__job_fds(tine_job *job, const int *fds, size_t n)
+int tine__job_fds(const tine__rpc_config *s, tine_job *job, const int *fds, size_t n)
 {
+    if (n && s->serialiser == TINE_STRINGS)
+        return -EINVAL; /* nothing could name them there */
     return n ? tine__fds_new(&job->fds, fds, n) : 0;
 }
 

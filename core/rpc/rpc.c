@@ -344,7 +344,7 @@ int tine_rpc_call_fds(tine_rpc *rpc, const tine_str *args, size_t n, const int *
     int err = tine__job_new(&job, &rpc->config, args, n, 0);
     if (err < 0)
         return err;
-    err = nfds ? tine__job_fds(job, fds, nfds) : 0;
+    err = nfds ? tine__job_fds(&rpc->config, job, fds, nfds) : 0;
     if (err < 0) {
         tine__job_free(&rpc->config, job);
         return err;

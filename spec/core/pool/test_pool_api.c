@@ -188,6 +188,17 @@ static void broadcast(tine_host *host)
     close_pool(host, p, pool);
 }
 
+/* No string can stand for one. */
+static void descriptors_need_values(tine_host *host)
+{
+    static const int fd = 0;
+    static const tine_call_options options = {.fds = &fd, .nfds = 1};
+    tine_proc *p;
+    tine_pool *pool = open_pool(host, &p, (tine_pool_options){.max = 1});
+    CHECK_INT(tine_pool_call(pool, NULL, 0, &options, NULL, NULL, NULL), -EINVAL);
+    close_pool(host, p, pool);
+}
+
 static void resize(tine_host *host)
 {
     tine_proc *p;
@@ -542,6 +553,7 @@ static void msgpack_in_an_rpc(tine_host *host)
 int main(void)
 {
     HOST(broadcast);
+    HOST(descriptors_need_values);
     HOST(resize);
     HOST(reload);
     HOST(promote);
