@@ -37,11 +37,12 @@ static struct line {
     unsigned char *in;
     size_t start, end, cap;
     tine__inbox box;
+    bool passes; /* descriptors may come */
     tine__spin spin;
     uint64_t sends; /* that have been seen */
 } line = {.fd = -1};
 
-int tine__reply_open(int fd, int memfd, uint64_t offset)
+int tine__reply_open(int fd, int memfd, uint64_t offset, bool passes)
 {
     void *memory = mmap(NULL, TINE__REGION, PROT_READ | PROT_WRITE, MAP_SHARED, memfd,
                         (off_t)offset);
@@ -53,6 +54,7 @@ int tine__reply_open(int fd, int memfd, uint64_t offset)
     /* A fork that the user's code makes must not answer in our place. */
     madvise(memory, TINE__REGION, MADV_DONTFORK);
     line.page = memory;
+    line.passes = passes;
     tine__spin_init(&line.spin);
     line.ring = (unsigned char *)memory + TINE__PAGE_STATUS;
     return 0;
@@ -390,8 +392,9 @@ static void make_room(size_t need)
 static int receive(bool wait)
 {
     for (;;) {
-        ssize_t n = tine__passing_recv(line.fd, line.in + line.end, line.cap - line.end,
-                                       wait ? 0 : MSG_DONTWAIT, &line.box);
+        ssize_t n =
+            tine__passing_recv(line.fd, line.in + line.end, line.cap - line.end,
+                               wait ? 0 : MSG_DONTWAIT, line.passes ? &line.box : NULL);
         if (n > 0) {
             line.end += (size_t)n;
             return 1;

@@ -9,8 +9,9 @@
 #include "wire/call.h"
 #include "wire/passing.h"
 
-/* Takes fd (the stream) and memfd. Returns 0 or a negative errno. */
-int tine__reply_open(int fd, int memfd, uint64_t offset);
+/* Takes fd (the stream) and memfd. passes: whether calls may bring descriptors. Returns 0 or a
+ * negative errno. */
+int tine__reply_open(int fd, int memfd, uint64_t offset, bool passes);
 /* Sends what waits, and PROMOTED; gives the stream back. The page is not ours any more. */
 int tine__reply_close(void);
 tine__page *tine__reply_page(void); /* NULL: this process serves no calls */

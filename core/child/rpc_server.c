@@ -312,7 +312,7 @@ void tine__serve_calls(tine__child *c, tine__reader *frame)
         tine__title_set(c, b.code[FUNC].data, b.code[FUNC].len);
     int memfd = frame->fds[0], fd = c->cmd;
     frame->fds[0] = c->cmd = -1;
-    int err = tine__reply_open(fd, memfd, offset);
+    int err = tine__reply_open(fd, memfd, offset, b.serialiser != TINE_STRINGS);
     if (err < 0) {
         const char *text = tine_strerror(err);
         tine__fail(c, TINE_KIND_SYSTEM, -err, text, strlen(text), "", 0);

