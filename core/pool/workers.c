@@ -6,8 +6,12 @@
 
 #include "pool.h"
 
-/* A job that so many workers have gone before may be what they die of, and hide it. */
-enum { RSS_EVERY_USEC = 250000, MOST_RETURNS = 20 };
+enum {
+    RSS_EVERY_USEC = 250000,
+    RSS_LONG_USEC =
+        500,          /* and after a job that took so long: its worker may have grown */
+    MOST_RETURNS = 20 /* a job that so many workers have gone before may be the cause */
+};
 
 static tine__pool_worker *worker_at(tine__client *c)
 {
@@ -25,10 +29,11 @@ static void note_times(tine_pool *pool, const tine_job *job, const tine__times *
     tine__sched_ran(pool->sched, times->run_usec);
 }
 
-static void check_rss(tine__pool_worker *w, int64_t now)
+static void check_rss(tine__pool_worker *w, const tine__times *times, int64_t now)
 {
     tine_pool *pool = w->pool;
-    if (!pool->options.max_rss || w->s.due || now - w->rss_usec < RSS_EVERY_USEC)
+    if (!pool->options.max_rss || w->s.due ||
+        (now - w->rss_usec < RSS_EVERY_USEC && times->run_usec < RSS_LONG_USEC))
         return;
     w->rss_usec = now;
     tine_memory m = {.rss = -1};
@@ -72,13 +77,13 @@ static void on_ended(void *owner, tine__client *c, tine_job *job, const tine_err
     w->charged = w->charged || (crash && verdict != TINE__VERDICT_FREE);
     if (verdict != TINE__VERDICT_END) {
         tine__retries_queue(pool, job, verdict, err, good);
-        check_rss(w, now);
+        check_rss(w, times, now);
         tine__pool_wake(pool);
         return;
     }
     note_times(pool, job, times);
     tine__sched_done(pool->sched, &job->pool->s, good, now);
-    check_rss(w, now);
+    check_rss(w, times, now);
     tine__pool_consider_promotion(pool, now);
     tell(pool, job, err, results, n);
     tine__pool_assign(pool, pool->host->now);
