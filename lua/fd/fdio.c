@@ -38,7 +38,8 @@ static ssize_t receive_socket(lua_State *L, struct bind_fd *f, void *out, size_t
     return n;
 }
 
-/* Whether this kind of file, or the system, has no RWF_NOWAIT: pipes have it since Linux 6.4. */
+/* Whether this kind of file, or the system, has no RWF_NOWAIT: pipes have it since Linux 6.4, those
+ * that have a name (FIFOs) have not in 6.18. */
 static bool lacks_nowait(ssize_t n)
 {
     return n < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS);
