@@ -916,7 +916,7 @@ describe("the loop of a worker #proc", function()
         -- The old template has lost its last worker.
         for _ = 1, 1000 do
           local f = io.open("/proc/" .. first .. "/stat")
-          local state = f and f:read("a"):match("%) (%a)")
+          local state = f and (f:read("a") or ""):match("%) (%a)")
           if f then f:close() end
           if not state or state == "Z" then
             sock:write("gone")

@@ -350,8 +350,9 @@ describe("the default template #proc", function()
       local function parent_of_new()
         local p = tine.new()
         local f <close> = io.open("/proc/" .. p:await_ready() .. "/stat")
+        local parent = f:read("a"):match("^.*%) %a (%d+)")
         p:close()
-        return f:read("a"):match("^.*%) %a (%d+)")
+        return parent
       end
       tine.main(function()
         local first, again = parent_of_new(), parent_of_new()
