@@ -257,18 +257,18 @@ static void reap_told(tine__child *c)
 void tine__reap(tine__child *c)
 {
     tine__children *w = &c->workers;
+    bool signaled = w->signaled, few = w->n <= FEW;
     bool all = w->deaf || (w->look_usec && tine__now_usec() >= w->look_usec);
-    if (w->n && (w->signaled || all))
+    w->signaled = 0;
+    if (signaled && !few && !all) {
         reap_told(c);
-    if (w->signaled) {
-        w->signaled = 0;
         reap_known(c, w->signaled_pid);
-        all = all || w->nblind || w->n <= FEW;
-        if (!all && !w->look_usec)
-            w->look_usec = tine__now_usec() + LATE_USEC;
     }
+    all = all || (signaled && (few || w->nblind));
     if (all)
         reap_all(c);
+    else if (signaled && !w->look_usec)
+        w->look_usec = tine__now_usec() + LATE_USEC;
     if (all || !w->n)
         w->look_usec = 0;
 }
