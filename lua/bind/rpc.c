@@ -487,12 +487,8 @@ int bind_rpc_fail(lua_State *L, const bind_rpc *b, const char *what, int rc)
         text = "not with async, nor where descriptors were sent to the template";
     else
         return bind_fail(L, what, rc);
-    lua_pushnil(L);
-    const char *message = lua_pushfstring(L, "%s: %s", what, text);
-    bind_push_error(L, rc == -TINE_ECLOSED ? "closed" : "system", message,
-                    strlen(message));
-    lua_remove(L, -2);
-    return 2;
+    return bind_fail_text(L, rc == -TINE_ECLOSED ? "closed" : "system", 0, "%s: %s",
+                          what, text);
 }
 
 /* traceback(rpc, callback, pid or nil): callback(text) or (nil, err). */

@@ -446,17 +446,10 @@ static const char *kind_of(int rc)
 int bind_fail(lua_State *L, const char *what, int rc)
 {
     const char *kind = kind_of(rc);
-    const char *message;
-    size_t len;
 
     if (!kind)
         return bind_fail_errno(L, what, -rc);
-    lua_pushnil(L);
-    lua_pushfstring(L, "%s: %s", what, tine_strerror(rc));
-    message = lua_tolstring(L, -1, &len);
-    bind_push_error(L, kind, message, len);
-    lua_remove(L, -2);
-    return 2;
+    return bind_fail_text(L, kind, 0, "%s: %s", what, tine_strerror(rc));
 }
 
 int bind_raise(lua_State *L, int level, const char *format, ...)

@@ -31,23 +31,15 @@ static int parse_unix(lua_State *L, int arg, const char *what, struct bind_targe
     const char *path = text + strlen("unix:");
     bool abstract = *path == '@';
     struct sockaddr_un *un = &t->addresses[0].to.un;
-    const char *message;
 
     len -= strlen("unix:");
     if (len <= (size_t)abstract || (!abstract && strlen(path) != len))
         malformed(L, arg, text);
-    if (len > UNIX_PATH_MAX) {
-        lua_pushnil(L);
-        lua_pushfstring(L,
-                        "%s: the path has %d bytes, the system takes %d (ENAMETOOLONG)",
-                        what, (int)len, (int)UNIX_PATH_MAX);
-        message = lua_tolstring(L, -1, &len);
-        bind_push_error(L, "system", message, len);
-        lua_pushinteger(L, ENAMETOOLONG);
-        lua_setfield(L, -2, "errno");
-        lua_remove(L, -2);
-        return 2;
-    }
+    if (len > UNIX_PATH_MAX)
+        return bind_fail_text(
+            L, "system", ENAMETOOLONG,
+            "%s: the path has %d bytes, the system takes %d (ENAMETOOLONG)", what,
+            (int)len, (int)UNIX_PATH_MAX);
     un->sun_family = AF_UNIX;
     memcpy(un->sun_path, path, len);
     un->sun_path[abstract ? 0 : len] = '\0';
@@ -89,17 +81,9 @@ static const char *split(const char *text, size_t len, char *host, size_t size,
 
 static int fail_lookup(lua_State *L, const char *what, int code)
 {
-    const char *message;
-    size_t len;
-
     if (code == EAI_SYSTEM)
         return bind_fail_errno(L, what, errno);
-    lua_pushnil(L);
-    lua_pushfstring(L, "%s: %s", what, gai_strerror(code));
-    message = lua_tolstring(L, -1, &len);
-    bind_push_error(L, "system", message, len);
-    lua_remove(L, -2);
-    return 2;
+    return bind_fail_text(L, "system", 0, "%s: %s", what, gai_strerror(code));
 }
 
 static int parse_inet(lua_State *L, int arg, const char *what, struct bind_target *t)

@@ -3,6 +3,7 @@
  * nothing of tine.h. */
 #include "fd.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -95,6 +96,27 @@ void bind_push_error(lua_State *L, const char *kind, const char *message, size_t
     luaL_setmetatable(L, BIND_ERROR_TYPE);
 }
 
+int bind_fail_text(lua_State *L, const char *kind, int err, const char *format, ...)
+{
+    va_list args;
+    const char *message;
+    size_t len;
+
+    luaL_checkstack(L, 6, NULL);
+    lua_pushnil(L);
+    va_start(args, format);
+    lua_pushvfstring(L, format, args);
+    va_end(args);
+    message = lua_tolstring(L, -1, &len);
+    bind_push_error(L, kind, message, len);
+    lua_remove(L, -2);
+    if (err) {
+        lua_pushinteger(L, err);
+        lua_setfield(L, -2, "errno");
+    }
+    return 2;
+}
+
 /* These two, unlike strerror, are safe in threads and do not follow the locale. */
 static void describe(char *out, size_t size, int err)
 {
@@ -110,17 +132,7 @@ static void describe(char *out, size_t size, int err)
 int bind_fail_errno(lua_State *L, const char *what, int err)
 {
     char text[128];
-    const char *message;
-    size_t len;
 
-    luaL_checkstack(L, 6, NULL);
     describe(text, sizeof text, err);
-    lua_pushnil(L);
-    lua_pushfstring(L, "%s: %s", what, text);
-    message = lua_tolstring(L, -1, &len);
-    bind_push_error(L, "system", message, len);
-    lua_remove(L, -2);
-    lua_pushinteger(L, err);
-    lua_setfield(L, -2, "errno");
-    return 2;
+    return bind_fail_text(L, "system", err, "%s: %s", what, text);
 }

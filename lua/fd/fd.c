@@ -224,15 +224,7 @@ static int fd_tostring(lua_State *L)
 
 int bind_fd_fail_closed(lua_State *L, const char *what)
 {
-    const char *message;
-    size_t len;
-
-    lua_pushnil(L);
-    lua_pushfstring(L, "%s: the descriptor is closed", what);
-    message = lua_tolstring(L, -1, &len);
-    bind_push_error(L, "closed", message, len);
-    lua_remove(L, -2);
-    return 2;
+    return bind_fail_text(L, "closed", 0, "%s: the descriptor is closed", what);
 }
 
 /*** @function fd:fileno
@@ -273,8 +265,6 @@ static int fd_dup(lua_State *L)
 static int refuse_to_part(lua_State *L, struct bind_fd *f, const char *what)
 {
     lua_Integer nfds = 0;
-    const char *message;
-    size_t len;
 
     if (!bind_fd_live(L, f))
         return bind_fd_fail_closed(L, what);
@@ -282,15 +272,9 @@ static int refuse_to_part(lua_State *L, struct bind_fd *f, const char *what)
         return 0;
     for (struct fd_batch *b = f->queue; b; b = b->next)
         nfds += b->nfds;
-    lua_pushnil(L);
-    lua_pushfstring(L, "%s: %I bytes and %I descriptors were read ahead (EBUSY)", what,
-                    (LUAI_UACINT)(f->end - f->start), (LUAI_UACINT)nfds);
-    message = lua_tolstring(L, -1, &len);
-    bind_push_error(L, "system", message, len);
-    lua_remove(L, -2);
-    lua_pushinteger(L, EBUSY);
-    lua_setfield(L, -2, "errno");
-    return 2;
+    return bind_fail_text(L, "system", EBUSY,
+                          "%s: %I bytes and %I descriptors were read ahead (EBUSY)",
+                          what, (LUAI_UACINT)(f->end - f->start), (LUAI_UACINT)nfds);
 }
 
 /*** Gives the descriptor away; the object is closed from then on.

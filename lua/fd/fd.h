@@ -23,7 +23,9 @@ int bind_is_error(lua_State *L, int idx);
 /* Pushes what to say of an error value, at a positive idx: its text or its type, never its
  * address, which means nothing in another process. Raises what its __tostring raises. */
 void bind_push_error_text(lua_State *L, int idx);
-/* Pushes nil and an err of kind "system" with errno and a message "WHAT: strerror". Returns 2. */
+/* Pushes nil and an err whose message is as of lua_pushfstring; err: its errno, or 0. Returns 2. */
+int bind_fail_text(lua_State *L, const char *kind, int err, const char *format, ...);
+/* The same of kind "system", with the message "WHAT: strerror". */
 int bind_fail_errno(lua_State *L, const char *what, int err);
 
 /* fd.c and its like (see fd_priv.h): the userdata "tine.fd".

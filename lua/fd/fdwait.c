@@ -145,14 +145,7 @@ int bind_fd_fail(lua_State *L, const struct fd_op *op, int err)
 
 int bind_fd_time_out(lua_State *L, const struct fd_op *op)
 {
-    const char *message;
-    size_t len;
-
-    lua_pushnil(L);
-    lua_pushfstring(L, "%s: timed out", op_text(L, op));
-    message = lua_tolstring(L, -1, &len);
-    bind_push_error(L, "timeout", message, len);
-    lua_remove(L, -2);
+    bind_fail_text(L, "timeout", 0, "%s: timed out", op_text(L, op));
     if (op->blame)
         op->blame(L);
     return 2;
