@@ -113,7 +113,7 @@ describe("a flood #proc", function()
       local close = busy_pool()
       local share = share_of_events(loop.timer(0, 0, function() end))
       close()
-      -- A sixteenth, but for the time in which others have this program's CPU. Else it is 0.93.
+      -- A tenth, but for the time in which others have this program's CPU. Else it is 0.93.
       assert.is_true(share < 0.75, "share: " .. share)
     end)
   end)

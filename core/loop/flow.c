@@ -23,29 +23,6 @@ static void wake_after(tine_host *host, int64_t usec)
     tine__timer_internal(host, &host->loop->flow_timer, usec, on_turn, host);
 }
 
-static void link_last(tine_host *host, tine__flow *f)
-{
-    f->next = NULL;
-    f->prev = host->loop->flows_tail;
-    if (f->prev)
-        f->prev->next = f;
-    else
-        host->loop->flows = f;
-    host->loop->flows_tail = f;
-}
-
-static void unlink(tine_host *host, tine__flow *f)
-{
-    if (f->prev)
-        f->prev->next = f->next;
-    else
-        host->loop->flows = f->next;
-    if (f->next)
-        f->next->prev = f->prev;
-    else
-        host->loop->flows_tail = f->prev;
-}
-
 /* Without memory for a timer nobody is held back. */
 static void hold(tine_host *host, tine__flow *f, tine_io *io)
 {
@@ -56,13 +33,13 @@ static void hold(tine_host *host, tine__flow *f, tine_io *io)
     f->io = io;
     f->held = true;
     tine__io_watch(io, false);
-    link_last(host, f);
+    TAILQ_INSERT_TAIL(&host->loop->flows, f, others);
 }
 
 static void let_go(tine_host *host, tine__flow *f)
 {
     f->held = false;
-    unlink(host, f);
+    TAILQ_REMOVE(&host->loop->flows, f, others);
 }
 
 /* Short of memory it is held for some more time. */
@@ -116,8 +93,8 @@ void tine__flow_owes(tine_host *host, tine__flow *f, bool owes)
 
 static void release_all(tine_host *host)
 {
-    for (tine__flow *f = host->loop->flows, *next; f; f = next) {
-        next = f->next;
+    for (tine__flow *f = TAILQ_FIRST(&host->loop->flows), *next; f; f = next) {
+        next = TAILQ_NEXT(f, others);
         release(host, f);
     }
 }
@@ -125,10 +102,10 @@ static void release_all(tine_host *host)
 /* The first in the row; a callback may end any of them. */
 static int64_t give_turn(tine_host *host)
 {
-    tine__flow *f = host->loop->flows;
+    tine__flow *f = TAILQ_FIRST(&host->loop->flows);
     int64_t began = tine__host_now(host);
-    unlink(host, f);
-    link_last(host, f);
+    TAILQ_REMOVE(&host->loop->flows, f, others);
+    TAILQ_INSERT_TAIL(&host->loop->flows, f, others);
     f->turn(f->arg);
     return tine__host_now(host) - began;
 }
@@ -142,7 +119,7 @@ static void on_turn(void *arg, tine_timer *timer)
     host->loop->flow_quiet = quiet ? host->loop->flow_quiet + 1 : 0;
     if (!is_wanted(host))
         release_all(host);
-    if (host->loop->flows && (quiet || now >= host->loop->flow_next)) {
+    if (!TAILQ_EMPTY(&host->loop->flows) && (quiet || now >= host->loop->flow_next)) {
         host->loop->flow_next = now + (REST + 1) * give_turn(host);
         wait = host->loop->flow_quiet > QUIET_TIMES ? 0 : QUIET_USEC;
     }
@@ -150,7 +127,7 @@ static void on_turn(void *arg, tine_timer *timer)
         return;
     tine_timer_free(host->loop->flow_timer);
     host->loop->flow_timer = NULL;
-    if (host->loop->flows)
+    if (!TAILQ_EMPTY(&host->loop->flows))
         wake_after(host, wait);
 }
 

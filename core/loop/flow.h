@@ -1,9 +1,11 @@
 /* Sources of which there may be no end: a worker's events, the lines of a process. Who sends more
  * than can be taken, for long, while calls of others are under way, is not watched any more: it has
  * turns from time to time, and waits between them, since what it sends to is full. All of these
- * together have a sixteenth of the host's time, and what nobody else wants. */
+ * together have a tenth of the host's time, and what nobody else wants. */
 #ifndef TINE_LOOP_FLOW_H
 #define TINE_LOOP_FLOW_H
+
+#include <sys/queue.h>
 
 #include "loop.h"
 
@@ -12,7 +14,7 @@ typedef struct tine__flow {
     /* One turn, which says tine__flow_had at its end. */
     void (*turn)(void *arg);
     void *arg;
-    struct tine__flow *next, *prev; /* of those held back */
+    TAILQ_ENTRY(tine__flow) others; /* those held back */
     tine_io *io;                    /* not watched while it is held back */
     int64_t usec;                   /* of turns, less what it lost when all was taken */
     bool held;

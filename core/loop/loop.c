@@ -194,6 +194,7 @@ int tine__loop_open(tine_host *host, struct event_base *base,
     loop->turn = turn;
     loop->base = base;
     STAILQ_INIT(&loop->tasks);
+    TAILQ_INIT(&loop->flows);
     if (!base) {
         int err = open_base(host);
         if (err < 0)

@@ -38,9 +38,9 @@ typedef struct tine__loop {
     LIST_HEAD(, tine_timer) timers; /* all that live, for tine_host_free */
     LIST_HEAD(, tine_io) ios;
     LIST_HEAD(, tine_signal) signals;
-    STAILQ_HEAD(, tine__task) tasks;       /* posted */
-    struct tine__flow *flows, *flows_tail; /* see flow.h: those held back */
-    tine_timer *flow_timer;                /* while there are any */
+    STAILQ_HEAD(, tine__task) tasks; /* posted */
+    TAILQ_HEAD(, tine__flow) flows;  /* see flow.h: those held back */
+    tine_timer *flow_timer;          /* while there are any */
     int64_t flow_next;   /* when one may have a turn whatever else happens */
     unsigned flow_quiet; /* wakings in a row without anything else */
     uint64_t flow_seen;  /* what had happened after the last turn */
