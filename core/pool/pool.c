@@ -43,7 +43,7 @@ static void steal(tine_pool *pool, tine__sched_job *s, tine__sched_worker *w)
     if (pool->killed || job->reason != TINE__REASON_NONE ||
         !tine__client_recall(worker_of(w)->client, job))
         tine__sched_kept(pool->sched, s, now);
-    else if (tine__sched_returned(pool->sched, s, now) < 0)
+    else if (tine__sched_again(pool->sched, s, now) < 0)
         tine__pool_end_later(pool, job, TINE__FATE_NO_MEMORY);
 }
 

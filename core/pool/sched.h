@@ -124,9 +124,9 @@ enum tine__sched_what {
     TINE__SCHED_NONE,
     TINE__SCHED_START,  /* make a worker, then tine__sched_started */
     TINE__SCHED_ASSIGN, /* hand job to worker; it counts as handed over */
-    TINE__SCHED_STEAL, /* try to take job back from worker, then tine__sched_returned, or
+    TINE__SCHED_STEAL,  /* try to take job back from worker, then tine__sched_again, or
                          * tine__sched_kept if it had started */
-    TINE__SCHED_STOP,  /* tell worker to exit: it has no jobs and gets none */
+    TINE__SCHED_STOP,   /* tell worker to exit: it has no jobs and gets none */
     TINE__SCHED_DRAIN, /* the queue has room again, after a job was rejected or it was full */
     TINE__SCHED_BREAK /* no worker can be had: fail every queued job (tine__sched_pop) */
 };
@@ -162,7 +162,7 @@ int tine__sched_add(tine__sched *s, tine__sched_job *job, int64_t now);
 bool tine__sched_has_room(const tine__sched *s);
 /* What add says now to one that is not pinned, but for -ENOMEM. */
 int tine__sched_may_add(tine__sched *s, int64_t now);
-/* Back at its old place: its worker died before it started. Never refused. -ENOMEM. */
+/* Back at its old place: it was taken back, or its worker died before it started. Never refused. -ENOMEM. */
 int tine__sched_again(tine__sched *s, tine__sched_job *job, int64_t now);
 /* A job handed over has failed and is tried again: behind all that wait at its priority when its
  * time has come, but with a key at its old place. Never refused. -ENOMEM. */
@@ -180,8 +180,7 @@ tine__sched_job *tine__sched_orphan(tine__sched *s);
 void tine__sched_done(tine__sched *s, tine__sched_job *job, bool ok, int64_t now);
 /* How long a job ran, one that came out well. */
 void tine__sched_ran(tine__sched *s, int64_t usec);
-/* STEAL's outcome. returned queues the job again, at its old place. */
-int tine__sched_returned(tine__sched *s, tine__sched_job *job, int64_t now);
+/* STEAL was in vain. */
 void tine__sched_kept(tine__sched *s, tine__sched_job *job, int64_t now);
 
 int tine__sched_started(tine__sched *s, tine__sched_worker *w, bool replacement,

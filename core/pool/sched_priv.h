@@ -1,4 +1,4 @@
-/* What the files of the scheduler share: sched.c (jobs), sched_workers.c (workers), sched_retry.c,
+/* What the files of the scheduler share: sched.c (jobs), sched_next.c (what is to be done), sched_workers.c (workers), sched_retry.c,
  * sched_affinity.c. Knows nothing of processes, and does no I/O. */
 #ifndef TINE_POOL_SCHED_PRIV_H
 #define TINE_POOL_SCHED_PRIV_H
@@ -104,9 +104,14 @@ int tine__sched_set_apart(tine__sched *s, tine__affine *e, tine__sched_job *job)
 /* One that waits for a busy worker goes to an idle one, unless there is a better, any. */
 void tine__sched_move_apart(tine__sched *s, const tine__sched_job *any);
 
-/* sched.c */
-/* Of those that take one more job; NULL: none does. */
+/* sched_next.c: of those that take one more job; NULL: none does. */
 tine__sched_worker *tine__sched_least_loaded(const tine__sched *s);
+
+/* sched.c */
+/* The one that goes first, of two that may be NULL. */
+tine__sched_job *tine__sched_better(tine__sched_job *a, tine__sched_job *b);
+void tine__sched_hand(tine__sched *s, tine__sched_job *job, tine__sched_worker *w,
+                      int64_t now);
 bool tine__sched_before(const tine__sched_job *a, const tine__sched_job *b);
 /* The job waits for w alone. */
 int tine__sched_wait_for(tine__sched *s, tine__sched_worker *w, tine__sched_job *job);

@@ -167,7 +167,8 @@ void tine__pool_make_spare(tine_pool *pool)
 
 /* ---------------------------------------------------------------------- reload */
 
-int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
+/* Why its template cannot change now, or 0. */
+static int refusal(const tine_pool *pool)
 {
     if (tine__stale(pool->host))
         return -TINE_ESTALE;
@@ -175,6 +176,14 @@ int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
         return -TINE_ECLOSED;
     if (pool->candidate || pool->rolling || pool->promoting)
         return -EBUSY;
+    return 0;
+}
+
+int tine_pool_reload(tine_pool *pool, tine_proc *p, tine_fault_cb cb, void *arg)
+{
+    int refused = refusal(pool);
+    if (refused < 0)
+        return refused;
     if (tine__proc_host(p) != pool->host)
         return -EINVAL;
     int err = tine__source_hold(pool, p, false, &pool->candidate);
@@ -271,12 +280,9 @@ static tine__pool_worker *warmest(const tine_pool *pool)
 
 int tine_pool_promote(tine_pool *pool, tine_fault_cb cb, void *arg)
 {
-    if (tine__stale(pool->host))
-        return -TINE_ESTALE;
-    if (pool->closed)
-        return -TINE_ECLOSED;
-    if (pool->candidate || pool->rolling || pool->promoting)
-        return -EBUSY;
+    int refused = refusal(pool);
+    if (refused < 0)
+        return refused;
     if (pool->config.async ||
         (pool->current && tine__proc_was_sent_fds(pool->current->proc)))
         return -EOPNOTSUPP;

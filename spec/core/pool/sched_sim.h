@@ -289,7 +289,7 @@ static void steal(worker *w, job *x)
     for (size_t i = 1; i < w->njobs; i++)
         if (w->jobs[i] == x)
             take_out(w, i);
-    CHECK_INT(tine__sched_returned(s, &x->s, now), 0);
+    CHECK_INT(tine__sched_again(s, &x->s, now), 0);
     waits(x);
     nstolen++;
 }

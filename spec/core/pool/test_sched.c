@@ -433,7 +433,7 @@ static void stealing(void)
     WHEN(config.steal_usec);
     now += config.steal_usec;
     STEALS(&j[2], &w[0]);
-    CHECK_INT(tine__sched_returned(s, &j[2], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[2], now), 0);
     ASSIGNS(&j[2], &w[1]);
     NONE();
     done(&j[2]);
@@ -471,7 +471,7 @@ static void not_stolen(void)
     for (int i = 3; i < 7; i++)
         done(&j[i]);
     STEALS(&j[7], &w[0]);
-    CHECK_INT(tine__sched_returned(s, &j[7], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[7], now), 0);
     ASSIGNS(&j[7], other);
     NONE();
     finish();
@@ -492,7 +492,7 @@ static void stolen_from_one_on_its_way_out(void)
     WHEN(config.steal_usec);
     now += config.steal_usec;
     STEALS(&j[1], &w[0]);
-    CHECK_INT(tine__sched_returned(s, &j[1], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[1], now), 0);
     ASSIGNS(&j[1], &w[1]);
     done(&j[0]);
     STOPS(&w[0]);

@@ -86,7 +86,7 @@ static void settle(void)
     for (tine__sched_action a; (a = next()).what != TINE__SCHED_NONE;) {
         now++;
         if (a.what == TINE__SCHED_STEAL)
-            tine__sched_returned(s, a.job, now);
+            tine__sched_again(s, a.job, now);
         else
             CHECK(a.what == TINE__SCHED_ASSIGN || a.what == TINE__SCHED_START ||
                   a.what == TINE__SCHED_STOP);

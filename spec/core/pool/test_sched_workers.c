@@ -114,7 +114,7 @@ static void behind_others(void)
     STARTS(false);
     tine__sched_ready(s, starting(false), now);
     STEALS(&j[1], &w[0]);
-    CHECK_INT(tine__sched_returned(s, &j[1], now), 0);
+    CHECK_INT(tine__sched_again(s, &j[1], now), 0);
     ASSIGNS(&j[1], &w[1]);
     NEVER();
     finish();

@@ -213,10 +213,9 @@ static void claim_much(peer *p, const void *arg)
     peer_die();
 }
 
-static void lengths_far_too_large(tine_host *host)
+/* Until the worker has ended: the most memory that its client had for what it sent. */
+static size_t most_kept(tine_host *host)
 {
-    session_begin(&s, host, claim_much, NULL, NULL);
-    session_call(&s, 2);
     size_t most = 0;
     while (!s.seen.exits) {
         CHECK(tine_host_poll(host, 10000) >= 0);
@@ -224,6 +223,14 @@ static void lengths_far_too_large(tine_host *host)
             LIST_FIRST(&host->rpc->busy)->in.cap > most)
             most = LIST_FIRST(&host->rpc->busy)->in.cap;
     }
+    return most;
+}
+
+static void lengths_far_too_large(tine_host *host)
+{
+    session_begin(&s, host, claim_much, NULL, NULL);
+    session_call(&s, 2);
+    size_t most = most_kept(host);
     session_end(&s);
     CHECK(most > 0 && most < 10000000);
     CHECK(s.calls[0].kind == TINE_KIND_CRASH && s.calls[1].kind == TINE_KIND_CLOSED);
@@ -348,13 +355,7 @@ static void talks_after_its_last_words(tine_host *host)
 {
     session_begin(&s, host, talk_on, NULL, NULL);
     session_call(&s, 2);
-    size_t most = 0;
-    while (!s.seen.exits) {
-        CHECK(tine_host_poll(host, 10000) >= 0);
-        if (!LIST_EMPTY(&host->rpc->busy) &&
-            LIST_FIRST(&host->rpc->busy)->in.cap > most)
-            most = LIST_FIRST(&host->rpc->busy)->in.cap;
-    }
+    size_t most = most_kept(host);
     session_end(&s);
     CHECK(most < 200000);
     for (int i = 0; i < 2; i++) /* both get the words, since there is a traceback */
