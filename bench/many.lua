@@ -6,6 +6,14 @@ local tine = require "tine"
 
 local options = program.options { n = 100 }
 local now = tine.loop.now
+
+-- kB that the system has left: of all that a worker takes, page tables and sockets too.
+local function available()
+  local f <close> = io.open("/proc/meminfo")
+  return tonumber(f:read("a"):match("MemAvailable:%s*(%d+)"))
+end
+
+local had = available()
 local pool = tine.new():pool(function(x) return x end,
   { max = options.n, idle = options.n, load = 1, start = 0 })
 
@@ -22,6 +30,7 @@ repeat
   repeat tine.loop.poll(0.1) until now() - from > 0.2
 until pool:stats().idle == options.n
 broadcast()
+local kb = (had - available()) / options.n
 
 for seconds in program.rounds() do
   local rounds, begin = 0, now()
@@ -32,5 +41,5 @@ for seconds in program.rounds() do
   local took, before = now() - begin, now()
   pool:stats()
   program.answer { rate = rounds * options.n / took, seconds = took, count = rounds,
-    stats_us = (now() - before) / options.n * 1e6 }
+    stats_us = (now() - before) / options.n * 1e6, kb = kb }
 end

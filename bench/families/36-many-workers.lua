@@ -9,7 +9,8 @@ return {
   title = "Calls to all idle workers of a pool (broadcast), on one CPU",
   unit = "calls/s",
   base = "n100",
-  also = { { key = "stats_us", label = "stats, us a worker" } },
+  also = { { key = "stats_us", label = "stats, us a worker" },
+    { key = "kb", label = "memory, kB a worker" } },
   variants = { variant(100), variant(1000), variant(3000), variant(9000, true) },
   targets = {
     { what = "broadcast to 3000 / to 100, for each", of = "n3000", over = "n100", at_least = 0.4 },
